@@ -1,0 +1,542 @@
+"""MovieLens and its kin: reading, fetching, folds, and a synthetic stand-in made from a seed."""
+
+import codecs
+import csv
+import hashlib
+import http.client
+import io
+import itertools
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import urllib.request
+import zipfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from svd import Ratings
+
+BASE_URL = "https://files.grouplens.org/datasets/movielens/"
+MD5 = {"ml-100k": "0e33842e24a9c977be4e0107933c0723", "ml-1m": "c4d9eecfca2ab87c1945afe126590906"}
+WHEEL = "recbole==1.2.1"                               # a package that carries ML-100k as its example
+WHEEL_MD5 = "6e47046882bad158b0efbb84cd5cb987"         # of the ratings below the header, as in u.data
+ARCHIVE_LIMIT, MEMBER_LIMIT = 64 << 20, 512 << 20      # bytes
+AGES = (1, 18, 25, 35, 45, 50, 56)                     # where a bracket begins; 1 is ML-1m's code of < 18
+GENRES = ("unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir "
+          "Horror Musical Mystery Romance Sci-Fi Thriller War Western").split()
+OCCUPATIONS = ("other,academic/educator,artist,clerical/admin,college/grad student,customer service,"
+               "doctor/health care,executive/managerial,farmer,homemaker,K-12 student,lawyer,programmer,"
+               "retired,sales/marketing,scientist,self-employed,technician/engineer,tradesman/craftsman,"
+               "unemployed,writer").split(",")         # by ML-1m's code
+COLUMNS = {"user": "user", "item": "item", "movie": "item", "rating": "rating", "age": "age",
+           "gender": "gender", "occupation": "occupation", "title": "title", "movietitle": "title",
+           "releaseyear": "year", "class": "genres", "genres": "genres"}      # by a file's header
+
+
+class DataError(Exception):
+    """A mistake in the data or its place; the message is one line: what, where, what to do."""
+
+    def __init__(self, message):
+        super().__init__(" ".join(message.splitlines()))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Ratings with the side information of users (E, Section 4.1) and items (F).
+
+    user_ids (users,), item_ids (items,): text, in the order of rows and columns, sorted as numbers when
+    all are integers; unrated ones too. E (users, columns), F (items, columns): float32 zeros and ones.
+    """
+
+    name: str
+    ratings: Ratings
+    user_ids: np.ndarray
+    item_ids: np.ndarray
+    E: np.ndarray
+    E_names: list
+    F: np.ndarray
+    F_names: list
+    titles: list
+
+
+class Split(NamedTuple):
+    """What is learned from, what may be looked at to predict, what is scored; all of the full shape."""
+
+    train: Ratings
+    profile: Ratings
+    target: Ratings
+
+
+def load(dataset, data_dir=None, seed=0, progress=False):
+    """The Dataset called "ml-100k", "ml-1m" or "synthetic", or the one at a path (folder or CSV file).
+
+    A named one is read from data_dir/NAME/ or data_dir/NAME.zip and fetched when neither is there.
+    seed: of the synthetic one. progress: a bar on stderr while fetching. Raises DataError.
+    """
+    if dataset == "synthetic":
+        return synthetic(seed=seed)
+    if dataset in MD5:
+        if data_dir is None:
+            raise DataError(f"{dataset} needs a data directory; give one, or use --dataset synthetic")
+        return _dataset(dataset, *_named(dataset, Path(data_dir), progress))
+    path = Path(dataset)
+    if os.path.isfile(path):
+        return _dataset(path.stem, *_read_csv(*_folder(path.parent), path.name))
+    tables = _tables(path, *_folder(path))
+    if tables is None:
+        raise DataError(f"{path}: no ratings here; give ml-100k, ml-1m, synthetic, a CSV file or a folder "
+                        "with u.data, ratings.dat, NAME.inter or ratings.csv")
+    return _dataset(path.resolve().name, *tables)
+
+
+def split(ratings, test, fold, seed):
+    """Fold 1..5 of a five-fold test. Depends on the seed and the (user, item) pairs only.
+
+    "basic": a fifth of each user's ratings is the target, the rest is train and profile alike.
+    "realtime": a fifth of the users is new, absent from train; a fifth of the ratings of each is the
+    target, at least one, the rest is profile.
+    """
+    if test not in ("basic", "realtime") or fold not in range(1, 6):
+        raise DataError(f"no fold {fold!r} of test {test!r}; give fold 1 to 5 of basic or realtime")
+    rng = np.random.default_rng(seed)
+    counts = np.diff(ratings.starts)                                      # (users,)
+    order = np.lexsort((rng.permutation(len(ratings)), ratings.users))    # shuffled within each user
+    rank = np.empty(len(ratings), np.int64)
+    rank[order] = np.arange(len(ratings)) - ratings.starts[ratings.users]
+    if test == "basic":
+        first = rng.integers(5, size=len(counts))      # else users of few ratings all fill the first folds
+        target = (rank + first[ratings.users]) % 5 == fold - 1
+        train = ratings.where(~target)
+        return Split(train, train, ratings.where(target))
+    fold_of = np.full(len(counts), -1)
+    rated = rng.permutation(np.flatnonzero(counts))
+    fold_of[rated] = np.arange(len(rated)) % 5
+    new = fold_of[ratings.users] == fold - 1
+    target = rank < np.maximum(1, (counts + 2) // 5)[ratings.users]       # n / 5, rounded
+    return Split(ratings.where(~new), ratings.where(new & ~target), ratings.where(new & target))
+
+
+def synthetic(n_users=943, n_items=1682, n_ratings=100_000, seed=0):
+    """Made-up Dataset of n_ratings ratings 1..5: five planted factors, biases and noise.
+
+    Factors and biases come half from E and F, so that side information tells something; few users and
+    items have most of the ratings. Memory grows with n_ratings, not with users x items.
+    """
+    if not 0 < n_ratings <= n_users * n_items:
+        raise DataError(f"{n_ratings} ratings of {n_users} users x {n_items} items; give 1 to users x items")
+    rng = np.random.default_rng(seed)
+    user_ids, item_ids = np.arange(1, n_users + 1).astype(str), np.arange(1, n_items + 1).astype(str)
+    E = _user_columns(pd.DataFrame({
+        "age": rng.normal(33, 12, n_users).clip(10, 75).round(), "gender": rng.choice(["F", "M"], n_users),
+        "occupation": rng.choice(OCCUPATIONS, n_users)}))
+    years = (1999 - rng.exponential(12, n_items)).clip(1920).astype(int)
+    titles = [f"Item {i} ({year})" for i, year in zip(item_ids, years)]
+    genres = rng.choice(GENRES[1:], (n_items, 2))      # the same one twice is an item of one genre
+    F = _item_columns(pd.DataFrame({
+        "title": titles, "year": "", "genres": ["|".join(pair) for pair in genres]}))
+    users, items = np.divmod(_pairs(n_users, n_items, n_ratings, rng), n_items)
+    P, Q = _taste(E, rng), _taste(F, rng)              # (users, 6), (items, 6): bias, then five factors
+    values = 3.55 + 0.45 * (P[users, 0] + Q[items, 0]) + rng.normal(0, 0.6, n_ratings)
+    values += sum(0.3 * P[users, k] * Q[items, k] for k in range(1, 6))
+    ratings = Ratings(users, items, values.round().clip(1, 5), (n_users, n_items))
+    return Dataset("synthetic", ratings, user_ids, item_ids, E.to_numpy(np.float32), list(E.columns),
+                   F.to_numpy(np.float32), list(F.columns), titles)
+
+
+def _pairs(n_users, n_items, n, rng):
+    """n distinct cells user * n_items + item, sorted; users and items of skewed popularity."""
+    weights = rng.normal(0, 0.9, n_users), rng.normal(0, 1.4, n_items)
+    cells = np.empty(0, np.int64)
+    for flat in itertools.count(1):                    # flatter each round, or the rare cells take forever
+        p_user, p_item = (np.exp(w / flat) / np.exp(w / flat).sum() for w in weights)
+        drawn = rng.choice(n_users, n, p=p_user) * n_items + rng.choice(n_items, n, p=p_item)
+        new = np.setdiff1d(drawn, cells)
+        cells = np.append(cells, rng.permutation(new)[:n - len(cells)])
+        if len(cells) == n:
+            return np.sort(cells)
+
+
+def _taste(side, rng):
+    """(n, 6) standard normal: half of the variance comes from the columns of side, half is the own."""
+    told = side.to_numpy(np.float64) @ rng.normal(size=(side.shape[1], 6))          # (n, C), (C, 6) -> (n, 6)
+    told = (told - told.mean(0)) / (told.std(0) + 1e-9)
+    return (told + rng.normal(size=told.shape)) / np.sqrt(2)
+
+
+# From tables of text to a Dataset. The index of a table holds line numbers; its name is the file.
+
+
+def _dataset(name, ratings, users, items):
+    """Tables (user, item, rating), (user, age, gender, occupation), (item, title, year, genres) -> Dataset.
+
+    users and items may be None: then the ids are the rated ones, E or F has no columns.
+    """
+    if len(ratings) == 0:
+        raise DataError(f"{ratings.index.name}: no ratings in it; put some there")
+    user_ids, rows = _ids(ratings, "user", users)
+    item_ids, columns = _ids(ratings, "item", items)
+    _check_once(ratings, rows * len(item_ids) + columns, "user {user!r} rates item {item!r}")
+    values = _numbers(ratings, "rating")
+    E, F, titles = pd.DataFrame(index=user_ids), pd.DataFrame(index=item_ids), item_ids
+    if users is not None:
+        E = _user_columns(users.set_index("user").loc[user_ids])
+    if items is not None:
+        items = items.set_index("item").loc[item_ids]
+        F, titles = _item_columns(items), items["title"]
+    return Dataset(name, Ratings(rows, columns, values, (len(user_ids), len(item_ids))),
+                   np.array(user_ids, str), np.array(item_ids, str),
+                   E.to_numpy(np.float32), list(E.columns), F.to_numpy(np.float32), list(F.columns),
+                   [title or i for title, i in zip(titles, item_ids)])
+
+
+def _ids(ratings, column, listed):
+    """Sorted ids of the users or items, and (n,) the place of each rating's id among them."""
+    _check(ratings, ratings[column] == "", f"empty {column} id")
+    known = ratings if listed is None else listed
+    if listed is not None:
+        _check(listed, listed[column] == "", f"empty {column} id")
+        _check_once(listed, listed[column], f"{column} {{{column}!r}} is listed")
+    ids = list(known[column].unique())
+    numeric = all(re.fullmatch("-?[0-9]{1,18}", i) for i in ids)
+    ids.sort(key=(lambda i: (int(i), i)) if numeric else None)
+    at = pd.Index(ids, dtype=object).get_indexer(ratings[column].astype(object))
+    _check(ratings, at < 0, f"{column} {{{column}!r}} is not in {{file}}", file=known.index.name)
+    return ids, at
+
+
+def _numbers(table, column):
+    """A column of text as (n,) float32."""
+    with np.errstate(over="ignore"):
+        values = pd.to_numeric(table[column], errors="coerce").to_numpy(np.float64).astype(np.float32)
+    _check(table, ~np.isfinite(values), f"{column} {{{column}!r}} is not a finite number")
+    return values
+
+
+def _check_once(table, keys, problem):
+    """No two rows have the same key (n,)."""
+    keys = np.asarray(keys)
+    again = pd.Series(keys).duplicated().to_numpy()
+    if again.any():
+        first = table.index[np.argmax(keys == keys[np.argmax(again)])]
+        _check(table, again, problem + " twice, first in line {first}", first=first)
+
+
+def _check(table, bad, problem, **more):
+    """Raise DataError about the first row where bad (n,); problem is a template over the row's columns."""
+    bad = np.asarray(bad)
+    if bad.any():
+        row = np.argmax(bad)
+        raise _wrong(table.index.name, table.index[row], problem.format(**table.iloc[row], **more))
+
+
+def _wrong(where, line, problem):
+    return DataError(f"{where}, line {line}: {problem}; correct or remove that line")
+
+
+def _user_columns(users):
+    """E of Section 4.1 as a table: one-hot age bracket, gender, occupation. age is a number or NaN."""
+    age = users["age"].to_numpy(np.float64)
+    bracket = np.array(AGES)[np.searchsorted(AGES[1:], age, side="right")].astype(str)
+    brackets = _one_hot("age", np.where(np.isnan(age), "", bracket))
+    if len(brackets.columns):                          # all seven, also those nobody is in
+        brackets = brackets.reindex(columns=[f"age={a}" for a in AGES], fill_value=0)
+    return pd.concat([brackets, _one_hot("gender", users["gender"].to_numpy()),
+                      _one_hot("occupation", users["occupation"].to_numpy())], axis=1)
+
+
+def _item_columns(items):
+    """F as a table: multi-hot genres, one-hot decade; the year may stand in the title, "(1995)"."""
+    found = [re.findall("[0-9]{4}", year) or re.findall(r"\(([0-9]{4})\)", title)
+             for year, title in zip(items["year"], items["title"])]
+    decades = [years[-1][:3] + "0" if years else "" for years in found]
+    return pd.concat([_one_hot("genre", items["genres"].to_numpy()), _one_hot("decade", decades)], axis=1)
+
+
+def _one_hot(name, values):
+    """(n,) text -> (n, values) zeros and ones; several may be joined by "|", "" is none."""
+    return pd.Series(values, dtype=object).str.get_dummies("|").add_prefix(name + "=")
+
+
+# Formats. names: the files of a folder or archive; read(name) -> where it lies, its bytes.
+
+
+def _tables(where, names, read):
+    """Tables of the first format whose files are all in names; None when no file is of any."""
+    inter = sorted(n for n in names if n.endswith(".inter"))
+    formats = {("u.data", "u.user", "u.item"): _read_ml_100k,
+               ("ratings.dat", "users.dat", "movies.dat"): _read_ml_1m,
+               tuple(inter) or ("NAME.inter",): _read_atomic, ("ratings.csv",): _read_csv}
+    for files, reader in formats.items():
+        if set(files) <= set(names):
+            return reader(names, read)
+    for files in formats:
+        there, missing = [f for f in files if f in names], [f for f in files if f not in names]
+        if there:
+            raise DataError(f"{where}: {there[0]} is here but {missing[0]} is missing; add it")
+    return None
+
+
+def _read_ml_100k(names, read):
+    ratings = _table(*read("u.data"), "\t", ["user", "item", "rating", ""])
+    users = _table(*read("u.user"), "|", ["user", "age", "gender", "occupation", ""])
+    items = _table(*read("u.item"), "|", ["item", "title", "year", "", ""] + GENRES)
+    genres = ["|".join(np.array(GENRES)[row]) for row in items[GENRES].to_numpy() == "1"]
+    return ratings, users.assign(age=_numbers(users, "age")), items.assign(genres=genres)
+
+
+def _read_ml_1m(names, read):
+    users = _table(*read("users.dat"), "::", ["user", "gender", "age", "occupation", ""])
+    items = _table(*read("movies.dat"), "::", ["item", "title", "genres"])
+    ratings = _table(*read("ratings.dat"), "::", ["user", "item", "rating", ""])
+    names = {str(code): name for code, name in enumerate(OCCUPATIONS)}
+    occupations = [names.get(code, code) for code in users["occupation"]]
+    return ratings, users.assign(age=_numbers(users, "age"), occupation=occupations), items.assign(year="")
+
+
+def _read_atomic(names, read):
+    """RecBole's atomic files: NAME.inter, and NAME.user, NAME.item where there are."""
+    inter = [n for n in names if n.endswith(".inter")]
+    if len(inter) > 1:
+        raise DataError(f"{read(inter[0])[0]}: {inter[1]} lies beside it; keep one data set in a folder")
+    stem = inter[0][:-len(".inter")]
+    ratings, users, items = _headed(names, read, "\t", inter[0], stem + ".user", stem + ".item")
+    if items is not None:
+        items["genres"] = items["genres"].str.replace(" ", "|", regex=False)
+    return ratings, users, items
+
+
+def _read_csv(names, read, name="ratings.csv"):
+    """A CSV of ratings; titles and genres from a movies.csv beside it."""
+    return _headed(names, read, ",", name, None, None if name == "movies.csv" else "movies.csv")
+
+
+def _headed(names, read, sep, ratings, users, items):
+    """Tables of files whose first line names the columns; users and items are None where not in names."""
+    ratings = _table(*read(ratings), sep, needed=["user", "item", "rating"])
+    users = _table(*read(users), sep, needed=["user"]) if users in names else None
+    items = _table(*read(items), sep, needed=["item"]) if items in names else None
+    if users is not None:
+        users = users.assign(**{c: "" for c in ("gender", "occupation", "token_age") if c not in users})
+        token = pd.to_numeric(users["token_age"], errors="coerce")     # may be text: then it is unknown
+        users["age"] = _numbers(users, "age") if "age" in users else token.astype(np.float64)
+    if items is not None:
+        items = items.assign(**{c: "" for c in ("title", "year", "genres") if c not in items})
+    return ratings, users, items
+
+
+def _table(where, data, sep, fields=None, needed=()):
+    """Delimited bytes as a table of text; its index holds the line numbers, from 1, its name is where.
+
+    fields: the columns' names, "" for one to leave out, in Latin-1; or None: UTF-8 whose first line
+    names them, among them all of needed. All lines have as many fields; blank ones are skipped.
+    """
+    encoding = "utf-8" if fields is None else "latin-1"
+    if sep == "::":                                    # pandas is fast with single characters only
+        data, sep = data.replace(b"::", b"\t"), "\t"
+    data = _clean(where, data, encoding)
+    quoted = sep == "," and b'"' in data
+    lines, widths = _widths(where, data, sep, quoted)
+    full = np.flatnonzero(widths)                      # not blank
+    width = len(fields) if fields else widths[full[0]] if len(full) else 0
+    for row in full[widths[full] != width][:1]:
+        raise _wrong(where, lines[row], f"{widths[row]} fields where {width} are expected")
+    parse = partial(pd.read_csv, sep=sep, header=None, dtype=str, na_filter=False, skip_blank_lines=False,
+                    encoding=encoding, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
+    if fields is None:
+        first = full[0] if len(full) else 0            # of an empty file there is no header to read
+        header = parse(io.BytesIO(data), skiprows=range(first), nrows=1).iloc[0] if len(full) else []
+        fields, full = _header(f"{where}, line {lines[first]}", header, needed), full[1:]
+    use = [i for i, field in enumerate(fields) if field]
+    if len(full) == 0:
+        return pd.DataFrame(columns=[fields[i] for i in use], index=pd.Index([], name=where), dtype=str)
+    skip = np.setdiff1d(np.arange(len(lines)), full).tolist()
+    table = parse(io.BytesIO(data), skiprows=skip, usecols=use).rename(columns=dict(enumerate(fields)))
+    return table.set_index(pd.Index(lines[full], name=where))
+
+
+def _header(where, header, needed):
+    """Our names for the columns of a file: userId or user_id:token -> user; "" for those not used."""
+    fields = []
+    for name, _, kind in (h.lower().replace("_", "").partition(":") for h in header):
+        field = COLUMNS.get(re.sub("id$", "", name.strip()), "")
+        fields.append("token_age" if field == "age" and kind != "float" else field)
+    for field in sorted(set(fields) - {""} | set(needed)):
+        if fields.count(field) != 1:
+            raise DataError(f"{where}: the first line must name {field} once; correct that header")
+    return fields
+
+
+def _clean(where, data, encoding):
+    """The bytes with no byte order mark and lines ending in a newline; raises unless text in the encoding."""
+    if data.startswith(codecs.BOM_UTF8):
+        data = data[len(codecs.BOM_UTF8):]
+    data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    bad, problem = data.find(b"\0"), "a NUL byte"
+    try:
+        data.decode(encoding)
+    except UnicodeDecodeError as error:
+        bad, problem = error.start, f"not {encoding} text"
+    if bad >= 0:
+        raise _wrong(where, data.count(b"\n", 0, bad) + 1, problem)
+    return data if data.endswith(b"\n") else data + b"\n"
+
+
+def _widths(where, data, sep, quoted):
+    """First line and number of fields (0 if blank) of each record; vectorized, as files have millions."""
+    characters = np.frombuffer(data, np.uint8)
+    newlines, inside = np.flatnonzero(characters == ord("\n")), np.zeros(len(data), bool)
+    if quoted:                                         # odd: in quotes; a doubled quote ends and starts them
+        inside = np.cumsum(characters == ord('"'), dtype=np.uint8) % 2 == 1
+        opening = np.flatnonzero(inside & (characters == ord('"')))
+        stray = opening[~np.isin(characters[opening - 1], [ord(c) for c in sep + '\n"'])]
+        if inside[-1] or len(stray):
+            line = np.searchsorted(newlines, stray[0] if len(stray) else opening[-1]) + 1
+            raise _wrong(where, line, "a quote that is not closed or not at the start of a field")
+    ends = newlines[~inside[newlines]]
+    starts = np.append(0, ends[:-1] + 1)
+    separators = np.flatnonzero((characters == ord(sep)) & ~inside)
+    widths = np.diff(np.searchsorted(separators, ends), prepend=0) + 1
+    for row in np.flatnonzero(widths == 1):
+        widths[row] = bool(data[starts[row]:ends[row]].strip())
+    return np.searchsorted(newlines, starts) + 1, widths
+
+
+# Where the files lie: a folder, an archive, or still the network.
+
+
+def _named(name, data_dir, progress):
+    """Tables of the data set NAME in data_dir: its folder, its archive, or what can be fetched."""
+    folder, archive = data_dir / name, data_dir / f"{name}.zip"
+    tables = _tables(folder, *_folder(folder))
+    if tables is None and os.path.isfile(archive):
+        tables = _tables(archive, *_archive(archive, name))
+        if tables is None:
+            raise DataError(f"{archive}: no ratings below {name}/; delete it and load again")
+    if tables is None:
+        _fetch(name, folder, archive, progress)
+        return _named(name, data_dir, progress)
+    return tables
+
+
+def _folder(folder):
+    """Names of the files of a folder, none where there is no folder; and read."""
+    def read(name):
+        with _told(folder / name, "make it readable"):
+            return folder / name, (folder / name).read_bytes()
+    with _told(folder, "make it readable"):
+        names = os.listdir(folder) if os.path.isdir(folder) else []
+    return [name for name in names if os.path.isfile(folder / name)], read
+
+
+def _archive(path, top):
+    """Names of the files of folder top of a zip archive; and read, in memory: nothing is unpacked."""
+    def read(name):
+        member = f"{top}/{name}"
+        with _told(path, "delete it and load again"), zipfile.ZipFile(path) as archive:
+            small = archive.getinfo(member).file_size <= MEMBER_LIMIT
+            with archive.open(member) as file:
+                data = file.read(MEMBER_LIMIT + 1) if small else b""
+            if not 0 < len(data) <= MEMBER_LIMIT:
+                raise ValueError(f"{name} is empty or larger than {MEMBER_LIMIT >> 20} MB")
+        return f"{path}/{member}", data
+    with _told(path, "delete it and load again"), zipfile.ZipFile(path) as archive:
+        names = [n[len(top) + 1:] for n in archive.namelist() if n.startswith(top + "/")]
+        if len(set(names)) < len(names):
+            raise ValueError("a file is in it twice")
+    return names, read
+
+
+@contextmanager
+def _told(what, remedy):
+    """Turn what a library raises, of which zipfile has too many kinds to list, into a DataError."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{what}: {getattr(error, 'strerror', None) or error}; {remedy}") from error
+
+
+def _fetch(name, folder, archive, progress):
+    """Put NAME.zip or, for ml-100k where that cannot be had, its folder into the data directory."""
+    url, tried = f"{BASE_URL}{name}.zip", [folder, archive]
+    try:
+        data = _download(url, progress)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        tried.append(f"{url} ({error})")
+    else:
+        _check_md5(data, MD5[name], url)
+        return _keep({archive.name: data}, archive.parent)
+    if name == "ml-100k":
+        try:
+            files = _download_wheel()
+        except (OSError, subprocess.SubprocessError, DataError) as error:
+            tried.append(f"pip download {WHEEL} ({error})")
+        else:
+            ratings = files["ml-100k/ml-100k.inter"].partition(b"\n")[2]
+            _check_md5(ratings, WHEEL_MD5, f"ml-100k.inter of {WHEEL}")
+            return _keep(files, folder.parent)
+    raise DataError(f"cannot get {name}: tried {', '.join(map(str, tried))}; put {name}.zip from "
+                    f"grouplens.org/datasets/movielens in {folder.parent}, or use --dataset synthetic")
+
+
+class _HttpsRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, request, file, code, message, headers, url):
+        if not url.lower().startswith("https://"):
+            raise OSError(f"redirected to {url}, which is not https")
+        return super().redirect_request(request, file, code, message, headers, url)
+
+
+def _download(url, progress):
+    """The bytes at url, at most ARCHIVE_LIMIT of them."""
+    from tqdm import tqdm
+    opener, data = urllib.request.build_opener(_HttpsRedirect), bytearray()
+    with opener.open(url, timeout=10) as answer:
+        size = int(answer.headers.get("Content-Length") or 0)
+        with tqdm(total=size or None, desc=url, unit="B", unit_scale=True, disable=not progress) as bar:
+            for chunk in iter(lambda: answer.read(1 << 16), b""):
+                data += chunk
+                bar.update(len(chunk))
+                if len(data) > ARCHIVE_LIMIT:
+                    raise OSError(f"larger than {ARCHIVE_LIMIT >> 20} MB")
+    if len(data) < size:
+        raise OSError(f"the connection ended after {len(data)} of {size} bytes")
+    return bytes(data)
+
+
+def _download_wheel():
+    """ML-100k's atomic files, path -> bytes, out of a package that pip downloads by the user's settings."""
+    with tempfile.TemporaryDirectory() as scratch:
+        run = subprocess.run([sys.executable, "-m", "pip", "download", "--no-deps", "--dest", scratch, WHEEL],
+                             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600)
+        wheels = list(Path(scratch).glob("*.whl"))
+        if not wheels:
+            raise OSError((run.stderr.strip().splitlines() or ["no wheel"])[-1])
+        _, read = _archive(wheels[0], "recbole/dataset_example/ml-100k")
+        return {f"ml-100k/ml-100k.{kind}": read(f"ml-100k.{kind}")[1] for kind in ("inter", "user", "item")}
+
+
+def _check_md5(data, expected, what):
+    got = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    if got != expected:
+        raise DataError(f"{what}: MD5 {got} where {expected} is expected; nothing was kept, try again later")
+
+
+def _keep(files, data_dir):
+    """Write files, path below data_dir -> bytes: one file, or those of a new folder, as a whole or not."""
+    top = Path(next(iter(files))).parts[0]
+    with _told(data_dir / top, "move it away or give another data directory"):
+        data_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=data_dir) as scratch:
+            for name, data in files.items():
+                Path(scratch, name).parent.mkdir(exist_ok=True)
+                Path(scratch, name).write_bytes(data)
+            os.replace(Path(scratch, top), data_dir / top)

@@ -1,0 +1,199 @@
+"""A small neural network library in NumPy: each layer's backward pass stands beside its forward pass.
+
+`forward(x, training)` returns (y, cache). `backward(dy, cache)` is pure: it takes the gradient of the loss
+with respect to y and returns (dx, grads), grads in the order of `params`. What it leaves out: autograd,
+convolution, anything on a GPU. Shapes: B rows of a batch, D columns in, H columns out.
+"""
+
+import numpy as np
+
+
+class Linear:
+    """y = x W + b, with W drawn from N(0, 1 / (3 D)): small enough that a Tanh behind it starts in its slope."""
+
+    def __init__(self, n_in, n_out, rng, dtype=np.float32):
+        self.W = (rng.standard_normal((n_in, n_out)) * np.sqrt(1 / (3 * n_in))).astype(dtype)
+        self.b = np.zeros(n_out, dtype)
+
+    @property
+    def params(self):
+        return [self.W, self.b]
+
+    def forward(self, x, training=False):                     # (B, D), (D, H), (H,) -> (B, H)
+        return x @ self.W + self.b, x
+
+    def backward(self, dy, x, input_grad=True):               # (B, H) -> (B, D), [(D, H), (H,)]
+        dx = dy @ self.W.T if input_grad else None            # the first layer's costs a product nobody reads
+        return dx, [x.T @ dy, dy.sum(0)]
+
+
+class LeakyReLU:
+    """y = x where x > 0, slope * x elsewhere."""
+
+    params = []
+
+    def __init__(self, slope=0.01):
+        self.slope = slope
+
+    def forward(self, x, training=False):
+        # multiplying by a table of two slopes: np.where mispredicts a branch at every other element
+        slopes = np.array([self.slope, 1], x.dtype)[(x > 0).view(np.int8)]
+        return x * slopes, slopes
+
+    def backward(self, dy, slopes):
+        return dy * slopes, []
+
+
+class Tanh:
+    """y = tanh(x); dx = dy (1 - y^2)."""
+
+    params = []
+
+    def forward(self, x, training=False):
+        y = np.tanh(x)
+        return y, y
+
+    def backward(self, dy, y):
+        return dy * (1 - y * y), []
+
+
+class Dropout:
+    """While training, zero each value with probability `rate` and divide the others by 1 - rate."""
+
+    params = []
+
+    def __init__(self, rate, rng):
+        self.rate, self.rng = rate, rng
+
+    def forward(self, x, training=False):
+        if not training:
+            return x, None
+        keep = (self.rng.random(x.shape, np.float32) >= self.rate) / x.dtype.type(1 - self.rate)
+        return x * keep, keep
+
+    def backward(self, dy, keep):
+        return dy * keep, []
+
+
+class BatchNorm:
+    """y = gain (x - mean) / sqrt(var + eps) + shift, each column normalised on its own.
+
+    Training uses the batch's mean and variance and moves the running ones towards them by `momentum`;
+    inference uses the running ones, so that an answer does not depend on who else is in the batch.
+    """
+
+    eps = 1e-5
+
+    def __init__(self, n, momentum=0.1, dtype=np.float32):
+        self.gain, self.shift = np.ones(n, dtype), np.zeros(n, dtype)
+        self.mean, self.var, self.momentum = np.zeros(n, dtype), np.ones(n, dtype), momentum
+
+    @property
+    def params(self):
+        return [self.gain, self.shift]
+
+    def forward(self, x, training=False):                     # (B, H), (H,), (H,) -> (B, H)
+        if training:
+            mean, var = x.mean(0), x.var(0)
+            self.mean += self.momentum * (mean - self.mean)
+            self.var += self.momentum * (var - self.var)
+        else:
+            mean, var = self.mean, self.var
+        scale = 1 / np.sqrt(var + self.eps)
+        normal = (x - mean) * scale
+        return self.gain * normal + self.shift, (normal, scale)
+
+    def backward(self, dy, cache):
+        """Of the training mode: the batch's mean and variance depend on x as well."""
+        normal, scale = cache
+        dgain, dshift = (dy * normal).sum(0), dy.sum(0)       # (H,), (H,)
+        dx = self.gain * scale * (dy - (dshift + normal * dgain) / len(dy))
+        return dx, [dgain, dshift]
+
+
+class Sequential:
+    """Layers one after another; caches and gradients are lists in the layers' order."""
+
+    def __init__(self, *layers):
+        self.layers = layers
+
+    @property
+    def params(self):
+        return [p for layer in self.layers for p in layer.params]
+
+    def forward(self, x, training=False):
+        caches = []
+        for layer in self.layers:
+            x, cache = layer.forward(x, training)
+            caches.append(cache)
+        return x, caches
+
+    def backward(self, dy, caches):
+        """Gradients of all parameters; the first layer is a Linear, whose input needs none."""
+        grads = []
+        for layer, cache in zip(self.layers[:0:-1], caches[:0:-1]):
+            dy, own = layer.backward(dy, cache)
+            grads = own + grads
+        return self.layers[0].backward(dy, caches[0], input_grad=False)[1] + grads
+
+
+def masked_mse(prediction, row, column, target):
+    """Squared error over the observed entries of a batch / B, and its gradient: (B, C), (n,)... -> (), (B, C).
+
+    Entry i is observed at (row[i], column[i]) with the value target[i]; the gradient is 0 elsewhere.
+    """
+    residual = prediction[row, column] - target               # (n,)
+    gradient = np.zeros_like(prediction)
+    gradient[row, column] = residual * prediction.dtype.type(2 / len(prediction))
+    return residual @ residual / len(prediction), gradient
+
+
+def cosine(progress):
+    """Decay of the learning rate: from 1 at progress 0 to 0 at progress 1."""
+    return (1 + np.cos(np.pi * progress)) / 2
+
+
+class Adam:
+    """Adam (Kingma and Ba, 2015) on a list of arrays, with l2 * |p|^2 in the loss for each of them.
+
+    m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  p -= rate * m' / (sqrt(v') + eps),
+    where m' = m / (1 - b1^t), v' = v / (1 - b2^t) and g includes the 2 l2 p of the penalty.
+    """
+
+    chunk = 1 << 16                                           # elements: five float32 arrays of it fit in the L2 cache
+
+    def __init__(self, params, l2=0, b1=0.9, b2=0.999, eps=1e-8):
+        assert all(p.flags.c_contiguous for p in params)      # the step works on flat views
+        self.params, self.b1, self.b2, self.eps = params, b1, b2, eps
+        self.l2 = l2 if isinstance(l2, list) else [l2] * len(params)
+        self.m = [np.zeros_like(p) for p in params]
+        self.v = [np.zeros_like(p) for p in params]
+        self.t = 0
+
+    def step(self, grads, rate):
+        """One update in place; grads are overwritten.
+
+        Chunk by chunk, so that the passes over a chunk find it in the cache.
+        """
+        self.t += 1
+        for p, g, m, v, l2 in zip(self.params, grads, self.m, self.v, self.l2):
+            p, g, m, v = (a.reshape(-1) for a in (p, g, m, v))
+            for start in range(0, p.size, self.chunk):
+                part = slice(start, start + self.chunk)
+                self._update(p[part], g[part], m[part], v[part], l2, rate)
+
+    def _update(self, p, g, m, v, l2, rate):
+        if l2:
+            g += (2 * l2) * p
+        m *= self.b1
+        m += (1 - self.b1) * g
+        v *= self.b2
+        g *= g
+        g *= 1 - self.b2
+        v += g
+        np.sqrt(v, out=g)
+        g /= np.sqrt(1 - self.b2 ** self.t)
+        g += self.eps
+        np.divide(m, g, out=g)
+        g *= rate / (1 - self.b1 ** self.t)
+        p -= g
