@@ -26,22 +26,31 @@ PAPER = {                                                     # (data set, test)
 # Chosen with --test tune, which prints the grid around each; what is not named here is the class's default.
 SETTINGS = {
     ("ml-100k", "basic"): {
-        "SVD": dict(n_factors=10, l2=1.1, epochs=40),
-        "BiasSVD": dict(n_factors=100, l2=1.2, l2_bias=0.6, epochs=20),
-        "LFG": dict(n_factors=200, l2=0.2, l2_M=0.6, mask=0.3),
+        "SVD": dict(n_factors=10, l2=1.1, start=0.3, epochs=40),
+        "BiasSVD": dict(n_factors=50, l2=1.2, l2_bias=0.6, epochs=20, rate=0.02),
+        "LFG": dict(n_factors=200, l2=0.2, l2_M=0.6, mask=0.3, epochs=30, rate=5e-3),
     },
     ("ml-1m", "basic"): {
-        "SVD": dict(n_factors=20, l2=1.1, epochs=40),
-        "BiasSVD": dict(n_factors=100, l2=1.3, l2_bias=0.6, epochs=20),
-        "LFG": dict(n_factors=200, hidden=(500,), l2=0.02, l2_M=0.3, mask=0.3),
+        "SVD": dict(n_factors=20, l2=1.1, start=0.3, epochs=40),
+        "BiasSVD": dict(n_factors=50, l2=1.2, l2_bias=0.6, epochs=20, rate=0.02),
+        "LFG": dict(n_factors=200, hidden=(500,), l2=0.02, l2_M=0.2, mask=0.3, epochs=30),
+    },
+    ("ml-100k", "realtime"): {
+        "SVD": dict(n_factors=10, l2=1.1, start=0.3, epochs=40),
+        "BiasSVD": dict(n_factors=50, l2=1.2, l2_bias=0.3, epochs=40, rate=0.04),
+        "LFG": dict(n_factors=200, l2=0.3, l2_M=0.6, mask=0.3, epochs=40, rate=5e-3),
+    },
+    ("ml-1m", "realtime"): {
+        "SVD": dict(n_factors=20, l2=1.1, start=0.3, epochs=40),
+        "BiasSVD": dict(n_factors=50, l2=1.2, l2_bias=0.3, epochs=20, rate=0.02),
+        "LFG": dict(n_factors=200, hidden=(500,), l2=0.02, l2_M=0.2, mask=0.3, epochs=30),
     },
 }
-SETTINGS["ml-100k", "realtime"], SETTINGS["ml-1m", "realtime"] = SETTINGS["ml-100k", "basic"], SETTINGS["ml-1m", "basic"]
 SIZES = {"ml-100k": 100_000, "ml-1m": 1_000_209}              # ratings, to find the settings nearest in size
 GRID = {                                                      # what --test tune varies, one at a time
-    "SVD": {"n_factors": (0.5, 2), "l2": (0.8, 1.25), "epochs": (0.5, 2), "rate": (0.5, 2)},
-    "BiasSVD": {"n_factors": (0.5, 2), "l2": (0.8, 1.25), "l2_bias": (0.5, 2), "epochs": (0.5, 2)},
-    "LFG": {"n_factors": (0.5, 2), "l2": (0.5, 2), "l2_M": (0.7, 1.4), "mask": (0.5, 1.5)},
+    "SVD": {"n_factors": (0.5, 2), "l2": (0.8, 1.25), "start": (0.3, 3), "epochs": (0.5, 2), "rate": (0.5, 2)},
+    "BiasSVD": {"n_factors": (0.5, 2), "l2": (0.8, 1.25), "l2_bias": (0.5, 2), "epochs": (0.5, 2), "rate": (0.5, 2)},
+    "LFG": {"n_factors": (0.5, 2), "l2": (0.5, 2), "l2_M": (0.7, 1.4), "mask": (0.5, 1.5), "epochs": (0.7, 1.4)},
 }
 
 
