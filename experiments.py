@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 import time
 
 import numpy as np
@@ -12,10 +11,15 @@ from tqdm import tqdm
 
 from data import DataError, load, split
 from lfg import LFG
-from svd import SVD, BiasSVD
+from svd import SVD, BiasSVD, SVDpp, fold_in, paired_dot
 
-MODELS = {"svd": "SVD", "biassvd": "BiasSVD", "lfg": "LFG"}
-CLASSES = {"SVD": SVD, "BiasSVD": BiasSVD, "LFG": LFG}
+COLUMNS = {                                                   # what each of --models adds to the table of a test
+    "basic": {"svd": ["SVD"], "biassvd": ["BiasSVD"], "svdpp": ["SVD++"],
+              "lfg": ["LFG"], "lfg-item": ["LFG-item"], "lfg-dual": ["LFG-dual"]},
+    "realtime": {"svd": ["SVD"], "biassvd": ["BiasSVD", "BiasSVD fold-in"], "svdpp": ["SVD++ fold-in"],
+                 "lfg": ["LFG"], "lfg-item": ["LFG-item"], "lfg-dual": ["LFG-dual"]},
+}
+CLASSES = {"SVD": SVD, "BiasSVD": BiasSVD, "SVD++": SVDpp, "LFG": LFG, "LFG-item": LFG}
 TITLES = {"basic": "LFG Rating Prediction", "realtime": "LFG Real-Time Rating Prediction"}
 PAPER = {                                                     # (data set, test): table, its averages of RMSE
     ("ml-100k", "basic"): (1, {"SVD": 0.9404, "BiasSVD": 0.9136, "LFG": 0.9130}),
@@ -28,30 +32,57 @@ SETTINGS = {
     ("ml-100k", "basic"): {
         "SVD": dict(n_factors=10, l2=1.1, start=0.3, epochs=40),
         "BiasSVD": dict(n_factors=50, l2=1.2, l2_bias=0.6, epochs=20, rate=0.02),
+        "SVD++": dict(n_factors=50, l2=1.2, l2_bias=0.6, epochs=20, rate=0.02),
         "LFG": dict(n_factors=200, l2=0.2, l2_M=0.6, mask=0.3, epochs=30, rate=5e-3),
+        "LFG-item": dict(n_factors=200, hidden=(500,), l2=0.1, l2_M=0.4, mask=0.5, svd_rows=30, epochs=40, rate=5e-3),
+        "LFG-item fold-in": dict(l2=600.0, l2_bias=3.0),
+        "LFG-dual": dict(seeds=5, user_weight=0.15),
     },
     ("ml-1m", "basic"): {
         "SVD": dict(n_factors=20, l2=1.1, start=0.3, epochs=40),
         "BiasSVD": dict(n_factors=50, l2=1.2, l2_bias=0.6, epochs=20, rate=0.02),
+        "SVD++": dict(n_factors=20, l2=1.2, l2_bias=0.6, epochs=40, rate=0.02),
         "LFG": dict(n_factors=200, hidden=(500,), l2=0.02, l2_M=0.2, mask=0.3, epochs=30),
+        "LFG-item": dict(n_factors=200, hidden=(500,), l2=0.02, l2_M=0.15, mask=0.5, epochs=40),
+        "LFG-item fold-in": dict(l2=512.0, l2_bias=3.0),
+        "LFG-dual": dict(seeds=2, user_weight=0.15),
     },
     ("ml-100k", "realtime"): {
         "SVD": dict(n_factors=10, l2=1.1, start=0.3, epochs=40),
-        "BiasSVD": dict(n_factors=50, l2=1.2, l2_bias=0.3, epochs=40, rate=0.04),
+        "BiasSVD": dict(n_factors=50, l2=1.1, l2_bias=0.3, epochs=20, rate=0.02),
+        "BiasSVD fold-in": dict(l2=5.0, l2_bias=3.0),
+        "SVD++": dict(n_factors=50, l2=1.2, l2_bias=0.3, epochs=20, rate=0.02),
+        "SVD++ fold-in": dict(l2=5.0, l2_bias=3.0),
         "LFG": dict(n_factors=200, l2=0.3, l2_M=0.6, mask=0.3, epochs=40, rate=5e-3),
+        "LFG-item": dict(n_factors=200, l2=0.1, l2_M=0.4, mask=0.5, svd_rows=30, epochs=40, batch=256),
+        "LFG-item fold-in": dict(l2=250.0, l2_bias=3.0),
+        "LFG-dual": dict(seeds=5, user_weight=0.15),
     },
     ("ml-1m", "realtime"): {
         "SVD": dict(n_factors=20, l2=1.1, start=0.3, epochs=40),
         "BiasSVD": dict(n_factors=50, l2=1.2, l2_bias=0.3, epochs=20, rate=0.02),
+        "BiasSVD fold-in": dict(l2=6.0, l2_bias=3.0),
+        "SVD++": dict(n_factors=20, l2=1.2, l2_bias=0.3, epochs=40, rate=0.02),
+        "SVD++ fold-in": dict(l2=5.0, l2_bias=3.0),
         "LFG": dict(n_factors=200, hidden=(500,), l2=0.02, l2_M=0.2, mask=0.3, epochs=30),
+        "LFG-item": dict(n_factors=200, hidden=(500,), l2=0.02, l2_M=0.15, mask=0.5, epochs=40),
+        "LFG-item fold-in": dict(l2=512.0, l2_bias=3.0),
+        "LFG-dual": dict(seeds=2, user_weight=0.1),
     },
 }
 SIZES = {"ml-100k": 100_000, "ml-1m": 1_000_209}              # ratings, to find the settings nearest in size
-GRID = {                                                      # what --test tune varies, one at a time
-    "SVD": {"n_factors": (0.5, 2), "l2": (0.8, 1.25), "start": (0.3, 3), "epochs": (0.5, 2), "rate": (0.5, 2)},
-    "BiasSVD": {"n_factors": (0.5, 2), "l2": (0.8, 1.25), "l2_bias": (0.5, 2), "epochs": (0.5, 2), "rate": (0.5, 2)},
-    "LFG": {"n_factors": (0.5, 2), "l2": (0.5, 2), "l2_M": (0.7, 1.4), "mask": (0.5, 1.5), "epochs": (0.7, 1.4)},
+GRID = {                                                      # what --test tune varies, one value at a time
+    "SVD": {"n_factors": (0.5, 2), "l2": (0.8, 1.25), "epochs": (0.5, 2)},
+    "BiasSVD": {"n_factors": (0.5, 2), "l2": (0.8, 1.25), "epochs": (0.5, 2)},
+    "SVD++": {"n_factors": (0.5, 2), "l2": (0.8, 1.25), "epochs": (0.5, 2)},
+    "LFG": {"l2": (0.5, 2), "l2_M": (0.7, 1.4), "mask": (0.7, 1.4)},
+    "LFG-item": {"l2": (0.5, 2), "l2_M": (0.7, 1.4), "mask": (0.7, 1.4)},
+    "BiasSVD fold-in": {"l2": (0.5, 2), "l2_bias": (0.3, 3)},
+    "SVD++ fold-in": {"l2": (0.5, 2), "l2_bias": (0.3, 3)},
+    "LFG-item fold-in": {"l2": (0.5, 2), "l2_bias": (0.3, 3)},
+    "LFG-dual": {"user_weight": (0, 0.5, 2)},
 }
+T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}             # Student's t by number of folds
 
 
 def main(argv=None):
@@ -60,6 +91,12 @@ def main(argv=None):
         run(parse(argv))
     except DataError as error:
         print(f"experiments.py: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:                                  # of stdout: its disk is full, or its reader has left
+        sys.stdout = open(os.devnull, "w")                    # or the interpreter complains again when it flushes
+        if isinstance(error, BrokenPipeError):
+            return 1
+        print(f"experiments.py: {error.strerror or error}; make room or redirect the output", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("experiments.py: interrupted; the folds finished so far are printed above", file=sys.stderr)
@@ -71,115 +108,192 @@ def run(options):
     """Prints one table after another, in the paper's order; rewrites --json after each."""
     names = ["ml-100k", "ml-1m"] if options.dataset == "all" else [options.dataset]
     tests = ["basic", "realtime"] if options.test in ("all", "tune") else [options.test]
-    models = [MODELS[m] for m in MODELS if m in options.models]
+    path = output_file(options.json) if options.json else None
     loaded, tables = {}, []
     for test in tests:
         for name in names:
             if name not in loaded:
                 loaded[name] = load(name, options.data_dir, options.seed, not options.quiet and sys.stderr.isatty())
+            columns = [c for model, added in COLUMNS[test].items() if model in options.models for c in added]
             if options.test == "tune":
-                tables += [tune(loaded[name], test, model, options) for model in models]
+                tables += [tune(loaded[name], test, column, options) for column in columns]
             else:
-                tables.append(cross_validate(loaded[name], test, models, options))
-            if options.json:
-                write_json(options.json, tables)
+                tables.append(cross_validate(loaded[name], test, columns, options))
+            if path:
+                write_json(path, tables)
 
 
-def cross_validate(data, test, models, options):
+def cross_validate(data, test, columns, options):
     """One table of the paper, each fold's row printed once it is known; returns its JSON object."""
     number, paper = PAPER.get((data.name, test), (None, None))
-    settings = settings_for(data, test)
+    settings = settings_for(data, test, options)
     title = f"{TITLES[test]} 5-Fold Cross-Validation Results on {data.name.replace('ml-', 'MovieLens-')}"
     show(f"Table {number}: {title}\n" if number else f"{title}\n")
-    row = table_printer(["Fold", "Train Set", "Test Set"] + [f"{m} RMSE" for m in models])
+    row = table_printer(["Fold", "Train Set", "Test Set"] + [f"{c} RMSE" for c in columns])
     folds = []
-    steps = len(options.folds) * sum(epochs_of(m, settings[m]) for m in models)
-    with progress_bar(steps, options) as bar:
+    with progress_bar(len(options.folds) * epochs_of(columns, settings, options.seed), options) as bar:
         for fold in options.folds:
-            parts = split(data.ratings, test, fold, options.seed)
+            parts, trained = split(data.ratings, test, fold, options.seed), {}
             result = {"fold": fold, "n_train": len(parts.train), "n_test": len(parts.target), "rmse": {}, "seconds": {}}
-            for model in models:
-                bar.set_description(f"{data.name} {test}, fold {fold}, {model}")
-                result["rmse"][model], result["seconds"][model] = evaluate(
-                    model, settings[model], parts, data.E, options.seed, bar)
+            for column in columns:
+                bar.set_description(f"{data.name} {test}, fold {fold}, {column}")
+                rmse, seconds = evaluate(column, settings, parts, data, options.seed, trained, bar)
+                result["rmse"][column], result["seconds"][column] = rmse, seconds
             folds.append(result)
-            row([fold, result["n_train"], result["n_test"]] + [f"{result['rmse'][m]:.4f}" for m in models])
-    average = {m: float(np.mean([f["rmse"][m] for f in folds])) for m in models}
-    row(["Average RMSE", "", ""] + [f"{average[m]:.4f}" for m in models])
+            row([fold, result["n_train"], result["n_test"]] + [f"{result['rmse'][c]:.4f}" for c in columns])
+    average = {c: float(np.mean([f["rmse"][c] for f in folds])) for c in columns}
+    row(["Average RMSE", "", ""] + [f"{average[c]:.4f}" for c in columns])
     if paper:
-        row(["Paper", "", ""] + [f"{paper[m]:.4f}" for m in models])
-    row(["Seconds", "", ""] + [f"{sum(f['seconds'][m] for f in folds):.1f}" for m in models])
+        row(["Paper", "", ""] + [f"{paper[c]:.4f}" if c in paper else "" for c in columns])
+    row(["Seconds", "", ""] + [f"{sum(f['seconds'][c] for f in folds):.1f}" for c in columns])
     show()
-    return {"table": number, "dataset": data.name, "test": test, "seed": options.seed, "models": models,
-            "folds": folds, "average": average, "paper": paper}
+    return {"table": number, "dataset": data.name, "test": test, "seed": options.seed, "models": columns,
+            "folds": folds, "average": average, "paper": paper, "differences": differences(folds, average)}
 
 
-def tune(data, test, model, options):
-    """Validation RMSE around a setting: a fifth cut out of fold 1's training part as its test part was cut out."""
+def differences(folds, average):
+    """Prints and returns the mean difference of the best LFG column to each baseline, with its 95 % interval.
+
+    Paired t with the correction of Nadeau and Bengio (2003): training sets overlap, so the variance of the mean over J
+    folds is (1 / J + n_test / n_train) times that of a fold.
+    """
+    ours, baselines = ([c for c in average if c.startswith("LFG") == is_lfg] for is_lfg in (True, False))
+    if not (ours and baselines) or len(folds) < 2:
+        return []
+    best, found = min(ours, key=average.get), []
+    for baseline in baselines:
+        d = np.array([f["rmse"][best] - f["rmse"][baseline] for f in folds])
+        overlap = np.mean([f["n_test"] / f["n_train"] for f in folds])
+        half = T_975[len(d)] * np.sqrt((1 / len(d) + overlap) * d.var(ddof=1))
+        found.append({"model": best, "baseline": baseline, "mean": float(d.mean()),
+                      "interval": [float(d.mean() - half), float(d.mean() + half)]})
+        show(f"- {best} minus {baseline}: {d.mean():+.4f}, "
+             f"95 % interval {d.mean() - half:+.4f} to {d.mean() + half:+.4f}")
+    show()
+    return found
+
+
+def tune(data, test, column, options):
+    """Validation RMSE around the settings of a column.
+
+    Validation is cut out of fold 1's training part as the test part was cut out of the whole.
+    """
     parts = split(split(data.ratings, test, 1, options.seed).train, test, 1, options.seed)
-    used = settings_for(data, test)[model]
-    show(f"Validation, {data.name} {test}, {model}: {describe(used)}\n")
-    row = table_printer(["Changed".ljust(18), "RMSE".rjust(7), "Seconds"])
-    grid = list(neighbours(CLASSES[model], used, GRID[model]))
-    results = []
-    with progress_bar(sum(epochs_of(model, setting) for _, setting in grid), options) as bar:
-        for changed, setting in grid:
-            bar.set_description(f"{data.name} {test}, {model}, {changed}")
-            rmse, seconds = evaluate(model, setting, parts, data.E, options.seed, bar)
-            results.append({"changed": changed, "setting": setting, "rmse": rmse, "seconds": seconds})
+    used = settings_for(data, test, options)
+    groups = list(dict.fromkeys([model_of(column), "LFG-item fold-in" if column == "LFG-item" else column]))
+    values = ", ".join(f"{label(group, key)} = {value}" for group in groups for key, value in used[group].items())
+    show(f"Validation, {data.name} {test}, {column}: {values}\n")
+    row = table_printer(["Changed".ljust(24), "RMSE".rjust(7), "Seconds"])
+    results, trained = [], {}
+    grid = [("in use", used)] + [step for g in groups for step in neighbours(used, g)]
+    with progress_bar(None, options) as bar:
+        for changed, settings in grid:
+            bar.set_description(f"{data.name} {test}, {column}, {changed}")
+            rmse, seconds = evaluate(column, settings, parts, data, options.seed, trained, bar)
+            results.append({"changed": changed, "rmse": rmse, "seconds": seconds})
             row([changed, f"{rmse:.4f}", f"{seconds:.1f}"])
     show()
     return {"table": None, "dataset": data.name, "test": "tune", "of": test, "seed": options.seed,
-            "models": [model], "grid": results}
+            "models": [column], "grid": results}
 
 
-def evaluate(model, setting, parts, E, seed, bar):
-    """Trains one model on parts.train; its RMSE on parts.target, clipped to the scale seen in training, and seconds."""
+def neighbours(used, group):
+    """(what changed, settings): one value of a group at a time, multiplied by each of the grid's factors."""
+    for key, factors in GRID[group].items():
+        value = used[group][key]
+        for factor in factors:
+            other = max(1, round(value * factor)) if isinstance(value, int) else round(value * factor, 6)
+            yield f"{label(group, key)} = {other}", {**used, group: {**used[group], key: other}}
+
+
+def label(group, key):
+    return f"fold-in {key}" if group.endswith("fold-in") else key
+
+
+def evaluate(column, settings, parts, data, seed, trained, bar):
+    """RMSE of a column on parts.target, clipped to the scale seen in training, and the seconds its training took.
+
+    trained: models by (name, setting, seed), shared between the columns of a fold; what is missing is added.
+    """
     if not (len(parts.train) and len(parts.target)):
         raise DataError("too few users or ratings for five folds; give a larger data set")
+    models = []
+    for name, its_seed in needs(column, settings, seed):
+        key = (name, str(settings[name]), its_seed)
+        if key not in trained:
+            trained[key] = train(name, settings[name], parts.train, data, its_seed, bar)
+        models.append(trained[key])
+    predicted = predict(column, [model for model, _ in models], settings, parts, data)
+    predicted = np.clip(predicted, parts.train.values.min(), parts.train.values.max())
+    rmse = np.sqrt(np.mean((predicted - parts.target.values) ** 2, dtype=np.float64))
+    return float(rmse), sum(seconds for _, seconds in models)
 
+
+def needs(column, settings, seed):
+    """(name, seed) of each model that a column is made of."""
+    if column == "LFG-dual":
+        return [("LFG", seed)] + [("LFG-item", seed + n) for n in range(settings["LFG-dual"]["seeds"])]
+    return [(model_of(column), seed)]
+
+
+def model_of(column):
+    return column.replace(" fold-in", "")
+
+
+def train(name, setting, ratings, data, seed, bar):
+    """The model of that name, fitted on ratings, and the seconds it took. LFG-item is LFG on the transposed matrix."""
     def progress(epoch, loss):
         bar.set_postfix(epoch=epoch + 1, loss=f"{loss:.4f}", refresh=False)
         bar.update()
 
     began = time.perf_counter()
-    trained = train(model, setting, parts.train, E, seed, progress)
-    seconds = time.perf_counter() - began
-    profile = (parts.profile, E) if model == "LFG" else ()    # what the others know of a user is in their factors
-    predicted = trained.predict(parts.target.users, parts.target.items, *profile)
-    predicted = np.clip(predicted, parts.train.values.min(), parts.train.values.max())
-    return float(np.sqrt(np.mean((predicted - parts.target.values) ** 2, dtype=np.float64))), seconds
+    inputs = {"LFG": (ratings, data.E), "LFG-item": (ratings.T, data.F)}.get(name, (ratings,))
+    model = CLASSES[name](**setting, seed=seed).fit(*inputs, progress=progress)
+    return model, time.perf_counter() - began
 
 
-def train(model, setting, ratings, E, seed, progress=None):
-    """The model of that name, fitted on ratings (and E, where it takes side information)."""
-    side = (E,) if model == "LFG" else ()
-    return CLASSES[model](**setting, seed=seed).fit(ratings, *side, progress=progress)
+def predict(column, models, settings, parts, data):
+    """Predictions (n,) of a column for parts.target, not clipped. A new user has a profile and nothing else."""
+    model, users, items = models[0], parts.target.users, parts.target.items
+    if column == "LFG":
+        return model.predict(users, items, parts.profile, data.E)
+    if column == "LFG-item":
+        return predict_item_side(model, settings["LFG-item fold-in"], parts, data)
+    if column == "LFG-dual":
+        by_items = [predict_item_side(m, settings["LFG-item fold-in"], parts, data) for m in models[1:]]
+        weight = settings["LFG-dual"]["user_weight"]
+        return weight * model.predict(users, items, parts.profile, data.E) + (1 - weight) * np.mean(by_items, axis=0)
+    if column.endswith("fold-in"):
+        centre = model.z(parts.profile) if column.startswith("SVD++") else None
+        p, bu = fold_in(parts.profile, model.q, model.bi, model.mu, **settings[column], centre=centre)
+        return model.mu + bu[users] + model.bi[items] + paired_dot(p, model.q, users, items)
+    return model.predict(users, items)
 
 
-def settings_for(data, test):
-    """Settings of the MovieLens set nearest in size (on a log scale): itself, where it is one."""
+def predict_item_side(model, ridge, parts, data):
+    """Predictions (n,) of LFG-item: generated item factors, and every user, new or not, folded into them.
+
+    The trained user matrix M stays behind: it has no row for a new user, and a solve serves the old ones better too.
+    """
+    users, items = parts.target.users, parts.target.items
+    q, bi = model.generate(parts.train.T, data.F)
+    p, bu = fold_in(parts.profile, q, bi, model.mu, **ridge)
+    return model.mu + bu[users] + bi[items] + paired_dot(p, q, users, items)
+
+
+def settings_for(data, test, options):
+    """Settings of the MovieLens set nearest in size (on a log scale): its own, where it is one."""
     name = min(SIZES, key=lambda n: abs(np.log(SIZES[n] / len(data.ratings))))
-    return SETTINGS[name, test]
+    settings = dict(SETTINGS[name, test])
+    if options.seeds:
+        settings["LFG-dual"] = {**settings["LFG-dual"], "seeds": options.seeds}
+    return settings
 
 
-def neighbours(cls, used, grid):
-    """(what changed, setting): the setting in use, then one value at a time multiplied by the grid's factors."""
-    yield "in use", used
-    default = cls(**used)
-    for key, factors in grid.items():
-        for factor in factors:
-            value = getattr(default, key)
-            value = max(1, round(value * factor)) if isinstance(value, int) else round(value * factor, 6)
-            yield f"{key} = {value}", {**used, key: value}
-
-
-def epochs_of(model, setting):
-    return CLASSES[model](**setting).epochs
-
-
-def describe(setting):
-    return ", ".join(f"{key} = {value}" for key, value in setting.items())
+def epochs_of(columns, settings, seed):
+    """Epochs in training all that the columns need, once each."""
+    models = {need for column in columns for need in needs(column, settings, seed)}
+    return sum(settings[name]["epochs"] for name, _ in models)
 
 
 def table_printer(header):
@@ -206,14 +320,26 @@ def progress_bar(steps, options):
     return tqdm(total=steps, leave=False, disable=True if options.quiet else None, dynamic_ncols=True)
 
 
+def output_file(path):
+    """The plain file that path names, links followed, which may not exist yet; told before anything is trained."""
+    real = os.path.realpath(path)
+    if not os.path.isdir(os.path.dirname(real)) or os.path.exists(real) and not os.path.isfile(real):
+        raise DataError(f"{path}: not a plain file in a folder that exists; give --json another name")
+    return real
+
+
 def write_json(path, tables):
     """Writes beside the file, then renames: a reader finds the old file or the new one, never half of it."""
+    part = f"{path}.{os.getpid()}.part"
     try:
-        with tempfile.NamedTemporaryFile("w", dir=os.path.dirname(path) or ".", delete=False) as file:
+        with open(part, "w") as file:
             json.dump(tables, file, indent=1)
-        os.replace(file.name, path)
+        os.replace(part, path)
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; give --json a file in a folder that can be written") from error
+        raise DataError(f"{path}: {error.strerror}; give --json a file that can be written") from error
+    finally:
+        if os.path.exists(part):
+            os.remove(part)
 
 
 class Parser(argparse.ArgumentParser):
@@ -231,16 +357,20 @@ def parse(argv):
     parser.add_argument("--test", default="all", choices=["basic", "realtime", "tune", "all"],
                         help="basic: 20%% of each user's ratings held out; realtime: 20%% of the users are new; "
                              "all: both; tune: validation RMSE around each setting")
-    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS), help="columns of the tables")
-    parser.add_argument("--folds", nargs="+", type=int, default=[1, 2, 3, 4, 5], choices=range(1, 6), help="which folds")
+    parser.add_argument("--models", nargs="+", default=list(COLUMNS["basic"]), choices=list(COLUMNS["basic"]),
+                        help="columns of the tables")
+    parser.add_argument("--folds", nargs="+", type=int, default=[1, 2, 3, 4, 5], choices=range(1, 6),
+                        help="which folds")
+    parser.add_argument("--seeds", type=int, help="runs of the item side that LFG-dual averages; "
+                        "None stands for 5 on ML-100k, 2 on ML-1m")
     parser.add_argument("--seed", type=int, default=0, help="of the folds and of every random number in training")
     parser.add_argument("--data-dir", default=os.environ.get("LFG_DATA", "data"),
                         help="where ml-100k and ml-1m lie, and are put; LFG_DATA sets it too")
     parser.add_argument("--json", metavar="FILE", help="write the tables there as well")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     options = parser.parse_args(argv)
-    if options.seed < 0:
-        parser.error("--seed must not be negative")
+    if options.seed < 0 or options.seeds is not None and options.seeds < 1:
+        parser.error("--seed must be at least 0, --seeds at least 1")
     options.folds = sorted(set(options.folds))
     return options
 

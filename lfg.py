@@ -7,7 +7,7 @@ from svd import even_slices, paired_dot, truncated_svd
 
 
 class LFG:
-    """H_pred = U_G M + bu_G + bi_T + mu, where (U_G, bu_G) = network([E, mask(H)]) (Section 3).
+    """H_pred = U_G M + bu_G + bi_T + mu, where (U_G, bu_G) = network(I) and I = [E, mask(H)].
 
     The network, M (factors x items, started from the truncated SVD) and bi are trained together on the
     observed entries. A user is never stored: `generate` makes the factors of anyone, seen in training or not.
@@ -21,9 +21,9 @@ class LFG:
         self.epochs, self.rate, self.batch, self.seed, self.dtype = epochs, rate, batch, seed, dtype
 
     def fit(self, R, E, progress=None):
-        """Learns from R, a Ratings, and E (users, columns). progress(epoch, mean squared error) is called after each epoch.
+        """Learns from R, a Ratings, and E (users, columns); progress(epoch, mean squared error) is called each epoch.
 
-        Input and target of a user are the same training ratings, the input with each one zeroed with probability `mask`.
+        Input and target of a user are the same training ratings, each zeroed in the input with probability `mask`.
         """
         rng = np.random.default_rng(self.seed)
         self.start(R, E.shape[1], rng)
@@ -36,10 +36,10 @@ class LFG:
             for n, b in enumerate(batches):
                 row, item, value = R.rows(order[b])
                 kept = rng.random(len(row), np.float32) >= self.mask
-                I = self.encode(row[kept], item[kept], value[kept], E[order[b]])
-                mse, grads = self.gradients(I, row, item, value)
+                x = self.encode(row[kept], item[kept], value[kept], E[order[b]])
+                mse, grads = self.gradients(x, row, item, value)
                 adam.step(grads, self.rate * cosine((epoch + n / len(batches)) / self.epochs))
-                loss += mse * len(I)
+                loss += mse * len(x)
             if progress:
                 progress(epoch, loss / len(R))
         return self
@@ -48,7 +48,8 @@ class LFG:
         """Everything before the first step: mu, item means, the network, M from the SVD, bi from 0."""
         self.mu = R.values.mean()
         # an item's mean deviation from mu, shrunk as by five ratings at 0: "not rated" and "as expected" then agree
-        self.expected = (np.bincount(R.items, R.values - self.mu, R.shape[1]) / (R.T.counts + 5)).astype(self.dtype)
+        sums, counts = np.bincount(R.items, R.values - self.mu, R.shape[1]), np.bincount(R.items, minlength=R.shape[1])
+        self.expected = (sums / (counts + 5)).astype(self.dtype)
         widths = [n_side + 2 * R.shape[1], *self.hidden]
         layers = []
         for n, (n_in, n_out) in enumerate(zip(widths, widths[1:])):
@@ -63,22 +64,22 @@ class LFG:
         self.bi = np.zeros(R.shape[1], self.dtype)
 
     def encode(self, row, item, value, E):
-        """The network's input I = [E, H, 1[H]] (B, columns + 2 items), Section 3.1.
+        """The network's input I = [E, H, 1[H]] of the rows of a batch: (B, columns + 2 items).
 
         H holds the ratings minus mu and the item's mean deviation; H and its 0/1 indicator are divided by
         the root of the user's number of ratings, so that their lengths do not depend on it.
         """
         n_side, n_items = E.shape[1], len(self.bi)
         scale = (1 / np.sqrt(np.maximum(1, np.bincount(row, minlength=len(E)))))[row].astype(self.dtype)
-        I = np.zeros((len(E), n_side + 2 * n_items), self.dtype)
-        I[:, :n_side] = E
-        I[row, n_side + item] = (value - self.mu - self.expected[item]) * scale
-        I[row, n_side + n_items + item] = scale
-        return I
+        x = np.zeros((len(E), n_side + 2 * n_items), self.dtype)
+        x[:, :n_side] = E
+        x[row, n_side + item] = (value - self.mu - self.expected[item]) * scale
+        x[row, n_side + n_items + item] = scale
+        return x
 
-    def gradients(self, I, row, item, value):
-        """Squared error / B of a batch and its gradients by the network's parameters, M and bi (Section 3.3)."""
-        G, caches = self.network.forward(I, training=True)    # (B, k + 1)
+    def gradients(self, x, row, item, value):
+        """Squared error / B of a batch and its gradients by the network's parameters, M and bi."""
+        G, caches = self.network.forward(x, training=True)    # (B, k + 1)
         U_G, bu_G = G[:, :-1], G[:, -1]
         mse, d = masked_mse(U_G @ self.M, row, item, value - self.mu - bu_G[row] - self.bi[item])    # d: (B, items)
         dG = np.hstack([d @ self.M.T, d.sum(1, keepdims=True)])                # (B, items) -> (B, k + 1)

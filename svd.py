@@ -1,4 +1,4 @@
-"""Matrix factorization (Section 2): truncated SVD, and the baselines SVD and BiasSVD.
+"""Matrix factorization (Section 2): truncated SVD, the baselines SVD, BiasSVD and SVD++, and fold-in of new users.
 
 Everything works on observed entries: memory grows with ratings + factors + one block of users.
 """
@@ -33,7 +33,7 @@ def truncated_svd(R, k, seed=0):
 
 
 class BiasSVD:
-    """h_ui = mu + bu_u + bi_i + p_u . q_i, by mini-batch gradient descent (Section 2.2).
+    """h_ui = mu + bu_u + bi_i + p_u . q_i, by mini-batch gradient descent.
 
     Minimises the squared error over the observed entries, plus for every user and every item, n being its
     number of ratings, sqrt(n) (l2 |factors|^2 + l2_bias bias^2): halfway between a penalty per row and one
@@ -53,14 +53,14 @@ class BiasSVD:
         rng = np.random.default_rng(self.seed)
         self.mu = R.values.mean()
         p, q = truncated_svd(R.with_values(R.values - self.mu), self.n_factors, self.seed)
-        self.weight_i = np.sqrt(R.T.counts).astype(np.float32)
+        self.weight_i = np.sqrt(np.bincount(R.items, minlength=R.shape[1])).astype(np.float32)
         self.p, self.q = self.start * p, self.start * np.ascontiguousarray(q.T)
         self.bu, self.bi = np.zeros(R.shape[0], np.float32), np.zeros(R.shape[1], np.float32)
 
         users = rng.permutation(np.flatnonzero(R.counts))     # dealt into blocks once, an Adam for each
         p, bu = self.p[users], self.bu[users]
         blocks = even_slices(len(users), 128)
-        user_adams, item_adam = [Adam([p[b], bu[b]]) for b in blocks], Adam([self.q, self.bi])
+        user_adams, item_adam = [Adam([p[b], bu[b]]) for b in blocks], Adam(self.item_params())
         for epoch in range(self.epochs):
             loss = 0
             for n, at in enumerate(rng.permutation(len(blocks))):
@@ -74,22 +74,33 @@ class BiasSVD:
         self.p[users], self.bu[users] = p, bu
         return self
 
+    def item_params(self):
+        return [self.q, self.bi]
+
     def gradients(self, ratings, p, bu, share):
-        """Squared error of a block of B users, and the gradients of the loss / B by its p and bu, by q and bi.
+        """Squared error of a block of B users, and the gradients of the loss / B by its p and bu and by item_params.
 
         ratings is what Ratings.rows gives for the block; share is its part of the penalty on the items.
         """
         row, item, value = ratings
-        mse, d = masked_mse(p @ self.q.T, row, item, value - self.mu - bu[row] - self.bi[item])    # d: (B, items)
-        weight_u = np.sqrt(np.bincount(row, minlength=len(p))).astype(np.float32) * np.float32(2 / len(p))
-        weight_i = self.weight_i * np.float32(share * 2 / len(p))
-        dp = d @ self.q + self.l2 * weight_u[:, None] * p                      # (B, items), (items, k) -> (B, k)
-        dq = d.T @ p + self.l2 * weight_i[:, None] * self.q                    # (items, B), (B, k) -> (items, k)
-        dbu = d.sum(1) + self.l2_bias * weight_u * bu
-        dbi = d.sum(0) + self.l2_bias * weight_i * self.bi
-        if not self.biased:
-            dbu[:], dbi[:] = 0, 0
-        return mse * len(p), [dp, dbu, dq, dbi]
+        N, z = self.implicit(row, item, len(p))
+        x = p + z                                             # (B, k)
+        mse, d = masked_mse(x @ self.q.T, row, item, value - self.mu - bu[row] - self.bi[item])    # d: (B, items)
+        weight_u = np.sqrt(np.bincount(row, minlength=len(p))).astype(p.dtype) * p.dtype.type(2 / len(p))
+        weight_i = self.weight_i * p.dtype.type(share * 2 / len(p))
+        dx = d @ self.q                                       # (B, items), (items, k) -> (B, k)
+        dp = dx + self.l2 * weight_u[:, None] * p
+        dq = d.T @ x + self.l2 * weight_i[:, None] * self.q   # (items, B), (B, k) -> (items, k)
+        dbu = (d.sum(1) + self.l2_bias * weight_u * bu) * self.biased
+        dbi = (d.sum(0) + self.l2_bias * weight_i * self.bi) * self.biased
+        return mse * len(p), [dp, dbu, dq, dbi] + self.implicit_gradients(N, dx, weight_i)
+
+    def implicit(self, row, item, n_users):
+        """What SVD++ adds to p: nothing here."""
+        return None, 0
+
+    def implicit_gradients(self, N, dx, weight_i):
+        return []
 
     def predict(self, users, items):
         """Ratings (n,) of the pairs users[i], items[i], not clipped."""
@@ -106,6 +117,57 @@ class SVD(BiasSVD):
 
     def __init__(self, n_factors=100, l2=1.2, epochs=20, rate=0.01, start=1.0, seed=0):
         super().__init__(n_factors, l2, 0, epochs, rate, start, seed)
+
+
+class SVDpp(BiasSVD):
+    """SVD++ (Koren, 2008): h_ui = mu + bu_u + bi_i + (p_u + z_u) . q_i, z_u = sum of y_j / sqrt(n_u) over rated items.
+
+    For a block of users the sums are one product: N (B, items), 1 / sqrt(n_u) where u rated the item, times y.
+    """
+
+    def fit(self, R, progress=None):
+        self.y = np.zeros((R.shape[1], self.n_factors), np.float32)
+        super().fit(R, progress)
+        self.p += self.z(R)                                   # what follows needs p and z in sum only
+        return self
+
+    def item_params(self):
+        return [self.q, self.bi, self.y]
+
+    def implicit(self, row, item, n_users):
+        """N (B, items) and z (B, k) of a block of users."""
+        N = np.zeros((n_users, len(self.y)), self.y.dtype)
+        N[row, item] = (1 / np.sqrt(np.maximum(1, np.bincount(row, minlength=n_users))))[row]
+        return N, N @ self.y
+
+    def implicit_gradients(self, N, dx, weight_i):
+        return [N.T @ dx + self.l2 * weight_i[:, None] * self.y]              # (items, B), (B, k) -> (items, k)
+
+    def z(self, R):
+        """The implicit part (users, k) of any users, trained on or not, from what they rated in R."""
+        blocks = [np.arange(b.start, b.stop) for b in even_slices(R.shape[0], 512)]
+        return np.vstack([self.implicit(*R.rows(b)[:2], len(b))[1] for b in blocks])
+
+
+def fold_in(R, q, bi, mu, l2, l2_bias, centre=None, centre_bias=0):
+    """Factors and biases of users that no training has seen, from their ratings: a ridge solve each, in closed form.
+
+    For each row of R with ratings h_i: the p, b that minimise
+    sum_i (h_i - mu - b - bi_i - p . q_i)^2 + l2 |p - centre|^2 + l2_bias (b - centre_bias)^2.
+    q: (items, k), bi: (items,), centre: (users, k), (k,) or None for 0. Returns (users, k), (users,); a user without
+    ratings gets the centre.
+    """
+    k, dtype = q.shape[1], q.dtype
+    x = np.zeros((R.shape[0], k + 1), dtype)
+    x[:, :k], x[:, k] = 0 if centre is None else centre, centre_bias
+    ridge = np.append(np.full(k, l2, dtype), dtype.type(l2_bias))
+    q1 = np.hstack([q, np.ones((len(q), 1), dtype)])          # the bias is the factor of a column of ones
+    for u in np.flatnonzero(R.counts):
+        row = slice(R.starts[u], R.starts[u + 1])
+        A = q1[R.items[row]]                                  # (n, k + 1)
+        residual = R.values[row] - mu - bi[R.items[row]] - A @ x[u]
+        x[u] += np.linalg.solve(A.T @ A + np.diag(ridge), A.T @ residual)
+    return x[:, :k], x[:, k]
 
 
 class Ratings:

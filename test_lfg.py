@@ -1,12 +1,21 @@
-"""Loaders, folds, fetching and the synthetic data. No network."""
+"""Tests of nn.py, svd.py, lfg.py, experiments.py and data.py, in this order. No network.
+
+With LFG_DATA naming a folder that holds ml-100k, the real data is read and its figures are checked as well.
+"""
 
 import hashlib
+import inspect
 import io
+import json
 import os
+import re
+import socket
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 import zipfile
+from dataclasses import replace
 from email import message_from_string
 from pathlib import Path
 from urllib.response import addinfourl
@@ -15,8 +24,873 @@ import numpy as np
 import pytest
 
 import data
+import experiments
 from data import DataError, load, split, synthetic
-from svd import Ratings
+from lfg import LFG
+from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Sequential, Tanh, cosine, masked_mse
+from svd import SVD, BiasSVD, Ratings, SVDpp, fold_in, truncated_svd
+
+# Layers
+
+
+def check_gradients(loss, arrays, gradients):
+    """Against central differences of loss() by each of the arrays (float64, changed in place and put back)."""
+    assert len(arrays) == len(gradients)
+    for n, (x, gradient) in enumerate(zip(arrays, gradients)):
+        assert x.dtype == np.float64 and x.shape == gradient.shape
+        expected = np.empty_like(x)
+        for at in np.ndindex(*x.shape):
+            old, values = x[at], []
+            for x[at] in (old + 1e-6, old - 1e-6):
+                values.append(loss())
+            expected[at], x[at] = (values[0] - values[1]) / 2e-6, old
+        scale = np.abs(expected).max()
+        assert scale > 1e-3 and np.abs(gradient - expected).max() < 1e-6 * scale, f"array {n}"
+
+
+def linear(n_in, n_out, seed=2):
+    layer = Linear(n_in, n_out, np.random.default_rng(seed), np.float64)
+    layer.b += np.random.default_rng(seed).normal(size=n_out)
+    return layer
+
+
+def batch_norm(n):
+    layer = BatchNorm(n, dtype=np.float64)
+    layer.gain += np.linspace(-0.5, 2, n)
+    layer.shift -= np.linspace(-1, 2, n)
+    return layer
+
+
+LAYERS = {"Linear": lambda: linear(4, 3), "LeakyReLU": lambda: LeakyReLU(0.1), "Tanh": Tanh,
+          "BatchNorm": lambda: batch_norm(4), "Dropout": lambda: Dropout(0.4, None)}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_gradients_of_a_layer(layer):
+    layer, rng = LAYERS[layer](), np.random.default_rng(0)
+    x = rng.normal(size=(5, 4))
+
+    def forward():
+        layer.rng = np.random.default_rng(1)                # Dropout drops the same values each time
+        return layer.forward(x, training=True)
+
+    y, cache = forward()
+    dy = rng.normal(size=y.shape)
+    dx, grads = layer.backward(dy, cache)
+    check_gradients(lambda: (forward()[0] * dy).sum(), [x] + list(layer.params), [dx] + grads)
+
+
+def test_gradients_of_a_sequential():
+    rng = np.random.default_rng(0)
+    network = Sequential(linear(3, 4), LeakyReLU(), batch_norm(4), linear(4, 2, seed=3), Tanh())
+    x, dy = rng.normal(size=(5, 3)), rng.normal(size=(5, 2))
+    grads = network.backward(dy, network.forward(x, training=True)[1])
+    assert len(network.params) == 6
+    check_gradients(lambda: (network.forward(x, training=True)[0] * dy).sum(), network.params, grads)
+
+
+def test_gradient_of_masked_mse():
+    rng = np.random.default_rng(0)
+    prediction, row, column = rng.normal(size=(5, 3)), np.array([0, 0, 3, 1]), np.array([0, 2, 1, 1])
+    target = rng.normal(size=4)
+    loss, gradient = masked_mse(prediction, row, column, target)
+    assert loss == pytest.approx(sum((prediction[r, c] - t) ** 2 for r, c, t in zip(row, column, target)) / 5)
+    check_gradients(lambda: masked_mse(prediction, row, column, target)[0], [prediction], [gradient])
+
+
+def test_layers_worked_by_hand():
+    x = np.array([[-2.0, 3]])
+    assert LeakyReLU(0.1).forward(x)[0].tolist() == [[-0.2, 3]]
+    assert Tanh().forward(np.log([[2.0]]))[0] == pytest.approx(0.6)        # (2 - 1/2) / (2 + 1/2)
+    layer = Linear(2, 1, np.random.default_rng(0))
+    layer.W[:], layer.b[:] = [[5], [7]], 1
+    assert layer.forward(x)[0].tolist() == [[12]]                          # -2 * 5 + 3 * 7 + 1
+    assert np.array_equal(Dropout(0.4, np.random.default_rng(0)).forward(x, training=False)[0], x)
+    y = Dropout(0.4, np.random.default_rng(0)).forward(np.ones((100, 100)), training=True)[0]
+    assert set(np.unique(y.round(6))) == {0, 1.666667} and abs((y == 0).mean() - 0.4) < 0.02
+
+
+def test_batch_norm_while_training_and_after():
+    layer = BatchNorm(1, momentum=0.25, dtype=np.float64)
+    layer.gain[:], layer.shift[:] = 3, 1
+    x = np.array([[0.0], [4]])                              # mean 2, variance 4: normal (x - 2) / 2 = -1, 1
+    assert layer.forward(x, training=True)[0] == pytest.approx(np.array([[-2], [4]]), abs=1e-4)      # 3 normal + 1
+    assert (layer.mean[0], layer.var[0]) == (0.5, 1.75)     # 0 + (2 - 0) / 4, 1 + (4 - 1) / 4
+    layer.forward(x, training=True)
+    assert (layer.mean[0], layer.var[0]) == (0.875, 2.3125)                # 0.5 + 1.5 / 4, 1.75 + 2.25 / 4
+    layer.var[:] = 0.25
+    y = layer.forward(x, training=False)[0]                 # 3 (x - 0.875) / 0.5 + 1 = 6 x - 4.25
+    assert y == pytest.approx(np.array([[-4.25], [19.75]]), abs=1e-3)
+    assert (layer.mean[0], layer.var[0]) == (0.875, 0.25)   # as they were
+    assert layer.forward(x[1:], training=False)[0] == y[1]  # whoever else is in the batch
+
+
+def test_two_steps_of_adam_worked_by_hand():
+    p, free = np.array([1.0]), np.array([1.0])
+    adam = Adam([p, free], l2=[0.5, 0], b1=0.5, b2=0.75, eps=1)
+    # g = 2 + 2 * 0.5 * 1 = 3;  m = 1.5, m' = 1.5 / (1 - 0.5) = 3;  v = 9 / 4, v' = 2.25 / (1 - 0.75) = 9
+    # p = 1 - 0.1 * 3 / (3 + 1) = 0.925; without the penalty g = m' = 2, v' = 4: 1 - 0.1 * 2 / (2 + 1)
+    adam.step([np.array([2.0]), np.array([2.0])], rate=0.1)
+    assert p == pytest.approx(0.925) and free == pytest.approx(1 - 0.2 / 3)
+    # g = -1.025 + 0.925 = -0.1;  m = 0.75 - 0.05 = 0.7, m' = 0.7 / (1 - 0.25);  v = 0.75 * 2.25 + 0.01 / 4 = 1.69,
+    # v' = 1.69 / (1 - 0.5625), sqrt(v') = 1.3 / (sqrt(7) / 4); p = 0.925 - 0.1 * 0.9333 / (1.9654 + 1) = 0.89353
+    adam.step([np.array([-1.025]), np.array([0.0])], rate=0.1)
+    assert p == pytest.approx(0.925 - 0.1 * (0.7 / 0.75) / (5.2 / 7 ** 0.5 + 1))
+
+
+def test_adam_steps_a_long_array_like_a_short_one():
+    rng = np.random.default_rng(0)
+    start, gradients = rng.normal(size=10), rng.normal(size=(3, 10))
+    short, long = start.copy(), np.tile(start, (Adam.chunk // 4 + 1, 1))   # 2 chunks and a half
+    adams = Adam([short], l2=0.1), Adam([long], l2=0.1)
+    for g in gradients:
+        adams[0].step([g.copy()], rate=0.1)
+        adams[1].step([np.tile(g, (len(long), 1))], rate=0.1)
+    assert np.abs(short - start).min() > 1e-3 and np.abs(long - short).max() < 1e-12
+
+
+def test_cosine_runs_from_one_to_zero():
+    assert [cosine(p) for p in (0, 1 / 3, 0.5, 1)] == pytest.approx([1, 0.75, 0.5, 0])
+
+
+# Matrix factorization
+
+
+@pytest.fixture(scope="module")
+def small():
+    return synthetic(60, 40, 900, seed=1)
+
+
+def random_ratings(n_users, n_items, share=1, rank=None):
+    """Ratings at a share of the places, and the dense matrix they make; of a rank where all are observed."""
+    rng = np.random.default_rng(0)
+    dense = rng.normal(size=(n_users, n_items))
+    if rank is not None:
+        dense = rng.normal(size=(n_users, rank)) @ rng.normal(size=(rank, n_items))
+    seen = rng.random(dense.shape) < share
+    return Ratings(*np.nonzero(seen), dense[seen], dense.shape), np.where(seen, dense, 0)
+
+
+@pytest.mark.parametrize("shape,k", [((60, 45), 5), ((700, 30), 8), ((30, 600), 30), ((520, 90), 1)])
+def test_truncated_svd_against_numpy(shape, k):
+    R, dense = random_ratings(*shape, share=0.3)
+    U, S, Vt = np.linalg.svd(dense, full_matrices=False)
+    left, right = truncated_svd(R, k)
+    assert left.shape == (shape[0], k) and right.shape == (k, shape[1]) and left.dtype == right.dtype == np.float32
+    for lengths in (np.linalg.norm(left, axis=0), np.linalg.norm(right, axis=1)):
+        assert lengths ** 2 == pytest.approx(S[:k], rel=1e-4)              # each side has the root of S
+    best = U[:, :k] * S[:k] @ Vt[:k]
+    assert np.linalg.norm(left @ right - best) < 0.01 * np.linalg.norm(best)
+
+
+@pytest.mark.parametrize("shape,rank", [((40, 30), 3), ((4, 30), 4), ((30, 4), 4), ((1, 1), 1), ((5, 6), 0)])
+def test_truncated_svd_finds_a_planted_matrix_and_is_zero_past_its_rank(shape, rank):
+    R, dense = random_ratings(*shape, rank=rank)            # rank 0: all ratings are 0
+    left, right = truncated_svd(R, 50)
+    assert left.shape == (shape[0], 50) and right.shape == (50, shape[1])
+    assert not left[:, rank:].any() and not right[rank:].any()
+    assert np.abs(left @ right - dense).max() < 1e-4        # finite, too
+
+
+SEVEN = Ratings([0, 0, 0, 1, 3, 3, 4], [0, 1, 3, 2, 0, 3, 2], [5, 3, 4, 1, 2, 5, 4], (5, 4))
+
+
+@pytest.mark.parametrize("cls,settings", [(BiasSVD, dict(l2=0.7, l2_bias=0.3)), (SVD, dict(l2=0.7)),
+                                          (SVDpp, dict(l2=0.7, l2_bias=0.3))])
+def test_gradients_of_matrix_factorization(cls, settings):
+    model, rng = cls(n_factors=2, epochs=0, seed=0, **settings).fit(SEVEN), np.random.default_rng(1)
+    model.q, model.bi, p, bu, y = (rng.normal(size=size) for size in ((4, 2), 4, (3, 2), 3, (4, 2)))
+    if cls is SVDpp:
+        model.y = y
+    else:
+        y[:] = 0
+    row, item, value = SEVEN.rows(np.array([3, 2, 0]))      # user 2 has no ratings
+    l2, l2_bias, share = 0.7, settings.get("l2_bias", 0), 0.6
+    root_u, root_i = np.sqrt([2, 0, 3]), np.sqrt([2, 1, 2, 2])             # ratings in the block, in all
+
+    def errors():
+        x = p + [(y[0] + y[3]) / 2 ** 0.5, [0, 0], (y[0] + y[1] + y[3]) / 3 ** 0.5]
+        return model.mu + bu[row] + model.bi[item] + (x[row] * model.q[item]).sum(1) - value
+
+    def loss():
+        users = root_u @ (l2 * (p ** 2).sum(1) + l2_bias * bu ** 2)
+        items = root_i @ (l2 * (model.q ** 2 + y ** 2).sum(1) + l2_bias * model.bi ** 2)
+        return ((errors() ** 2).sum() + users + share * items) / 3
+
+    error, (dp, dbu, dq, dbi, *dy) = model.gradients((row, item, value), p, bu, share)
+    assert error == pytest.approx((errors() ** 2).sum()) and not dp[1].any() and not dbu[1].any()
+    check_gradients(loss, [p, model.q] + [y] * (cls is SVDpp), [dp, dq] + dy)
+    if cls is SVD:
+        assert dbu.shape == (3,) and dbi.shape == (4,) and not dbu.any() and not dbi.any()
+    else:
+        check_gradients(loss, [bu, model.bi], [dbu, dbi])
+
+
+def test_bias_svd_gradient_worked_by_hand():
+    model = BiasSVD(n_factors=1, l2=0.5, l2_bias=0.25, epochs=0).fit(Ratings([0, 0], [0, 1], [5, 1], (1, 2)))
+    assert model.mu == 3
+    p, bu, model.q, model.bi = np.array([[1.0]]), np.array([0.5]), np.array([[2.0], [-1]]), np.array([0.25, -0.5])
+    # predictions 3 + 0.5 + 0.25 + 1 * 2 = 5.75 and 3 + 0.5 - 0.5 + 1 * -1 = 2: errors 0.75 and 1, d = 1.5 and 2
+    # squared error 0.5625 + 1; the user's two ratings weigh sqrt(2), an item's one 1 times the share, here 1/2
+    error, (dp, dbu, dq, dbi) = model.gradients((np.array([0, 0]), np.array([0, 1]), np.array([5, 1])), p, bu, 0.5)
+    assert error == pytest.approx(1.5625)
+    assert dp[0] == pytest.approx(1 + 2 ** 0.5)             # 1.5 * 2 + 2 * -1 + 2 * 0.5 * sqrt(2) * 1
+    assert dbu == pytest.approx(3.5 + 0.25 * 2 ** 0.5)      # 1.5 + 2 + 2 * 0.25 * sqrt(2) * 0.5
+    assert dq[:, 0] == pytest.approx([2.5, 1.5])            # 1.5 * 1 + 2 * 0.5 * 2 / 2, 2 * 1 + 2 * 0.5 * -1 / 2
+    assert dbi == pytest.approx([1.5625, 1.875])            # 1.5 + 2 * 0.25 * 0.25 / 2, 2 + 2 * 0.25 * -0.5 / 2
+
+
+def test_bias_svd_finds_a_planted_matrix_from_half_of_it():
+    rng = np.random.default_rng(0)
+    planted = 3 + 0.5 * rng.normal(size=(120, 1)) + 0.5 * rng.normal(size=80)
+    planted += rng.normal(size=(120, 2)) @ rng.normal(size=(2, 80))
+    seen = rng.random(planted.shape) < 0.5
+    model = BiasSVD(n_factors=2, l2=0.02, l2_bias=0.02, epochs=100, rate=0.01, start=0.1, seed=0)
+    model.fit(Ratings(*np.nonzero(seen), planted[seen], planted.shape))
+    error = model.predict(*np.nonzero(~seen)) - planted[~seen]
+    assert planted[~seen].std() > 1.5 and np.sqrt(np.mean(error ** 2)) < 0.4
+
+
+def test_svdpp_worked_by_hand():
+    R = Ratings([0, 0], [0, 2], [5, 1], (2, 3))             # user 1 has no ratings
+    model = SVDpp(n_factors=1, epochs=0).fit(R)
+    model.y[:] = [[1], [2], [4]]
+    assert model.z(R)[:, 0] == pytest.approx([5 / 2 ** 0.5, 0])            # (1 + 4) / sqrt(2)
+
+
+def test_svdpp_predicts_with_p_and_z_in_sum(small):
+    model, bare = (SVDpp(n_factors=3, epochs=3, rate=0.02) for _ in range(2))
+    bare.z = lambda R: 0                                    # p as trained
+    bare.fit(small.ratings)
+    users, items = np.repeat(np.arange(60), 40), np.tile(np.arange(40), 60)
+    predicted = model.fit(small.ratings).predict(users, items).reshape(60, 40)
+    z = np.array([model.y[small.ratings.items[small.ratings.users == u]].sum(0) for u in range(60)])
+    z /= np.sqrt(np.maximum(small.ratings.counts, 1))[:, None]
+    assert np.abs(z).max() > 0.01 < np.abs(bare.p).max() and np.abs(model.z(small.ratings) - z).max() < 1e-5
+    assert predicted == pytest.approx(model.mu + model.bu[:, None] + model.bi + (bare.p + z) @ model.q.T, abs=1e-5)
+
+
+def test_a_new_user_is_a_placeholder(small):
+    train, profile, target = split(small.ratings, "realtime", 2, seed=0)
+    svd, *biased = (cls(n_factors=3, epochs=3).fit(train) for cls in (SVD, BiasSVD, SVDpp))
+    assert (svd.predict(target.users, target.items) == svd.mu).all() and svd.mu == pytest.approx(train.values.mean())
+    for model in biased:
+        assert (model.predict(target.users, target.items) == model.mu + model.bi[target.items]).all()
+        assert np.unique(model.bi[target.items]).size > 10
+
+
+@pytest.mark.parametrize("q,bi,ratings,settings,p,b", [
+    # 5 - 3 - 0.5 = 1.5: (4 + 2) p + 2 b = 2 * 1.5 and 2 p + (1 + 1) b = 1.5, so p = 1.5 / 4, b = 0.75 - p
+    ([2], [0.5], [5], dict(l2=2, l2_bias=1), 0.375, 0.375),
+    # from p = 1, b = 0.5 what is left is 1.5 - 0.5 - 2 = -1: the same with -1 for 1.5: p = 1 - 1 / 4, b = 0.5 - 1 / 4
+    ([2], [0.5], [5], dict(l2=2, l2_bias=1, centre=np.array([1]), centre_bias=0.5), 0.75, 0.25),
+    # 2 and 2 - 3 - 0.5 = -1.5: (1 + 4 + 1) p + 3 b = 2 - 3, 3 p + (2 + 1) b = 0.5, so 3 p = -1.5, b = (0.5 + 1.5) / 3
+    ([1, 2], [0, 0.5], [5, 2], dict(l2=1, l2_bias=1), -0.5, 2 / 3)], ids=["one item", "centre", "two items"])
+def test_fold_in_worked_by_hand(q, bi, ratings, settings, p, b):
+    R = Ratings([0] * len(q), range(len(q)), ratings, (1, len(q)))
+    got = fold_in(R, np.array(q, float)[:, None], np.array(bi, float), 3.0, **settings)
+    assert (got[0].shape, got[1].shape) == ((1, 1), (1,)) and (got[0][0, 0], got[1][0]) == pytest.approx((p, b))
+
+
+@pytest.mark.parametrize("l2", [0.7, 1e9])
+def test_fold_in_is_where_its_gradient_vanishes(l2):
+    rng = np.random.default_rng(0)
+    q, bi, centre, mu, centre_bias = rng.normal(size=(8, 3)), rng.normal(size=8), rng.normal(size=(6, 3)), 3.5, 0.25
+    seen = rng.random((6, 8)) < 0.5
+    seen[2] = False
+    h = rng.integers(1, 6, seen.shape)
+    p, b = fold_in(Ratings(*np.nonzero(seen), h[seen], seen.shape), q, bi, mu, l2, 2 * l2, centre, centre_bias)
+    error = np.where(seen, mu + b[:, None] + bi + p @ q.T - h, 0)
+    assert np.abs(error @ q / l2 + p - centre).max() < 1e-12               # halves of the gradient, over l2
+    assert np.abs(error.sum(1) / l2 + 2 * (b - centre_bias)).max() < 1e-12
+    assert np.array_equal(p[2], centre[2]) and b[2] == centre_bias and seen.any(1).sum() == 5
+    assert (np.abs(p - centre).max() < 1e-6) == (l2 == 1e9) == (np.abs(b - centre_bias).max() < 1e-6)
+
+
+def test_fold_in_recovers_planted_users():
+    rng = np.random.default_rng(0)
+    q, bi, p, b = (rng.normal(size=size).astype(np.float32) for size in ((30, 3), 30, (5, 3), 5))
+    seen = rng.random((5, 30)) < 0.7
+    R = Ratings(*np.nonzero(seen), (3 + b[:, None] + bi + p @ q.T)[seen], seen.shape)
+    for got, planted in zip(fold_in(R, q, bi, np.float32(3), l2=1e-4, l2_bias=1e-4, centre=p[::-1]), (p, b)):
+        assert got.dtype == np.float32 and np.abs(got - planted).max() < 1e-3
+
+
+# LFG
+
+
+def record(owner, name, setattr=setattr):
+    """From now on each call of a method or a module's function adds (arguments, result) to the list this returns."""
+    method, calls = getattr(owner, name), []
+
+    def recording(*arguments, **options):
+        calls.append((arguments, method(*arguments, **options)))
+        return calls[-1][1]
+
+    setattr(owner, name, recording)
+    return calls
+
+
+def lfg(**settings):
+    return LFG(**{**dict(n_factors=3, hidden=(8,), l2=0.005, l2_M=0.2, mask=0.2, dropout=0.3, svd_rows=3, epochs=3,
+                         rate=0.01, batch=16, seed=0), **settings})
+
+
+def test_gradients_of_the_whole_lfg():
+    rng = np.random.default_rng(1)
+    E = rng.integers(2, size=(5, 3)).astype(float)
+    model = lfg(hidden=(6, 5), dropout=0, epochs=0, dtype=np.float64).fit(SEVEN, E)
+    model.bi += rng.normal(size=4)
+    row, item, value = SEVEN.rows(np.array([3, 2, 0, 4]))   # user 2 has no ratings
+    kept = np.array([1, 0, 1, 1, 0, 1], bool)
+    inputs = model.encode(row[kept], item[kept], value[kept], E[[3, 2, 0, 4]])
+    assert inputs.shape == (4, 11)
+
+    def loss():
+        G = model.network.forward(inputs, training=True)[0]
+        predicted = model.mu + G[row, 3] + model.bi[item] + (G[row, :3] * model.M[:, item].T).sum(1)
+        return ((predicted - value) ** 2).sum() / 4
+
+    mse, grads = model.gradients(inputs, row, item, value)
+    assert mse == pytest.approx(loss()) and len(grads) == 10               # 3 Linear, 1 BatchNorm, M, bi
+    check_gradients(loss, model.network.params + [model.M, model.bi], grads)
+
+
+def test_lfg_encodes_profile_and_ratings_as_by_hand():
+    # mu = 4; mean deviations, shrunk as by five ratings at 0: (1 + 1) / (2 + 5), -2 / (1 + 5), nobody rated item 2
+    model = lfg(epochs=0, dtype=np.float64).fit(Ratings([0, 0, 1], [0, 1, 0], [5, 2, 5], (2, 3)), np.zeros((2, 2)))
+    E, root = np.array([[0, 1], [1, 1], [0, 0]]), 0.5 ** 0.5               # the first user has two ratings, 5 and 1
+    inputs = model.encode(np.array([0, 0, 2]), np.array([0, 2, 1]), np.array([5, 1, 3]), E)
+    assert inputs == pytest.approx(np.array([               # E, ratings - mu - item's deviation, which are rated
+        [0, 1, (5 - 4 - 2 / 7) * root, 0, (1 - 4) * root, root, 0, root],
+        [1, 1, 0, 0, 0, 0, 0, 0],
+        [0, 0, 0, 3 - 4 + 1 / 3, 0, 0, 1, 0]]), abs=1e-6)
+
+
+def test_lfg_masks_a_share_of_its_input_and_none_of_its_target(small):
+    shares = []
+    for mask in (0, 0.3):
+        model = lfg(mask=mask, epochs=10)
+        calls = record(model, "gradients")
+        model.fit(small.ratings, small.E)
+        seen = sum(np.count_nonzero(inputs[:, small.E.shape[1] + 40:]) for (inputs, *_), _ in calls)
+        assert sum(len(row) for (_, row, *_), _ in calls) == 10 * len(small.ratings)
+        shares.append(1 - seen / (10 * len(small.ratings)))
+    assert shares[0] == 0 and abs(shares[1] - 0.3) < 0.02   # deviation 0.005
+
+
+@pytest.mark.parametrize("test", ["basic", "realtime"])
+def test_lfg_beats_item_means(test):
+    d = synthetic(300, 120, 9000, seed=0)
+    train, profile, target = split(d.ratings, test, 1, seed=0)
+    model = LFG(n_factors=10, hidden=(64,), l2=0.005, l2_M=0.2, mask=0.2, dropout=0.3, svd_rows=10, epochs=20,
+                rate=0.003, batch=64, seed=0).fit(train, d.E)
+    means = np.bincount(train.items, train.values, 120) / np.maximum(train.T.counts, 1)
+    means[train.T.counts == 0] = train.values.mean()
+    rmse = [np.sqrt(np.mean((p - target.values) ** 2))
+            for p in (model.predict(target.users, target.items, profile, d.E), means[target.items])]
+    assert rmse[0] < 0.95 * rmse[1]
+
+
+def test_lfg_answers_empty_and_full_profiles_with_more_factors_than_items():
+    R = random_ratings(30, 6, share=0.4)[0]
+    R = Ratings(np.r_[R.users[R.users > 1], np.ones(6, int)], np.r_[R.items[R.users > 1], np.arange(6)],
+                np.r_[R.values[R.users > 1], np.arange(6)], (30, 6))       # user 0 rates nothing, user 1 all
+    E = np.zeros((30, 0), np.float32)                       # and nobody has a profile
+    model = lfg(n_factors=20, svd_rows=20).fit(R, E)
+    users, items = np.repeat(np.arange(30), 6), np.tile(np.arange(6), 30)
+    predicted = model.predict(users, items, R, E).reshape(30, 6)
+    assert np.isfinite(predicted).all() and predicted.std(1).min() > 0
+    assert np.ptp(predicted, axis=0).min() > 0              # users differ
+
+
+def test_lfg_generates_a_user_on_its_own(small):
+    model = lfg().fit(small.ratings, small.E)
+    before = arrays(model)
+    factors, bias = model.generate(small.ratings, small.E)
+    assert factors.shape == (60, 3) and bias.shape == (60,) and np.ptp(factors, axis=0).min() > 0.01
+    for u in (0, 7, 59):
+        _, items, values = small.ratings.rows(np.array([u]))
+        alone = model.generate(Ratings(np.zeros(len(items)), items, values, (1, 40)), small.E[u:u + 1])
+        assert np.abs(alone[0] - factors[u]).max() < 1e-5 and abs(alone[1] - bias[u]) < 1e-5
+    assert differing(before, arrays(model)) == []
+
+
+# Experiments
+
+
+COLUMNS = {test: [c for added in models.values() for c in added] for test, models in experiments.COLUMNS.items()}
+CASES = [(test, column) for test in COLUMNS for column in COLUMNS[test]]
+TINY = dict(n_factors=4, hidden=(8,), svd_rows=2, batch=16, epochs=2)      # of which each model takes what it knows
+BAR = experiments.tqdm(disable=True)
+
+
+def tiny(settings):
+    """Settings of all models of a test, quick to train; the penalties and what follows training are as they are."""
+    quick = {name: dict(settings[name]) for name in settings}
+    for name, cls in experiments.CLASSES.items():
+        quick[name].update({k: v for k, v in TINY.items() if k in inspect.signature(cls).parameters})
+    quick["LFG-dual"]["seeds"] = 2
+    if "SVD++ fold-in" in quick:
+        quick["SVD++ fold-in"]["l2"] += 1                   # else what BiasSVD's is
+    return quick
+
+
+def arrays(thing, path="model"):
+    """{path: array} of all that can be reached from a trained model: parameters, running statistics, settings."""
+    if isinstance(thing, (np.ndarray, np.number, int, float)):
+        return {path: np.array(thing)}
+    if isinstance(thing, (list, tuple)):
+        thing = dict(enumerate(thing))
+    elif not isinstance(thing, dict):
+        thing = {} if callable(thing) else getattr(thing, "__dict__", {})
+    return {k: v for key, value in thing.items() for k, v in arrays(value, f"{path}.{key}").items()}
+
+
+def differing(a, b):
+    """Paths at which two results of arrays have not the same bits."""
+    assert a.keys() == b.keys() and len(a) > 5
+    return [path for path in a if a[path].tobytes() != b[path].tobytes()]
+
+
+@pytest.fixture
+def cli(small, monkeypatch, capsys):
+    """cli(arguments...) -> exit code, stdout, stderr of a quick command line; cli.data is what it loads by name."""
+    def run(*arguments):
+        try:
+            code = experiments.main([str(a) for a in arguments])
+        except (SystemExit, KeyboardInterrupt) as stop:
+            code = getattr(stop, "code", "traceback")
+        return (code, *capsys.readouterr())
+
+    def load_small(name, *more):
+        return replace(run.data, name=name) if name in run.names else load(name, *more)
+
+    run.data, run.names = small, ["synthetic", "ml-100k", "ml-1m"]
+    monkeypatch.setattr(experiments, "load", load_small)
+    monkeypatch.setattr(experiments, "SETTINGS", {key: tiny(s) for key, s in experiments.SETTINGS.items()})
+    return run
+
+
+def rows_of(out):
+    """The cells of each line of the tables on stdout."""
+    return [[cell.strip() for cell in line[1:-1].split("|")] for line in out.splitlines() if line.startswith("|")]
+
+
+def with_ratings(d, chosen, values):
+    """The data set with other values at the places of some ratings."""
+    at = np.isin(d.ratings.users * 40 + d.ratings.items, chosen.users * 40 + chosen.items)
+    assert d.ratings.shape[1] == 40 and at.sum() == len(chosen) > 0
+    new = d.ratings.values.copy()
+    new[at] = values
+    return replace(d, ratings=d.ratings.with_values(new))
+
+
+def run_recorded(monkeypatch, test, column, d, tune=False, fold=2):
+    """RMSEs, arrays of every trained model and predictions of one column's table, of seed 7."""
+    options = experiments.parse(["--folds", str(fold), "--seed", "7", "--quiet"])
+    with monkeypatch.context() as patch:
+        trained, predicted = (record(experiments, name, patch.setattr) for name in ("train", "predict"))
+        if tune:
+            rmse = [row["rmse"] for row in experiments.tune(d, test, column, options)["grid"]]
+        else:
+            rmse = [experiments.cross_validate(d, test, [column], options)["average"][column]]
+    return rmse, [arrays(model) for _, (model, _) in trained], [p for _, p in predicted]
+
+
+def same(a, b):
+    return len(a) == len(b) > 0 and all(np.array_equal(x, y) for x, y in zip(a, b))
+
+
+@pytest.mark.parametrize("tune", [False, True], ids=["table", "tune"])
+@pytest.mark.parametrize("test,column", CASES)
+def test_no_test_rating_leaks_into_training_or_prediction(cli, monkeypatch, small, test, column, tune):
+    outer = split(small.ratings, test, 1, 7)
+    scored = split(outer.train, test, 1, 7) if tune else outer
+    rmse, models, predicted = run_recorded(monkeypatch, test, column, small, tune, 1)
+    assert {m["model.seed"].item() for m in models} == ({7, 8} if column == "LFG-dual" else {7})
+    for part in {id(p): p for p in (scored.target, outer.target)}.values():
+        again = run_recorded(monkeypatch, test, column, with_ratings(small, part, 3), tune, 1)
+        assert len(models) == len(again[1]) and not any(differing(a, b) for a, b in zip(models, again[1]))
+        assert same(predicted, again[2])
+        if part is scored.target:                           # and yet the score sees them
+            scale = scored.train.values                     # the one thing done to a prediction: clip to it
+            clipped = [p.clip(scale.min(), scale.max()) for p in predicted]
+            assert again[0] == pytest.approx([np.sqrt(np.mean((p - 3) ** 2)) for p in clipped])
+            assert np.abs(np.subtract(rmse, again[0])).min() > 0.01
+        else:
+            assert again[0] == rmse                         # validation does not look at test ratings
+
+
+def trained(name, d, ratings, seed=7, test="basic"):
+    return experiments.train(name, experiments.SETTINGS["ml-100k", test][name], ratings, d, seed, BAR)[0]
+
+
+@pytest.mark.parametrize("name", experiments.CLASSES)
+def test_same_seed_same_bits(cli, small, name):
+    a, b, c = (arrays(trained(name, small, small.ratings, seed)) for seed in (1, 1, 2))
+    assert differing(a, b) == [] and len(set(differing(a, c)) - {"model.seed"}) > 1
+
+
+@pytest.mark.parametrize("column", COLUMNS["realtime"])
+def test_a_new_user_is_predicted_from_its_own_profile_alone(cli, small, monkeypatch, column):
+    _, profile, target = split(small.ratings, "realtime", 2, 7)
+    changed, others = profile.where(profile.users == target.users[0]), target.users != target.users[0]
+    _, _, (before,) = run_recorded(monkeypatch, "realtime", column, small)
+    _, _, (after,) = run_recorded(monkeypatch, "realtime", column, with_ratings(small, changed, 6 - changed.values))
+    assert np.abs(before - after)[others].max() < 1e-6
+    assert (np.abs(before - after)[~others].min() > 1e-4) == (column not in ("SVD", "BiasSVD"))      # placeholders
+
+
+@pytest.mark.parametrize("test,column", [("realtime", "BiasSVD fold-in"), ("realtime", "SVD++ fold-in"),
+                                         ("realtime", "LFG-item"), ("basic", "LFG-item")])
+def test_columns_that_fold_in_by_hand(cli, small, monkeypatch, test, column):
+    (train, profile, target), settings = split(small.ratings, test, 2, 7), experiments.SETTINGS
+    settings, u = settings["ml-100k", test], target.users[0]
+    model = trained(experiments.model_of(column), small, train, test=test)
+    q, bi = model.generate(train.T, small.F) if column == "LFG-item" else (model.q, model.bi)
+    mine, N = profile.where(profile.users == u), profile.counts[u]
+    A, l2 = np.c_[q, np.ones(40)][mine.items], settings["LFG-item fold-in" if column == "LFG-item" else column]
+    centre = np.append(model.y[mine.items].sum(0) / N ** 0.5, 0) if column == "SVD++ fold-in" else np.zeros(5)
+    ridge = np.diag([l2["l2"]] * 4 + [l2["l2_bias"]])
+    x = np.linalg.solve(A.T @ A + ridge, A.T @ (mine.values - model.mu - bi[mine.items]) + ridge @ centre)
+    _, _, (predicted,) = run_recorded(monkeypatch, test, column, small)
+    at = target.users == u
+    assert predicted[at] == pytest.approx((model.mu + bi + x[4] + q @ x[:4])[target.items[at]], abs=1e-4)
+
+
+def test_in_realtime_nothing_of_a_new_user_is_in_training(cli, small, monkeypatch):
+    train, profile, target = split(small.ratings, "realtime", 2, 7)
+    new = np.unique(target.users)
+    theirs = small.ratings.where(np.isin(small.ratings.users, new))
+    for column in COLUMNS["realtime"]:                      # their ratings changed, profile and target
+        models, again = (run_recorded(monkeypatch, "realtime", column, d)[1]
+                         for d in (small, with_ratings(small, theirs, 6 - theirs.values)))
+        assert len(models) == len(again) and not any(differing(a, b) for a, b in zip(models, again))
+    for name in ("SVD", "BiasSVD", "SVD++"):
+        model = trained(name, small, train, test="realtime")
+        assert not model.p[new].any() and not model.bu[new].any() and np.abs(model.p).sum(1).astype(bool).sum() == 48
+    a, b = (trained("LFG-item", small, R, test="realtime") for R in (train, train.with_values(6 - train.values)))
+    assert np.abs(a.M - b.M)[:, new].max() < 1e-6 < 1e-3 < np.abs(a.M - b.M).max()        # but for the penalty
+    assert a.M[:, new].any() and not a.bi[new].any() and (a.bi != 0).sum() == 48
+    generate, seen = LFG.generate, []
+    monkeypatch.setattr(LFG, "generate", lambda model, R, E: seen.append((R, E)) or generate(model, R, E))
+    run_recorded(monkeypatch, "realtime", "LFG-item", small)
+    (R, F), = seen
+    assert pairs(R) == pairs(train.T) and F is small.F      # no profile
+
+
+@pytest.mark.parametrize("test", COLUMNS)
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_lfg_dual_averages_and_models_are_trained_once_a_fold(cli, small, monkeypatch, test, seeds):
+    trained, predicted = (record(experiments, name, monkeypatch.setattr) for name in ("train", "predict"))
+    assert cli("--dataset", "synthetic", "--test", test, "--folds", 2, 4, "--seed", 7, "--seeds", seeds)[0] == 0
+    models = ["SVD", "BiasSVD", "SVD++", "LFG"] + ["LFG-item"] * seeds
+    assert [a[0] for a, _ in trained] == 2 * models
+    assert [a[4] for a, _ in trained] == 2 * ([7] * 4 + list(range(7, 7 + seeds)))
+    assert [a[0] for a, _ in predicted] == 2 * COLUMNS[test]
+    (_, _, settings, parts, _), _ = predicted[0]
+    (_, lfg), (_, first), (_, dual) = predicted[len(COLUMNS[test]) - 3:len(COLUMNS[test])]
+    sides = [experiments.predict("LFG-item", [model], settings, parts, small)
+             for _, (model, _) in trained[4:len(models)]]
+    weight = settings["LFG-dual"]["user_weight"]
+    assert np.array_equal(sides[0], first) and settings["LFG-dual"]["seeds"] == seeds and 0 < weight < 1
+    assert dual == pytest.approx(weight * lfg + (1 - weight) * np.mean(sides, axis=0), abs=1e-5)
+    assert all(np.abs(side - dual).max() > 1e-3 for side in sides)
+
+
+def folds_of(n_test, **rmse):
+    return [{"n_train": 100, "n_test": n, "rmse": {name.replace("_", "-"): v[at] for name, v in rmse.items()}}
+            for at, n in enumerate(n_test)]
+
+
+def averages(folds):
+    return {c: np.mean([f["rmse"][c] for f in folds]) for c in folds[0]["rmse"]}
+
+
+def test_differences_worked_by_hand(capsys):
+    # differences -0.02 and -0.04: mean -0.03, variance 0.0002; n_test / n_train 0.25 and 0.35: mean 0.3
+    # half = 12.706 sqrt((1 / 2 + 0.3) * 0.0002) = 12.706 sqrt(0.00016) = 0.16072
+    folds = folds_of([25, 35], SVD=[1, 1.5], LFG=[0.9, 1.47], LFG_item=[0.98, 1.46], LFG_dual=[0.99, 1.49])
+    found, = experiments.differences(folds, {"SVD": 1.25, "LFG": 1.23, "LFG-item": 1.22, "LFG-dual": 1.24})
+    assert found == {"model": "LFG-item", "baseline": "SVD", "mean": pytest.approx(-0.03),
+                     "interval": pytest.approx([-0.19072, 0.13072], abs=1e-5)}
+    assert capsys.readouterr().out == "- LFG-item minus SVD: -0.0300, 95 % interval -0.1907 to +0.1307\n\n"
+    # five folds, -0.01 to -0.05: mean -0.03, variance 0.00025; half = 2.776 sqrt((1 / 5 + 0.25) * 0.00025) = 0.029444
+    rmse = [0.99, 0.98, 0.97, 0.96, 0.95]
+    folds = folds_of([25] * 5, SVD=[1] * 5, LFG=rmse, BiasSVD=[1.1] * 5)
+    found = experiments.differences(folds, averages(folds))
+    assert [(f["model"], f["baseline"]) for f in found] == [("LFG", "SVD"), ("LFG", "BiasSVD")]
+    assert found[0]["interval"] == pytest.approx([-0.059444, -0.000556], abs=1e-6)
+    assert found[1]["interval"] == pytest.approx([-0.159444, -0.100556], abs=1e-6)
+
+
+def test_quantiles_of_students_t():
+    middles = (np.arange(10_000) + 0.5) / 10_000            # the density is cos^(df - 1) by atan(x / sqrt(df))
+    for folds, t in experiments.T_975.items():
+        below, everything = (end * (np.cos(end * middles) ** (folds - 2)).sum()
+                             for end in (np.arctan(t / (folds - 1) ** 0.5), np.pi / 2))
+        assert below / everything == pytest.approx(0.95, abs=3e-5)
+    assert list(experiments.T_975) == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("folds", [
+    folds_of([25], SVD=[1], LFG=[0.9]), folds_of([25, 25], LFG=[1, 1.1], LFG_item=[2, 3]),
+    folds_of([25, 25], SVD=[1, 1.1], BiasSVD=[2, 3])], ids=["one fold", "no baseline", "no LFG"])
+def test_no_differences_where_there_is_nothing_to_compare(capsys, folds):
+    assert experiments.differences(folds, averages(folds)) == [] and capsys.readouterr().out == ""
+
+
+BASIC, REALTIME = ("LFG Rating Prediction 5-Fold Cross-Validation Results on ",
+                   "LFG Real-Time Rating Prediction 5-Fold Cross-Validation Results on ")
+TABLES = [                                                  # number, data set, test, title, the paper's averages
+    (1, "ml-100k", "basic", f"Table 1: {BASIC}MovieLens-100k", [0.9404, 0.9136, 0.9130]),
+    (2, "ml-1m", "basic", f"Table 2: {BASIC}MovieLens-1m", [0.8672, 0.8607, 0.8566]),
+    (3, "ml-100k", "realtime", f"Table 3: {REALTIME}MovieLens-100k", [1.1274, 1.0305, 0.9255]),
+    (4, "ml-1m", "realtime", f"Table 4: {REALTIME}MovieLens-1m", [1.1151, 0.9835, 0.8837]),
+    (None, "synthetic", "basic", f"{BASIC}synthetic", None)]
+
+
+@pytest.mark.parametrize("number,dataset,test,title,paper", TABLES)
+def test_a_table_is_markdown_aligned_by_eye_and_json_holds_the_same(cli, tmp_path, number, dataset, test, title, paper):
+    path = write(tmp_path, {"old.json": "[" * 9999}) / "old.json"
+    code, out, err = cli("--dataset", dataset, "--test", test, "--seed", 7, "--json", path)
+    table, = json.loads(path.read_text())
+    folds, average, differences = (table.pop(key) for key in ("folds", "average", "differences"))
+    names = COLUMNS[test]
+    paper = paper and dict(zip(["SVD", "BiasSVD", "LFG"], paper))
+    assert (code, err) == (0, "") and table == {
+        "table": number, "dataset": dataset, "test": test, "seed": 7, "models": names, "paper": paper}
+    parts = [split(cli.data.ratings, test, n, 7) for n in range(1, 6)]
+    for n, (fold, part) in enumerate(zip(folds, parts), 1):
+        rmse, seconds = fold.pop("rmse"), fold["seconds"]
+        assert fold == {"fold": n, "n_train": len(part.train), "n_test": len(part.target), "seconds": seconds}
+        assert list(rmse) == list(seconds) == names
+        fold["row"] = [str(n), str(len(part.train)), str(len(part.target))] + [f"{r:.4f}" for r in rmse.values()]
+        fold["rmse"] = rmse
+    assert len(folds) == 5 and average == {m: pytest.approx(np.mean([f["rmse"][m] for f in folds])) for m in names}
+    best = min(names[-3:], key=average.get)                 # of LFG, LFG-item, LFG-dual
+    assert [(d["model"], d["baseline"], d["mean"]) for d in differences] == [
+        (best, m, pytest.approx(average[best] - average[m])) for m in names[:-3]]
+    first, blank, *lines, end = out.splitlines()
+    lines, (after, *told) = lines[:-1 - len(differences)], lines[-1 - len(differences):]
+    assert told == ["- {} minus {}: {:+.4f}, 95 % interval {:+.4f} to {:+.4f}".format(
+        d["model"], d["baseline"], d["mean"], *d["interval"]) for d in differences]
+    assert (first, blank, after, end) == (title, "", "", "") and re.fullmatch(r"\|-+\|(-+:\|)+", lines[1])
+    assert len({tuple(n for n, c in enumerate(line) if c == "|") for line in lines}) == 1
+    last = [["Average RMSE", "", ""] + [f"{r:.4f}" for r in average.values()]]
+    last += [["Paper", "", ""] + [f"{paper[m]:.4f}" if m in paper else "" for m in names]] if paper else []
+    last += [["Seconds", "", ""] + [f"{sum(f['seconds'][m] for f in folds):.1f}" for m in names]]
+    header, _, *rows = rows_of(out)
+    assert header == ["Fold", "Train Set", "Test Set"] + [f"{name} RMSE" for name in names]
+    assert rows == [fold["row"] for fold in folds] + last
+
+
+def test_all_is_four_tables_in_the_papers_order(cli, tmp_path):
+    code, out, _ = cli("--dataset", "all", "--test", "all", "--folds", 2, "--json", tmp_path / "json")
+    assert code == 0 and re.findall("Table.*", out) == [title for _, _, _, title, _ in TABLES[:4]]
+    assert [table["table"] for table in json.loads((tmp_path / "json").read_text())] == [1, 2, 3, 4]
+
+
+def test_two_runs_print_the_same_digits(cli):
+    a, b, c = ([row for row in rows_of(cli("--dataset", "synthetic", "--folds", 3, "--seed", seed)[1])
+                if row[0] != "Seconds"] for seed in (5, 5, 6))
+    assert a == b != c and len(a) == 8
+
+
+def test_folds_are_those_asked_for_and_digits_do_not_depend_on_what_else_is_run(cli):
+    rows = rows_of(cli("--dataset", "synthetic", "--test", "basic", "--folds", "4", "2", "4",
+                       "--models", "lfg", "svd")[1])
+    assert rows[0][3:] == ["SVD RMSE", "LFG RMSE"] and [row[0] for row in rows[2:4]] == ["2", "4"] and len(rows) == 6
+    everything = rows_of(cli("--dataset", "synthetic", "--test", "basic")[1])
+    assert [[row[3], row[6]] for row in everything[3:7:2]] == [row[3:] for row in rows[2:4]]
+
+
+@pytest.mark.parametrize("test,models,columns", [
+    ("basic", "", "SVD, BiasSVD, SVD++, LFG, LFG-item, LFG-dual"),
+    ("realtime", "", "SVD, BiasSVD, BiasSVD fold-in, SVD++ fold-in, LFG, LFG-item, LFG-dual"),
+    ("basic", "lfg-item svdpp", "SVD++, LFG-item"), ("realtime", "lfg-item svdpp", "SVD++ fold-in, LFG-item"),
+    ("realtime", "lfg-dual biassvd", "BiasSVD, BiasSVD fold-in, LFG-dual")])
+def test_columns_are_those_asked_for(cli, test, models, columns):
+    arguments = ["--models", *models.split()] if models else []
+    out = cli("--dataset", "synthetic", "--test", test, "--folds", 1, *arguments)[1]
+    assert ", ".join(rows_of(out)[0][3:]) == columns.replace(",", " RMSE,") + " RMSE"
+
+
+@pytest.mark.parametrize("test,column,groups", [
+    ("basic", "SVD", ["SVD"]), ("basic", "LFG-item", ["LFG-item", "LFG-item fold-in"]),
+    ("basic", "LFG-dual", ["LFG-dual"]),
+    ("realtime", "LFG-item", ["LFG-item", "LFG-item fold-in"]),
+    ("realtime", "SVD++ fold-in", ["SVD++", "SVD++ fold-in"]),
+    ("realtime", "BiasSVD", ["BiasSVD"])])
+def test_tune_prints_the_setting_in_use_and_its_neighbours(cli, tmp_path, monkeypatch, test, column, groups):
+    predicted = record(experiments, "predict", monkeypatch.setattr)
+    model, = (m for m, added in experiments.COLUMNS[test].items() if column in added)
+    code, out, _ = cli("--dataset", "synthetic", "--test", "tune", "--models", model, "--json", tmp_path / "json")
+    tables, used = json.loads((tmp_path / "json").read_text()), experiments.SETTINGS["ml-100k", test]
+    assert code == 0 and [(t["test"], t["of"], *t["models"]) for t in tables] == [
+        ("tune", of, c) for of in COLUMNS for c in experiments.COLUMNS[of][model]]
+    assert [row[:2] for row in rows_of(out) if "RMSE" not in row and set(row[0]) != {"-"}] == [
+        [row["changed"], f"{row['rmse']:.4f}"] for table in tables for row in table["grid"]]
+    at = sum(len(t["grid"]) for t in tables[:[(t["of"], *t["models"]) for t in tables].index((test, column))])
+    grid, = (t["grid"] for t in tables if (t["of"], *t["models"]) == (test, column))
+    (_, _, first, _, _), *others = [a for a, _ in predicted[at:at + len(grid)]]
+    assert first == used and grid[0]["changed"] == "in use"
+    changes = [[(g, k, s[2][g][k]) for g in used for k in used[g] if s[2][g][k] != used[g][k]] for s in others]
+    assert [[f"{experiments.label(g, k)} = {v}" for g, k, v in change] for change in changes] == [[row["changed"]] for row in grid[1:]]
+    assert [g for (g, _, _), in changes] == [g for g in groups for f in experiments.GRID[g].values() for _ in f]
+    if column == "SVD":
+        assert ("SVD", "n_factors", 2) in sum(changes, []) and ("SVD", "n_factors", 8) in sum(changes, [])
+
+
+def test_help_shows_all_defaults(cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    code, out, _ = cli("--help")
+    shown = dict(re.findall(r"^  (--[\w-]+)[\s\S]*?\(default: (.*)\)$", out, re.M))
+    defaults = {f"--{name.replace('_', '-')}": str(value) for name, value in vars(experiments.parse([])).items()}
+    assert code == 0 and shown == defaults
+    assert set(defaults) == {"--dataset", "--test", "--models", "--folds", "--seed", "--seeds", "--data-dir", "--json",
+                             "--quiet"}
+
+
+@pytest.mark.parametrize("arguments,message", [
+    (["--folds", "6"], "--folds"), (["--folds", "0"], "--folds"), (["--folds", "x"], "--folds"),
+    (["--models", "knn"], "knn"), (["--test", "other"], "other"), (["--seed", "-1"], "--seed"), (["--x"], "--x"),
+    (["--seeds", "0"], "--seeds"), (["--seeds", "-1"], "--seeds"), (["--seeds", "x"], "--seeds"),
+    (["--dataset", "nowhere"], "nowhere: no ratings here"), (["--dataset", "few.csv"], "few users"),
+    (["--dataset", "half"], "u.user is missing"), (["--data-dir", "none"], "no network here"),
+    (["--data-dir", "few.csv"], "few.csv"), (["--data-dir", "named"], "u.user is missing"),
+    (["--dataset", "synthetic", "--json", "no/such/x.json"], "no/such/x.json"),
+    (["--dataset", "synthetic", "--json", "half"], "half")], ids=" ".join)
+def test_mistakes_end_in_one_line_and_code_2(cli, tmp_path, monkeypatch, arguments, message):
+    no_network(monkeypatch)
+    fake_pip(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    for folder in ("half", "named/ml-100k"):
+        write(tmp_path / folder, {"u.data": "1\t1\t1\t1\n"})
+    write(tmp_path, {"few.csv": "user,item,rating\n1,1,1\n"})
+    cli.names = ["synthetic"]
+    code, _, err = cli("--folds", "1", *arguments)
+    assert code == 2 and err.count("\n") == 1 and err.endswith("\n") and message in err
+
+
+def test_a_mistake_on_the_real_command_line(tmp_path):
+    done = subprocess.run([sys.executable, experiments.__file__, "--dataset", "nowhere"], cwd=tmp_path,
+                          capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("experiments.py: nowhere: no ratings") and done.stderr.count("\n") == 1
+
+
+def test_json_that_cannot_be_written_leaves_the_old_file(cli, tmp_path, monkeypatch):
+    def half(tables, file, **_):
+        file.write("[")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(experiments.json, "dump", half)
+    path = write(tmp_path, {"old.json": "[]"}) / "old.json"
+    code, _, err = cli("--dataset", "synthetic", "--folds", 1, "--models", "svd", "--json", path)
+    assert code == 2 and err.count("\n") == 1 and f"{path}: No space left on device" in err
+    assert path.read_text() == "[]" and os.listdir(tmp_path) == ["old.json"]
+
+
+@pytest.mark.parametrize("path", ["folder", "no/x.json"])
+def test_json_that_can_never_be_written_is_told_at_once(cli, tmp_path, path):
+    (tmp_path / "folder").mkdir()
+    code, out, _ = cli("--dataset", "synthetic", "--folds", 1, "--models", "svd", "--json", tmp_path / path)
+    assert (code, out, os.listdir(tmp_path)) == (2, "", ["folder"])
+
+
+@pytest.mark.parametrize("kind", ["link", "socket"])
+def test_json_leaves_links_and_special_files_what_they_are(cli, tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)                             # a socket stands for what is no plain file: /dev/stdout
+    if kind == "link":
+        os.symlink("real.json", "x")
+    else:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind("x")
+    code, _, _ = cli("--dataset", "synthetic", "--folds", 1, "--models", "svd", "--json", "x")
+    if kind == "link":
+        assert code == 0 and os.path.islink("x") and json.loads(Path("real.json").read_text())
+    else:
+        assert code == 2 and Path("x").is_socket()
+
+
+def test_json_has_the_permissions_of_any_new_file(cli, tmp_path):
+    plain = write(tmp_path, {"plain": ""}) / "plain"
+    assert cli("--dataset", "synthetic", "--folds", 1, "--models", "svd", "--json", tmp_path / "json")[0] == 0
+    assert (tmp_path / "json").stat().st_mode == plain.stat().st_mode
+
+
+def run_few(folder, *before, **options):
+    """The real command line on a data set too small for it, which prints a title and a header before it says so."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.run([*before, sys.executable, experiments.__file__, "--dataset", write(folder / "few", CSV)],
+                          stderr=subprocess.PIPE, text=True, env=environment, **options)
+
+
+def test_a_reader_that_leaves_is_no_traceback(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = run_few(tmp_path, stdout=writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_full_disk_is_one_line_and_code_2(tmp_path):
+    with open(tmp_path / "out", "w") as out:                # a limit of 0 bytes a file stands for a full disk
+        done = run_few(tmp_path, "sh", "-c", 'ulimit -f 0; exec "$@"', "sh", stdout=out)
+    assert done.returncode == 2 and done.stderr.startswith("experiments.py: ") and done.stderr.count("\n") == 1
+
+
+def test_ctrl_c_keeps_the_folds_printed_so_far(cli, monkeypatch):
+    train, trained = experiments.train, []
+
+    def interrupted(*arguments, **options):
+        if len(trained) == 4:                               # three models of fold 1, one of fold 2
+            raise KeyboardInterrupt
+        trained.append(train(*arguments, **options))
+        return trained[-1]
+
+    monkeypatch.setattr(experiments, "train", interrupted)
+    code, out, err = cli("--dataset", "synthetic", "--models", "svd", "biassvd", "lfg")
+    assert code == 130 and err.count("\n") == 1 and "interrupted" in err
+    assert [row[0] for row in rows_of(out)[2:]] == ["1"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("stderr,more,shown", [(Terminal, [], True), (Terminal, ["--quiet"], False),
+                                               (io.StringIO, [], False)])
+def test_progress_is_for_terminals(cli, monkeypatch, stderr, more, shown):
+    monkeypatch.setattr(sys, "stderr", stderr())
+    assert cli("--dataset", "synthetic", "--test", "basic", "--folds", 1, *more)[0] == 0
+    assert ("fold 1" in sys.stderr.getvalue()) == shown == bool(sys.stderr.getvalue())
+
+
+def test_layers_and_models_need_numpy_alone():
+    code = "import sys; sys.modules.update(pandas=None, tqdm=None, data=None, experiments=None); import nn, svd, lfg"
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(experiments.__file__).parent,
+                          capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif("LFG_DATA" not in os.environ, reason="LFG_DATA does not name a folder with ml-100k")
+def test_real_ml_100k_fold_1_lies_in_its_bands(tmp_path, capsys):
+    path = tmp_path / "json"
+    assert experiments.main(["--dataset", "ml-100k", "--test", "all", "--folds", "1", "--seeds", "1", "--quiet",
+                             "--data-dir", os.environ["LFG_DATA"], "--json", str(path)]) == 0
+    basic, realtime = (table["average"] for table in json.loads(path.read_text()))
+    bands = {"SVD": (0.915, 0.94), "BiasSVD": (0.89, 0.912), "SVD++": (0.89, 0.912), "LFG": (0.895, 0.915),
+             "LFG-item": (0.875, 0.895)}
+    assert {name: basic[name] for name, (low, high) in bands.items() if not low < basic[name] < high} == {}
+    assert realtime["LFG-item"] < realtime["BiasSVD fold-in"] - 0.01
+
+
+# Data
+
 
 FLAGS = {g: i for i, g in enumerate(data.GENRES)}
 
