@@ -32,20 +32,20 @@ SETTINGS = {
     ("ml-100k", "basic"): {
         "SVD": dict(n_factors=10, l2=1.1, start=0.3, epochs=40),
         "BiasSVD": dict(n_factors=50, l2=1.2, l2_bias=0.6, epochs=20, rate=0.02),
-        "SVD++": dict(n_factors=50, l2=1.2, l2_bias=0.6, epochs=20, rate=0.02),
+        "SVD++": dict(n_factors=20, l2=1.4, l2_bias=0.6, epochs=20, rate=0.02),
         "LFG": dict(n_factors=200, l2=0.2, l2_M=0.6, mask=0.3, epochs=30, rate=5e-3),
-        "LFG-item": dict(n_factors=200, hidden=(500,), l2=0.1, l2_M=0.4, mask=0.5, svd_rows=30, epochs=40, rate=5e-3),
-        "LFG-item fold-in": dict(l2=600.0, l2_bias=3.0),
+        "LFG-item": dict(n_factors=200, l2=0.05, l2_M=0.15, mask=0.5, shown_weight=0.2, svd_rows=30, rate=5e-3),
+        "LFG-item fold-in": dict(l2=512.0, l2_bias=3.0),
         "LFG-dual": dict(seeds=5, user_weight=0.15),
     },
     ("ml-1m", "basic"): {
         "SVD": dict(n_factors=20, l2=1.1, start=0.3, epochs=40),
         "BiasSVD": dict(n_factors=50, l2=1.2, l2_bias=0.6, epochs=20, rate=0.02),
-        "SVD++": dict(n_factors=20, l2=1.2, l2_bias=0.6, epochs=40, rate=0.02),
+        "SVD++": dict(n_factors=10, l2=1.25, l2_bias=0.6, epochs=40, rate=0.02),
         "LFG": dict(n_factors=200, hidden=(500,), l2=0.02, l2_M=0.2, mask=0.3, epochs=30),
-        "LFG-item": dict(n_factors=200, hidden=(500,), l2=0.02, l2_M=0.15, mask=0.5, epochs=40),
+        "LFG-item": dict(n_factors=200, hidden=(500,), l2=0.02, l2_M=0.06, mask=0.5, shown_weight=0.2),
         "LFG-item fold-in": dict(l2=512.0, l2_bias=3.0),
-        "LFG-dual": dict(seeds=2, user_weight=0.15),
+        "LFG-dual": dict(seeds=2, user_weight=0.2),
     },
     ("ml-100k", "realtime"): {
         "SVD": dict(n_factors=10, l2=1.1, start=0.3, epochs=40),
@@ -54,8 +54,8 @@ SETTINGS = {
         "SVD++": dict(n_factors=50, l2=1.2, l2_bias=0.3, epochs=20, rate=0.02),
         "SVD++ fold-in": dict(l2=5.0, l2_bias=3.0),
         "LFG": dict(n_factors=200, l2=0.3, l2_M=0.6, mask=0.3, epochs=40, rate=5e-3),
-        "LFG-item": dict(n_factors=200, l2=0.1, l2_M=0.4, mask=0.5, svd_rows=30, epochs=40, batch=256),
-        "LFG-item fold-in": dict(l2=250.0, l2_bias=3.0),
+        "LFG-item": dict(n_factors=200, l2=0.05, l2_M=0.15, mask=0.5, shown_weight=0.2, svd_rows=30, batch=256),
+        "LFG-item fold-in": dict(l2=200.0, l2_bias=3.0),
         "LFG-dual": dict(seeds=5, user_weight=0.15),
     },
     ("ml-1m", "realtime"): {
@@ -65,8 +65,8 @@ SETTINGS = {
         "SVD++": dict(n_factors=20, l2=1.2, l2_bias=0.3, epochs=40, rate=0.02),
         "SVD++ fold-in": dict(l2=5.0, l2_bias=3.0),
         "LFG": dict(n_factors=200, hidden=(500,), l2=0.02, l2_M=0.2, mask=0.3, epochs=30),
-        "LFG-item": dict(n_factors=200, hidden=(500,), l2=0.02, l2_M=0.15, mask=0.5, epochs=40),
-        "LFG-item fold-in": dict(l2=512.0, l2_bias=3.0),
+        "LFG-item": dict(n_factors=200, hidden=(500,), l2=0.02, l2_M=0.06, mask=0.5, shown_weight=0.2),
+        "LFG-item fold-in": dict(l2=350.0, l2_bias=3.0),
         "LFG-dual": dict(seeds=2, user_weight=0.1),
     },
 }
@@ -293,7 +293,7 @@ def settings_for(data, test, options):
 def epochs_of(columns, settings, seed):
     """Epochs in training all that the columns need, once each."""
     models = {need for column in columns for need in needs(column, settings, seed)}
-    return sum(settings[name]["epochs"] for name, _ in models)
+    return sum(CLASSES[name](**settings[name]).epochs for name, _ in models)
 
 
 def table_printer(header):

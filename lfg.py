@@ -11,13 +11,14 @@ class LFG:
 
     The network, M (factors x items, started from the truncated SVD) and bi are trained together on the
     observed entries. A user is never stored: `generate` makes the factors of anyone, seen in training or not.
-    Loss of a batch of B users: squared error over observed entries / B + l2 |W|^2 + l2_M |M|^2.
+    Loss of a batch of B users: squared error over observed entries / B + l2 |W|^2 + l2_M |M|^2. An entry that the
+    input shows (not masked) weighs shown_weight, 1 in the paper: less, and the network learns to predict, not to copy.
     """
 
     def __init__(self, n_factors=50, hidden=(256,), l2=0.005, l2_M=0.2, mask=0.1, dropout=0.5, svd_rows=50,
-                 epochs=40, rate=3e-3, batch=128, seed=0, dtype=np.float32):
+                 shown_weight=1.0, epochs=40, rate=3e-3, batch=128, seed=0, dtype=np.float32):
         self.n_factors, self.hidden, self.l2, self.l2_M = n_factors, hidden, l2, l2_M
-        self.mask, self.dropout, self.svd_rows = mask, dropout, svd_rows
+        self.mask, self.shown_weight, self.dropout, self.svd_rows = mask, shown_weight, dropout, svd_rows
         self.epochs, self.rate, self.batch, self.seed, self.dtype = epochs, rate, batch, seed, dtype
 
     def fit(self, R, E, progress=None):
@@ -37,7 +38,8 @@ class LFG:
                 row, item, value = R.rows(order[b])
                 kept = rng.random(len(row), np.float32) >= self.mask
                 x = self.encode(row[kept], item[kept], value[kept], E[order[b]])
-                mse, grads = self.gradients(x, row, item, value)
+                weight = np.where(kept, self.shown_weight, 1).astype(self.dtype)
+                mse, grads = self.gradients(x, row, item, value, weight)
                 adam.step(grads, self.rate * cosine((epoch + n / len(batches)) / self.epochs))
                 loss += mse * len(x)
             if progress:
@@ -77,11 +79,12 @@ class LFG:
         x[row, n_side + n_items + item] = scale
         return x
 
-    def gradients(self, x, row, item, value):
+    def gradients(self, x, row, item, value, weight=1):
         """Squared error / B of a batch and its gradients by the network's parameters, M and bi."""
         G, caches = self.network.forward(x, training=True)    # (B, k + 1)
         U_G, bu_G = G[:, :-1], G[:, -1]
-        mse, d = masked_mse(U_G @ self.M, row, item, value - self.mu - bu_G[row] - self.bi[item])    # d: (B, items)
+        target = value - self.mu - bu_G[row] - self.bi[item]
+        mse, d = masked_mse(U_G @ self.M, row, item, target, weight)           # d: (B, items)
         dG = np.hstack([d @ self.M.T, d.sum(1, keepdims=True)])                # (B, items) -> (B, k + 1)
         return mse, self.network.backward(dG, caches) + [U_G.T @ d, d.sum(0)]
 

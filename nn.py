@@ -137,15 +137,16 @@ class Sequential:
         return self.layers[0].backward(dy, caches[0], input_grad=False)[1] + grads
 
 
-def masked_mse(prediction, row, column, target):
+def masked_mse(prediction, row, column, target, weight=1):
     """Squared error over the observed entries of a batch / B, and its gradient: (B, C), (n,)... -> (), (B, C).
 
     Entry i is observed at (row[i], column[i]) with the value target[i]; the gradient is 0 elsewhere.
+    weight: of each entry in the sum, (n,) or a number.
     """
     residual = prediction[row, column] - target               # (n,)
     gradient = np.zeros_like(prediction)
-    gradient[row, column] = residual * prediction.dtype.type(2 / len(prediction))
-    return residual @ residual / len(prediction), gradient
+    gradient[row, column] = residual * weight * prediction.dtype.type(2 / len(prediction))
+    return residual @ (residual * weight) / len(prediction), gradient
 
 
 def cosine(progress):

@@ -93,9 +93,10 @@ def test_gradient_of_masked_mse():
     rng = np.random.default_rng(0)
     prediction, row, column = rng.normal(size=(5, 3)), np.array([0, 0, 3, 1]), np.array([0, 2, 1, 1])
     target = rng.normal(size=4)
-    loss, gradient = masked_mse(prediction, row, column, target)
-    assert loss == pytest.approx(sum((prediction[r, c] - t) ** 2 for r, c, t in zip(row, column, target)) / 5)
-    check_gradients(lambda: masked_mse(prediction, row, column, target)[0], [prediction], [gradient])
+    for weight in (1, rng.random(4)):
+        loss, gradient = masked_mse(prediction, row, column, target, weight)
+        assert loss == pytest.approx((weight * (prediction[row, column] - target) ** 2).sum() / 5)
+        check_gradients(lambda w=weight: masked_mse(prediction, row, column, target, w)[0], [prediction], [gradient])
 
 
 def test_layers_worked_by_hand():
@@ -737,7 +738,8 @@ def test_tune_prints_the_setting_in_use_and_its_neighbours(cli, tmp_path, monkey
     (_, _, first, _, _), *others = [a for a, _ in predicted[at:at + len(grid)]]
     assert first == used and grid[0]["changed"] == "in use"
     changes = [[(g, k, s[2][g][k]) for g in used for k in used[g] if s[2][g][k] != used[g][k]] for s in others]
-    assert [[f"{experiments.label(g, k)} = {v}" for g, k, v in change] for change in changes] == [[row["changed"]] for row in grid[1:]]
+    labels = [[f"{experiments.label(g, k)} = {v}" for g, k, v in change] for change in changes]
+    assert labels == [[row["changed"]] for row in grid[1:]]
     assert [g for (g, _, _), in changes] == [g for g in groups for f in experiments.GRID[g].values() for _ in f]
     if column == "SVD":
         assert ("SVD", "n_factors", 2) in sum(changes, []) and ("SVD", "n_factors", 8) in sum(changes, [])
