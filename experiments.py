@@ -128,7 +128,8 @@ def cross_validate(data, test, columns, options):
     number, paper = PAPER.get((data.name, test), (None, None))
     settings = settings_for(data, test, options)
     title = f"{TITLES[test]} 5-Fold Cross-Validation Results on {data.name.replace('ml-', 'MovieLens-')}"
-    show(f"Table {number}: {title}\n" if number else f"{title}\n")
+    table = f"Table {number}" if number else f"{data.name} {test}"
+    show(f"{table}: {title}\n" if number else f"{title}\n")
     row = table_printer(["Fold", "Train Set", "Test Set"] + [f"{c} RMSE" for c in columns])
     folds = []
     with progress_bar(len(options.folds) * epochs_of(columns, settings, options.seed), options) as bar:
@@ -136,7 +137,7 @@ def cross_validate(data, test, columns, options):
             parts, trained = split(data.ratings, test, fold, options.seed), {}
             result = {"fold": fold, "n_train": len(parts.train), "n_test": len(parts.target), "rmse": {}, "seconds": {}}
             for column in columns:
-                bar.set_description(f"{data.name} {test}, fold {fold}, {column}")
+                bar.set_description(f"{table}, fold {fold}, {column}")
                 rmse, seconds = evaluate(column, settings, parts, data, options.seed, trained, bar)
                 result["rmse"][column], result["seconds"][column] = rmse, seconds
             folds.append(result)

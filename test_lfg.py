@@ -380,6 +380,15 @@ def test_lfg_masks_a_share_of_its_input_and_none_of_its_target(small):
     assert shares[0] == 0 and abs(shares[1] - 0.3) < 0.02   # deviation 0.005
 
 
+def test_a_rating_that_the_input_shows_weighs_shown_weight_and_a_hidden_one_1(small):
+    model = lfg(mask=0.5, shown_weight=0.25)
+    calls = record(model, "gradients")
+    model.fit(small.ratings, small.E)
+    for (inputs, row, item, _, weight), _ in calls:
+        shown = inputs[row, small.E.shape[1] + 40 + item] > 0
+        assert 0 < shown.mean() < 1 and weight.tolist() == np.where(shown, 0.25, 1).tolist()
+
+
 @pytest.mark.parametrize("test", ["basic", "realtime"])
 def test_lfg_beats_item_means(test):
     d = synthetic(300, 120, 9000, seed=0)
