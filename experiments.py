@@ -9,7 +9,7 @@ import time
 import numpy as np
 from tqdm import tqdm
 
-from data import DataError, load, split
+from data import DataError, Split, load, split
 from lfg import LFG
 from svd import SVD, BiasSVD, SVDpp, fold_in, paired_dot
 
@@ -72,11 +72,11 @@ SETTINGS = {
 }
 SIZES = {"ml-100k": 100_000, "ml-1m": 1_000_209}              # ratings, to find the settings nearest in size
 GRID = {                                                      # what --test tune varies, one value at a time
-    "SVD": {"n_factors": (0.5, 2), "l2": (0.8, 1.25), "epochs": (0.5, 2)},
-    "BiasSVD": {"n_factors": (0.5, 2), "l2": (0.8, 1.25), "epochs": (0.5, 2)},
-    "SVD++": {"n_factors": (0.5, 2), "l2": (0.8, 1.25), "epochs": (0.5, 2)},
-    "LFG": {"l2": (0.5, 2), "l2_M": (0.7, 1.4), "mask": (0.7, 1.4)},
-    "LFG-item": {"l2": (0.5, 2), "l2_M": (0.7, 1.4), "mask": (0.7, 1.4)},
+    "SVD": {"n_factors": (0.5, 2), "l2": (0.8, 1.25), "start": (0.3, 3), "epochs": (0.5, 2), "rate": (0.5, 2)},
+    "BiasSVD": {"n_factors": (0.5, 2), "l2": (0.8, 1.25), "l2_bias": (0.5, 2), "epochs": (0.5, 2), "rate": (0.5, 2)},
+    "SVD++": {"n_factors": (0.5, 2), "l2": (0.8, 1.25), "l2_bias": (0.5, 2), "epochs": (0.5, 2), "rate": (0.5, 2)},
+    "LFG": {"n_factors": (0.5, 2), "l2": (0.5, 2), "l2_M": (0.7, 1.4), "mask": (0.7, 1.4), "rate": (0.6, 1.6)},
+    "LFG-item": {"l2": (0.5, 2), "l2_M": (0.7, 1.4), "mask": (0.7, 1.4), "shown_weight": (0.5, 2), "rate": (0.6, 1.6)},
     "BiasSVD fold-in": {"l2": (0.5, 2), "l2_bias": (0.3, 3)},
     "SVD++ fold-in": {"l2": (0.5, 2), "l2_bias": (0.3, 3)},
     "LFG-item fold-in": {"l2": (0.5, 2), "l2_bias": (0.3, 3)},
@@ -86,7 +86,7 @@ T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}             # Student's t by n
 
 
 def main(argv=None):
-    """Runs the command line; returns the exit code: 0, 2 after a user's mistake, 130 after Ctrl-C."""
+    """Runs the command line; the exit code: 0, 1 when stdout was closed, 2 after a mistake, 130 after Ctrl-C."""
     try:
         run(parse(argv))
     except DataError as error:
@@ -99,7 +99,7 @@ def main(argv=None):
         print(f"experiments.py: {error.strerror or error}; make room or redirect the output", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("experiments.py: interrupted; the folds finished so far are printed above", file=sys.stderr)
+        print("experiments.py: interrupted; what was finished has been printed", file=sys.stderr)
         return 130
     return 0
 
@@ -109,11 +109,10 @@ def run(options):
     names = ["ml-100k", "ml-1m"] if options.dataset == "all" else [options.dataset]
     tests = ["basic", "realtime"] if options.test in ("all", "tune") else [options.test]
     path = output_file(options.json) if options.json else None
-    loaded, tables = {}, []
+    loaded = {n: load(n, options.data_dir, options.seed, not options.quiet and sys.stderr.isatty()) for n in names}
+    tables = []
     for test in tests:
         for name in names:
-            if name not in loaded:
-                loaded[name] = load(name, options.data_dir, options.seed, not options.quiet and sys.stderr.isatty())
             columns = [c for model, added in COLUMNS[test].items() if model in options.models for c in added]
             if options.test == "tune":
                 tables += [tune(loaded[name], test, column, options) for column in columns]
@@ -201,7 +200,7 @@ def tune(data, test, column, options):
 def neighbours(used, group):
     """(what changed, settings): one value of a group at a time, multiplied by each of the grid's factors."""
     for key, factors in GRID[group].items():
-        value = used[group][key]
+        value = used[group][key] if key in used[group] else getattr(CLASSES[group](), key)
         for factor in factors:
             other = max(1, round(value * factor)) if isinstance(value, int) else round(value * factor, 6)
             yield f"{label(group, key)} = {other}", {**used, group: {**used[group], key: other}}
@@ -218,6 +217,7 @@ def evaluate(column, settings, parts, data, seed, trained, bar):
     """
     if not (len(parts.train) and len(parts.target)):
         raise DataError("too few users or ratings for five folds; give a larger data set")
+    parts, unit = in_stars(parts)
     models = []
     for name, its_seed in needs(column, settings, seed):
         key = (name, str(settings[name]), its_seed)
@@ -227,7 +227,16 @@ def evaluate(column, settings, parts, data, seed, trained, bar):
     predicted = predict(column, [model for model, _ in models], settings, parts, data)
     predicted = np.clip(predicted, parts.train.values.min(), parts.train.values.max())
     rmse = np.sqrt(np.mean((predicted - parts.target.values) ** 2, dtype=np.float64))
-    return float(rmse), sum(seconds for _, seconds in models)
+    return float(rmse * unit), sum(seconds for _, seconds in models)
+
+
+def in_stars(parts):
+    """Ratings divided by the unit that makes the training ratings span four units, as 1 to 5 do; and the unit.
+
+    Rates, penalties and Tanh are set for that span, so a scale of 1 to 10 or of half stars needs no other settings.
+    """
+    unit = (parts.train.values.max() - parts.train.values.min()) / 4 or 1
+    return (parts if unit == 1 else Split(*(r.with_values(r.values / unit) for r in parts))), unit
 
 
 def needs(column, settings, seed):
@@ -354,18 +363,19 @@ def parse(argv):
     """The options; exits with code 2 and one line when they make no sense."""
     parser = Parser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--dataset", default="ml-100k", metavar="{ml-100k,ml-1m,synthetic,all}",
-                        help="the data; also a path: a folder of .inter files or a CSV of user, item, rating")
+                        help="the data; also a path: a folder in GroupLens' or RecBole's layout, or a CSV "
+                        "whose first line names user, item and rating, as userId,movieId,rating does")
     parser.add_argument("--test", default="all", choices=["basic", "realtime", "tune", "all"],
                         help="basic: 20%% of each user's ratings held out; realtime: 20%% of the users are new; "
-                             "all: both; tune: validation RMSE around each setting")
+                             "all: both; tune: validation RMSE around each setting, within fold 1's training part")
     parser.add_argument("--models", nargs="+", default=list(COLUMNS["basic"]), choices=list(COLUMNS["basic"]),
                         help="columns of the tables")
     parser.add_argument("--folds", nargs="+", type=int, default=[1, 2, 3, 4, 5], choices=range(1, 6),
                         help="which folds")
     parser.add_argument("--seeds", type=int, help="runs of the item side that LFG-dual averages; "
-                        "None stands for 5 on ML-100k, 2 on ML-1m")
+                        "if not given, 5 on ML-100k and 2 on ML-1m")
     parser.add_argument("--seed", type=int, default=0, help="of the folds and of every random number in training")
-    parser.add_argument("--data-dir", default=os.environ.get("LFG_DATA", "data"),
+    parser.add_argument("--data-dir", default=os.environ.get("LFG_DATA") or "data",
                         help="where ml-100k and ml-1m lie, and are put; LFG_DATA sets it too")
     parser.add_argument("--json", metavar="FILE", help="write the tables there as well")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")

@@ -13,6 +13,9 @@ class LFG:
     observed entries. A user is never stored: `generate` makes the factors of anyone, seen in training or not.
     Loss of a batch of B users: squared error over observed entries / B + l2 |W|^2 + l2_M |M|^2. An entry that the
     input shows (not masked) weighs shown_weight, 1 in the paper: less, and the network learns to predict, not to copy.
+
+    The generator is symmetric: fit(R.T, F), F the items' own columns, generates the factors of items (LFG-item). Read
+    "item" for "user" and "user" for "item" below; M (factors x users) then holds the trained users.
     """
 
     def __init__(self, n_factors=50, hidden=(256,), l2=0.005, l2_M=0.2, mask=0.1, dropout=0.5, svd_rows=50,

@@ -609,6 +609,14 @@ def test_lfg_dual_averages_and_models_are_trained_once_a_fold(cli, small, monkey
     assert all(np.abs(side - dual).max() > 1e-3 for side in sides)
 
 
+@pytest.mark.parametrize("column", COLUMNS["realtime"])
+def test_another_rating_scale_needs_no_other_settings(cli, small, monkeypatch, column):
+    tenfold = replace(small, ratings=small.ratings.with_values(small.ratings.values * 10 + 7))             # 17 to 57
+    (a,), _, _ = run_recorded(monkeypatch, "realtime", column, small)
+    (b,), _, _ = run_recorded(monkeypatch, "realtime", column, tenfold)
+    assert b == pytest.approx(10 * a, rel=1e-3)
+
+
 def folds_of(n_test, **rmse):
     return [{"n_train": 100, "n_test": n, "rmse": {name.replace("_", "-"): v[at] for name, v in rmse.items()}}
             for at, n in enumerate(n_test)]
@@ -746,7 +754,8 @@ def test_tune_prints_the_setting_in_use_and_its_neighbours(cli, tmp_path, monkey
     grid, = (t["grid"] for t in tables if (t["of"], *t["models"]) == (test, column))
     (_, _, first, _, _), *others = [a for a, _ in predicted[at:at + len(grid)]]
     assert first == used and grid[0]["changed"] == "in use"
-    changes = [[(g, k, s[2][g][k]) for g in used for k in used[g] if s[2][g][k] != used[g][k]] for s in others]
+    changes = [[(g, k, s[2][g][k]) for g in used for k in s[2][g] if s[2][g][k] != used[g].get(k)]
+               for s in others]
     labels = [[f"{experiments.label(g, k)} = {v}" for g, k, v in change] for change in changes]
     assert labels == [[row["changed"]] for row in grid[1:]]
     assert [g for (g, _, _), in changes] == [g for g in groups for f in experiments.GRID[g].values() for _ in f]
@@ -768,7 +777,7 @@ def test_help_shows_all_defaults(cli, monkeypatch):
     (["--folds", "6"], "--folds"), (["--folds", "0"], "--folds"), (["--folds", "x"], "--folds"),
     (["--models", "knn"], "knn"), (["--test", "other"], "other"), (["--seed", "-1"], "--seed"), (["--x"], "--x"),
     (["--seeds", "0"], "--seeds"), (["--seeds", "-1"], "--seeds"), (["--seeds", "x"], "--seeds"),
-    (["--dataset", "nowhere"], "nowhere: no ratings here"), (["--dataset", "few.csv"], "few users"),
+    (["--dataset", "nowhere"], "nowhere: no such file or folder"), (["--dataset", "few.csv"], "few users"),
     (["--dataset", "half"], "u.user is missing"), (["--data-dir", "none"], "no network here"),
     (["--data-dir", "few.csv"], "few.csv"), (["--data-dir", "named"], "u.user is missing"),
     (["--dataset", "synthetic", "--json", "no/such/x.json"], "no/such/x.json"),
@@ -789,7 +798,7 @@ def test_a_mistake_on_the_real_command_line(tmp_path):
     done = subprocess.run([sys.executable, experiments.__file__, "--dataset", "nowhere"], cwd=tmp_path,
                           capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("experiments.py: nowhere: no ratings") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("experiments.py: nowhere: no such file or folder") and done.stderr.count("\n") == 1
 
 
 def test_json_that_cannot_be_written_leaves_the_old_file(cli, tmp_path, monkeypatch):
@@ -1024,7 +1033,7 @@ def test_csv_with_and_without_movies(tmp_path):
     text = 'rating,Item_ID,"USER"\n1,NA,u\n\n2,"a,\nb",u\n'    # any order, text ids, a quoted newline
     path = write(tmp_path / "b", {"mine.csv": text}) / "mine.csv"
     d = load(path)
-    assert d.name == "mine" and d.item_ids.tolist() == ["NA", "a,\nb"] == d.titles and d.F.shape == (2, 0)
+    assert d.name == "mine.csv" and d.item_ids.tolist() == ["NA", "a,\nb"] == d.titles and d.F.shape == (2, 0)
     assert d.ratings.items.tolist() == [0, 1] and d.ratings.values.tolist() == [1, 2]
 
 
@@ -1083,7 +1092,7 @@ def test_errors_name_file_and_line(tmp_path, files, name, old, new, message):
 
 
 def test_errors_of_places(tmp_path):
-    assert "nowhere: no ratings here" in fail(tmp_path / "nowhere")
+    assert "nowhere: no such file or folder" in fail(tmp_path / "nowhere")
     assert "needs a data directory" in fail("ml-100k")
     assert "u.data is here but u.user is missing" in fail(write(tmp_path / "a", {"u.data": "1\t1\t1\t1\n"}))
     both = dict(ATOMIC, **{"y.inter": ATOMIC["x.inter"]})
