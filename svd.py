@@ -126,9 +126,10 @@ class SVDpp(BiasSVD):
     """
 
     def fit(self, R, progress=None):
+        """As BiasSVD's; p ends up as p + z, since what follows needs their sum only."""
         self.y = np.zeros((R.shape[1], self.n_factors), np.float32)
         super().fit(R, progress)
-        self.p += self.z(R)                                   # what follows needs p and z in sum only
+        self.p += self.z(R)
         return self
 
     def item_params(self):
