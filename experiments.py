@@ -274,7 +274,7 @@ def predict(column, models, settings, parts, data):
         weight = settings["LFG-dual"]["user_weight"]
         return weight * model.predict(users, items, parts.profile, data.E) + (1 - weight) * np.mean(by_items, axis=0)
     if column.endswith("fold-in"):
-        centre = model.z(parts.profile) if column.startswith("SVD++") else None
+        centre = model.z(parts.profile) if column.startswith("SVD++") else 0
         p, bu = fold_in(parts.profile, model.q, model.bi, model.mu, **settings[column], centre=centre)
         return model.mu + bu[users] + model.bi[items] + paired_dot(p, model.q, users, items)
     return model.predict(users, items)

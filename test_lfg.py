@@ -283,8 +283,8 @@ def test_a_new_user_is_a_placeholder(small):
 @pytest.mark.parametrize("q,bi,ratings,settings,p,b", [
     # 5 - 3 - 0.5 = 1.5: (4 + 2) p + 2 b = 2 * 1.5 and 2 p + (1 + 1) b = 1.5, so p = 1.5 / 4, b = 0.75 - p
     ([2], [0.5], [5], dict(l2=2, l2_bias=1), 0.375, 0.375),
-    # from p = 1, b = 0.5 what is left is 1.5 - 0.5 - 2 = -1: the same with -1 for 1.5: p = 1 - 1 / 4, b = 0.5 - 1 / 4
-    ([2], [0.5], [5], dict(l2=2, l2_bias=1, centre=np.array([1]), centre_bias=0.5), 0.75, 0.25),
+    # from p = 1 what is left is 1.5 - 2 = -0.5: the same with -0.5 for 1.5: p = 1 - 0.5 / 4, b = -0.5 / 4
+    ([2], [0.5], [5], dict(l2=2, l2_bias=1, centre=np.array([[1]])), 0.875, -0.125),
     # 2 and 2 - 3 - 0.5 = -1.5: (1 + 4 + 1) p + 3 b = 2 - 3, 3 p + (2 + 1) b = 0.5, so 3 p = -1.5, b = (0.5 + 1.5) / 3
     ([1, 2], [0, 0.5], [5, 2], dict(l2=1, l2_bias=1), -0.5, 2 / 3)], ids=["one item", "centre", "two items"])
 def test_fold_in_worked_by_hand(q, bi, ratings, settings, p, b):
@@ -296,16 +296,16 @@ def test_fold_in_worked_by_hand(q, bi, ratings, settings, p, b):
 @pytest.mark.parametrize("l2", [0.7, 1e9])
 def test_fold_in_is_where_its_gradient_vanishes(l2):
     rng = np.random.default_rng(0)
-    q, bi, centre, mu, centre_bias = rng.normal(size=(8, 3)), rng.normal(size=8), rng.normal(size=(6, 3)), 3.5, 0.25
+    q, bi, centre, mu = rng.normal(size=(8, 3)), rng.normal(size=8), rng.normal(size=(6, 3)), 3.5
     seen = rng.random((6, 8)) < 0.5
     seen[2] = False
     h = rng.integers(1, 6, seen.shape)
-    p, b = fold_in(Ratings(*np.nonzero(seen), h[seen], seen.shape), q, bi, mu, l2, 2 * l2, centre, centre_bias)
+    p, b = fold_in(Ratings(*np.nonzero(seen), h[seen], seen.shape), q, bi, mu, l2, 2 * l2, centre)
     error = np.where(seen, mu + b[:, None] + bi + p @ q.T - h, 0)
     assert np.abs(error @ q / l2 + p - centre).max() < 1e-12               # halves of the gradient, over l2
-    assert np.abs(error.sum(1) / l2 + 2 * (b - centre_bias)).max() < 1e-12
-    assert np.array_equal(p[2], centre[2]) and b[2] == centre_bias and seen.any(1).sum() == 5
-    assert (np.abs(p - centre).max() < 1e-6) == (l2 == 1e9) == (np.abs(b - centre_bias).max() < 1e-6)
+    assert np.abs(error.sum(1) / l2 + 2 * b).max() < 1e-12
+    assert np.array_equal(p[2], centre[2]) and b[2] == 0 and seen.any(1).sum() == 5
+    assert (np.abs(p - centre).max() < 1e-6) == (l2 == 1e9) == (np.abs(b).max() < 1e-6)
 
 
 def test_fold_in_recovers_planted_users():
