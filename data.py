@@ -108,7 +108,7 @@ def split(ratings, test, fold, seed):
     if test not in ("basic", "realtime") or fold not in range(1, 6):
         raise DataError(f"no fold {fold!r} of test {test!r}; give fold 1 to 5 of basic or realtime")
     rng = np.random.default_rng(seed)
-    counts = np.diff(ratings.starts)                                      # (users,)
+    counts = ratings.counts                                               # (users,)
     order = np.lexsort((rng.permutation(len(ratings)), ratings.users))    # shuffled within each user
     rank = np.empty(len(ratings), np.int64)
     rank[order] = np.arange(len(ratings)) - ratings.starts[ratings.users]

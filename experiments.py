@@ -27,7 +27,7 @@ PAPER = {                                                     # (data set, test)
     ("ml-100k", "realtime"): (3, {"SVD": 1.1274, "BiasSVD": 1.0305, "LFG": 0.9255}),
     ("ml-1m", "realtime"): (4, {"SVD": 1.1151, "BiasSVD": 0.9835, "LFG": 0.8837}),
 }
-# Chosen with --test tune, which prints the grid around each; what is not named here is the class's default.
+# Chosen on validation; --test tune prints the grid around each. What is not named here is the class's default.
 SETTINGS = {
     ("ml-100k", "basic"): {
         "SVD": dict(n_factors=10, l2=1.1, start=0.1, epochs=40),

@@ -36,6 +36,7 @@ class LeakyReLU:
         self.slope = slope
 
     def forward(self, x, training=False):
+        """(B, D) -> (B, D); the cache holds the slope taken at each value."""
         # multiplying by a table of two slopes: np.where mispredicts a branch at every other element
         slopes = np.array([self.slope, 1], x.dtype)[(x > 0).view(np.int8)]
         return x * slopes, slopes
@@ -66,6 +67,7 @@ class Dropout:
         self.rate, self.rng = rate, rng
 
     def forward(self, x, training=False):
+        """(B, D) -> (B, D); the cache is what x was multiplied by. At inference x passes as it is."""
         if not training:
             return x, None
         keep = (self.rng.random(x.shape, np.float32) >= self.rate) / x.dtype.type(1 - self.rate)
@@ -93,6 +95,7 @@ class BatchNorm:
         return [self.gain, self.shift]
 
     def forward(self, x, training=False):                     # (B, H), (H,), (H,) -> (B, H)
+        """Training moves the running statistics, the one thing that a forward pass changes."""
         if training:
             mean, var = x.mean(0), x.var(0)
             self.mean += self.momentum * (mean - self.mean)
@@ -122,6 +125,7 @@ class Sequential:
         return [p for layer in self.layers for p in layer.params]
 
     def forward(self, x, training=False):
+        """The last layer's output, and the list of caches that backward takes."""
         caches = []
         for layer in self.layers:
             x, cache = layer.forward(x, training)

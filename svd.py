@@ -75,6 +75,7 @@ class BiasSVD:
         return self
 
     def item_params(self):
+        """The arrays that every block steps, in the order of gradients()[1][2:]."""
         return [self.q, self.bi]
 
     def gradients(self, ratings, p, bu, share):
@@ -100,6 +101,7 @@ class BiasSVD:
         return None, 0
 
     def implicit_gradients(self, N, dx, weight_i):
+        """Gradients by the parameters of implicit(): none here."""
         return []
 
     def predict(self, users, items):

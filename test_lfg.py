@@ -862,6 +862,13 @@ def test_a_full_disk_is_one_line_and_code_2(tmp_path):
     assert done.returncode == 2 and done.stderr.startswith("experiments.py: ") and done.stderr.count("\n") == 1
 
 
+def test_all_data_is_loaded_before_anything_is_trained(cli, tmp_path, monkeypatch):
+    no_network(monkeypatch)
+    cli.names.remove("ml-1m")
+    code, out, err = cli("--dataset", "all", "--models", "svd", "--folds", 1, "--data-dir", tmp_path)
+    assert (code, out) == (2, "") and "cannot get ml-1m" in err and err.count("\n") == 1
+
+
 def test_ctrl_c_keeps_the_folds_printed_so_far(cli, monkeypatch):
     train, trained = experiments.train, []
 
