@@ -109,9 +109,7 @@ def split(ratings, test, fold, seed):
         raise DataError(f"no fold {fold!r} of test {test!r}; give fold 1 to 5 of basic or realtime")
     rng = np.random.default_rng(seed)
     counts = ratings.counts                                               # (users,)
-    order = np.lexsort((rng.permutation(len(ratings)), ratings.users))    # shuffled within each user
-    rank = np.empty(len(ratings), np.int64)
-    rank[order] = np.arange(len(ratings)) - ratings.starts[ratings.users]
+    rank = _ranks(ratings, rng)
     if test == "basic":
         first = rng.integers(5, size=len(counts))      # else users of few ratings all fill the first folds
         target = (rank + first[ratings.users]) % 5 == fold - 1
@@ -123,6 +121,19 @@ def split(ratings, test, fold, seed):
     new = fold_of[ratings.users] == fold - 1
     target = rank < np.maximum(1, (counts + 2) // 5)[ratings.users]       # n / 5, rounded
     return Split(ratings.where(~new), ratings.where(new & ~target), ratings.where(new & target))
+
+
+def first_ratings(ratings, n, seed):
+    """The first n ratings of each user, in an order that the seed fixes: those of a smaller n are among them."""
+    return ratings.where(_ranks(ratings, np.random.default_rng(seed)) < n)
+
+
+def _ranks(ratings, rng):
+    """The place (n,) of each rating, from 0, in a random order of its user's ratings."""
+    order = np.lexsort((rng.permutation(len(ratings)), ratings.users))    # shuffled within each user
+    rank = np.empty(len(ratings), np.int64)
+    rank[order] = np.arange(len(ratings)) - ratings.starts[ratings.users]
+    return rank
 
 
 def synthetic(n_users=943, n_items=1682, n_ratings=100_000, seed=0):

@@ -1,26 +1,37 @@
-"""The paper's experiments (Section 4): four tables of RMSE on MovieLens, and the grid behind each setting."""
+"""The paper's experiments (Section 4): four tables of RMSE on MovieLens, and the grid behind each setting.
+
+Beside them what the paper leaves out: new items, how many ratings a new user has to give, what each choice buys.
+"""
 
 import argparse
 import json
 import os
 import sys
 import time
+from typing import NamedTuple
+from xml.sax.saxutils import escape
 
 import numpy as np
 from tqdm import tqdm
 
-from data import DataError, Split, load, split
+from data import DataError, Split, first_ratings, load, split
 from lfg import LFG
-from svd import SVD, BiasSVD, SVDpp, fold_in, paired_dot
+from svd import SVD, BiasSVD, Ratings, SVDpp, fold_in, paired_dot
 
 COLUMNS = {                                                   # what each of --models adds to the table of a test
     "basic": {"svd": ["SVD"], "biassvd": ["BiasSVD"], "svdpp": ["SVD++"],
               "lfg": ["LFG"], "lfg-item": ["LFG-item"], "lfg-dual": ["LFG-dual"]},
     "realtime": {"svd": ["SVD"], "biassvd": ["BiasSVD", "BiasSVD fold-in"], "svdpp": ["SVD++ fold-in"],
                  "lfg": ["LFG"], "lfg-item": ["LFG-item"], "lfg-dual": ["LFG-dual"]},
+    "newitem": {"biassvd": ["μ + bu", "BiasSVD fold-in"],
+                "lfg": ["LFG"], "lfg-item": ["LFG-item"], "lfg-dual": ["LFG-dual"]},
+    "coldstart": {"biassvd": ["μ + bi", "BiasSVD fold-in"],
+                  "lfg": ["LFG"], "lfg-item": ["LFG-item"], "lfg-dual": ["LFG-dual"]},
 }
+COUNTS = (0, 1, 2, 5, 10, 20, 50)                             # ratings in a profile of the test coldstart
 CLASSES = {"SVD": SVD, "BiasSVD": BiasSVD, "SVD++": SVDpp, "LFG": LFG, "LFG-item": LFG}
-TITLES = {"basic": "LFG Rating Prediction", "realtime": "LFG Real-Time Rating Prediction"}
+TITLES = {"basic": "LFG Rating Prediction", "realtime": "LFG Real-Time Rating Prediction", "newitem": "New Items,",
+          "coldstart": "Cold Start by Ratings in the Profile,", "ablation": "What Each Choice Buys,"}
 PAPER = {                                                     # (data set, test): table, its averages of RMSE
     ("ml-100k", "basic"): (1, {"SVD": 0.9404, "BiasSVD": 0.9136, "LFG": 0.9130}),
     ("ml-1m", "basic"): (2, {"SVD": 0.8672, "BiasSVD": 0.8607, "LFG": 0.8566}),
@@ -70,6 +81,36 @@ SETTINGS = {
         "LFG-dual": dict(seeds=2, user_weight=0.1),
     },
 }
+SETTINGS["ml-100k", "newitem"] = {
+    "BiasSVD": dict(n_factors=50, l2=1.2, l2_bias=0.6, epochs=20, rate=0.02),
+    "BiasSVD fold-in": dict(l2=5.0, l2_bias=1.0, to_mean=True),
+    "LFG": dict(n_factors=200, l2=0.15, l2_M=0.6, mask=0.3, epochs=40, rate=5e-3),
+    "LFG fold-in": dict(l2=400.0, l2_bias=3.0, to_mean=True),
+    "LFG-item": dict(n_factors=200, l2=0.05, l2_M=0.15, mask=0.3, shown_weight=0.5, svd_rows=30, batch=64),
+    "LFG-dual": dict(seeds=5, user_weight=0.3),
+}
+SETTINGS["ml-1m", "newitem"] = {
+    "BiasSVD": dict(n_factors=100, l2=1.5, l2_bias=0.3, epochs=20, rate=0.01),
+    "BiasSVD fold-in": dict(l2=5.0, l2_bias=2.0, to_mean=True),
+    "LFG": SETTINGS["ml-1m", "realtime"]["LFG"],
+    "LFG fold-in": dict(l2=600.0, l2_bias=1.0, to_mean=True),
+    "LFG-item": dict(n_factors=200, l2=0.04, l2_M=0.06, mask=0.3, shown_weight=0.5, epochs=60),
+    "LFG-dual": dict(seeds=2, user_weight=0.4),
+}
+SETTINGS["ml-100k", "coldstart"] = {
+    **SETTINGS["ml-100k", "realtime"],
+    "BiasSVD fold-in": dict(l2=3.0, l2_bias=6.0, to_mean=True),
+    "LFG": dict(n_factors=200, l2=0.6, l2_M=0.6, mask=(0.3, 1.0), epochs=40, rate=5e-3),
+    "LFG-item fold-in": dict(l2=250.0, l2_bias=6.0, to_mean=True),
+    "LFG-dual": dict(seeds=5, user_weight=0.15, empty_weight=0.5),
+}
+SETTINGS["ml-1m", "coldstart"] = {
+    **SETTINGS["ml-1m", "realtime"],
+    "BiasSVD fold-in": dict(l2=4.0, l2_bias=3.0, to_mean=True),
+    "LFG": dict(n_factors=200, hidden=(500,), l2=0.02, l2_M=0.2, mask=(0.3, 1.0), epochs=30),
+    "LFG-item fold-in": dict(l2=350.0, l2_bias=6.0, to_mean=True),
+    "LFG-dual": dict(seeds=2, user_weight=0.2, empty_weight=0.6),
+}
 SIZES = {"ml-100k": 100_000, "ml-1m": 1_000_209}              # ratings, to find the settings nearest in size
 GRID = {                                                      # what --test tune varies, one value at a time
     "SVD": {"n_factors": (0.5, 2), "l2": (0.8, 1.25), "start": (0.3, 3), "epochs": (0.5, 2), "rate": (0.5, 2)},
@@ -79,8 +120,9 @@ GRID = {                                                      # what --test tune
     "LFG-item": {"l2": (0.5, 2), "l2_M": (0.7, 1.4), "mask": (0.7, 1.4), "shown_weight": (0.5, 2), "rate": (0.6, 1.6)},
     "BiasSVD fold-in": {"l2": (0.5, 2), "l2_bias": (0.3, 3)},
     "SVD++ fold-in": {"l2": (0.5, 2), "l2_bias": (0.3, 3)},
+    "LFG fold-in": {"l2": (0.5, 2), "l2_bias": (0.3, 3)},
     "LFG-item fold-in": {"l2": (0.5, 2), "l2_bias": (0.3, 3)},
-    "LFG-dual": {"user_weight": (0, 0.5, 2)},
+    "LFG-dual": {"user_weight": (0, 0.5, 2), "empty_weight": (0.5, 1.5)},
 }
 T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}             # Student's t by number of folds
 
@@ -105,50 +147,118 @@ def main(argv=None):
 
 
 def run(options):
-    """Prints one table after another, in the paper's order; rewrites --json after each."""
+    """Prints one table after another, in the paper's order; rewrites --json and --svg after each."""
     names = ["ml-100k", "ml-1m"] if options.dataset == "all" else [options.dataset]
-    tests = ["basic", "realtime"] if options.test in ("all", "tune") else [options.test]
-    path = output_file(options.json) if options.json else None
+    tests = {"all": ["basic", "realtime"], "tune": options.of}.get(options.test, [options.test])
+    json_path, svg_path = output_file(options.json, "--json"), output_file(options.svg, "--svg")
+    if options.test != "ablation" and not any(COLUMNS[test].get(model) for test in tests for model in options.models):
+        raise DataError(f"--models {' '.join(options.models)}: not in {tests[0]}; add {' '.join(COLUMNS[tests[0]])}")
     loaded = {n: load(n, options.data_dir, options.seed, not options.quiet and sys.stderr.isatty()) for n in names}
     tables = []
     for test in tests:
         for name in names:
-            columns = [c for model, added in COLUMNS[test].items() if model in options.models for c in added]
+            columns = [c for model in COLUMNS.get(test, {}) if model in options.models for c in COLUMNS[test][model]]
             if options.test == "tune":
-                tables += [tune(loaded[name], test, column, options) for column in columns]
+                tables += [tune(loaded[name], test, c, options) for c in columns if not c.startswith("μ")]
+            elif test == "coldstart":
+                tables.append(cold_start(loaded[name], columns, options))
+            elif test == "ablation":
+                tables += ablate(loaded[name], options)
             else:
                 tables.append(cross_validate(loaded[name], test, columns, options))
-            if path:
-                write_json(path, tables)
+            if json_path:
+                write_whole(json_path, json.dumps(tables, indent=1), "--json")
+            if svg_path:
+                write_whole(svg_path, curves(tables), "--svg")
 
 
 def cross_validate(data, test, columns, options):
-    """One table of the paper, each fold's row printed once it is known; returns its JSON object."""
+    """One table of the paper, or of new items, each fold's row printed once it is known; returns its JSON object."""
     number, paper = PAPER.get((data.name, test), (None, None))
     settings = settings_for(data, test, options)
-    title = f"{TITLES[test]} 5-Fold Cross-Validation Results on {data.name.replace('ml-', 'MovieLens-')}"
-    table = f"Table {number}" if number else f"{data.name} {test}"
-    show(f"{table}: {title}\n" if number else f"{title}\n")
+    show(f"Table {number}: {title(test, data)}\n" if number else f"{title(test, data)}\n")
     row = table_printer(["Fold", "Train Set", "Test Set"] + [f"{c} RMSE" for c in columns])
     folds = []
-    with progress_bar(len(options.folds) * epochs_of(columns, settings, options.seed), options) as bar:
-        for fold in options.folds:
-            parts, trained = split(data.ratings, test, fold, options.seed), {}
-            result = {"fold": fold, "n_train": len(parts.train), "n_test": len(parts.target), "rmse": {}, "seconds": {}}
-            for column in columns:
-                bar.set_description(f"{table}, fold {fold}, {column}")
-                rmse, seconds = evaluate(column, settings, parts, data, options.seed, trained, bar)
-                result["rmse"][column], result["seconds"][column] = rmse, seconds
-            folds.append(result)
-            row([fold, result["n_train"], result["n_test"]] + [f"{result['rmse'][c]:.4f}" for c in columns])
-    average = {c: float(np.mean([f["rmse"][c] for f in folds])) for c in columns}
-    row(["Average RMSE", "", ""] + [f"{average[c]:.4f}" for c in columns])
+    for fold in run_folds(data, test, {c: (c, settings) for c in columns}, options):
+        folds.append(fold)
+        row([fold["fold"], fold["n_train"], fold["n_test"]] + [f"{fold['rmse'][c]:.4f}" for c in columns])
+    table = table_object(data, test, folds, options, table=number, paper=paper)
+    row(["Average RMSE", "", ""] + [f"{table['average'][c]:.4f}" for c in columns])
     if paper:
         row(["Paper", "", ""] + [f"{paper[c]:.4f}" if c in paper else "" for c in columns])
     row(["Seconds", "", ""] + [f"{sum(f['seconds'][c] for f in folds):.1f}" for c in columns])
     show()
-    return {"table": number, "dataset": data.name, "test": test, "seed": options.seed, "models": columns,
-            "folds": folds, "average": average, "paper": paper, "differences": differences(folds, average)}
+    return {**table, "differences": differences(folds, table["average"])}
+
+
+def cold_start(data, columns, options):
+    """RMSE by the number of ratings that a new user has given, averaged over the folds; returns the JSON object."""
+    settings = settings_for(data, "coldstart", options)
+    folds = list(run_folds(data, "coldstart", {c: (c, settings) for c in columns}, options))
+    table = table_object(data, "coldstart", folds, options, ratings=COUNTS)
+    show(f"{title('coldstart', data)}\n")
+    row = table_printer(["Ratings"] + [f"{c} RMSE" for c in columns])
+    for n, count in enumerate(COUNTS):
+        row([count] + [f"{table['average'][c][n]:.4f}" for c in columns])
+    row(["Seconds"] + [f"{sum(f['seconds'][c] for f in folds):.1f}" for c in columns])
+    show()
+    return table
+
+
+def ablate(data, options):
+    """From the paper's letter to LFG-dual, one choice a row, in both tests; returns a JSON object for each."""
+    tables = []
+    for test in ("basic", "realtime"):
+        folds = list(run_folds(data, test, choices(settings_for(data, test, options)), options))
+        tables.append(table_object(data, "ablation", folds, options, of=test))
+    show(f"{title('ablation', data)}\n")
+    row = table_printer(["Choice".ljust(60), "Basic RMSE", "Real-time RMSE"])
+    for choice in tables[0]["models"]:
+        row([choice] + [f"{t['average'][choice]:.4f}" for t in tables])
+    show()
+    return tables
+
+
+def choices(settings):
+    """The rows of the ablation: {what is added: (column, settings)}. Nothing is tuned again for a row."""
+    lfg, item, dual = settings["LFG"], settings["LFG-item"], settings["LFG-dual"]
+    steps = [("the letter: raw ratings in, mask 0.1, no regularisation",
+              {**lfg, "raw": True, "mask": 0.1, "l2": 0.0, "l2_M": 0.0, "dropout": 0.0, "n_factors": 50})]
+    for what, keys in [("+ dropout", ["dropout"]), ("+ L2 on weights and M", ["l2", "l2_M"]),
+                       ("+ deviations from μ and the item's mean, 0/1 indicator", ["raw"]),
+                       ("+ four times the factors", ["n_factors"]), ("+ mask 0.3 (LFG)", ["mask"])]:
+        changed = {key: value for key, value in steps[-1][1].items() if key not in keys}
+        steps.append((what, {**changed, **{key: lfg[key] for key in keys if key in lfg}}))
+    rows = {what: ("LFG", {**settings, "LFG": setting}) for what, setting in steps}
+    copying = {**item, "mask": lfg["mask"], "shown_weight": 1.0}
+    rows["turned around: items generated, users solved"] = "LFG-item", {**settings, "LFG-item": copying}
+    rows["+ mask 0.5, ratings shown in the input count 0.2 (LFG-item)"] = "LFG-item", settings
+    rows["+ mean over seeds"] = "LFG-dual", {**settings, "LFG-dual": {**dual, "user_weight": 0}}
+    rows["+ the user side, with its weight (LFG-dual)"] = "LFG-dual", settings
+    return rows
+
+
+def run_folds(data, test, plan, options):
+    """Trains and scores {name: (column, settings)} fold by fold; yields the JSON object of each fold."""
+    view = view_of(data, test)
+    with progress_bar(len(options.folds) * epochs_of(plan.values(), options.seed), options) as bar:
+        for fold in options.folds:
+            cases, trained = cases_of(view.ratings, test, fold, options.seed), {}
+            sizes = {"n_train": len(cases[0].train), "n_test": len(cases[0].target)}
+            result = {"fold": fold, **sizes, "rmse": {}, "seconds": {}}
+            for name, (column, settings) in plan.items():
+                bar.set_description(f"{data.name} {test}, fold {fold}, {name}")
+                rmse, seconds = evaluate(column, settings, view, cases, options.seed, trained, bar)
+                result["rmse"][name] = rmse if test == "coldstart" else rmse[0]
+                result["seconds"][name] = seconds
+            yield result
+
+
+def table_object(data, test, folds, options, table=None, **more):
+    """The JSON object of a table; average over the folds by model, a list where a fold has one."""
+    average = {name: np.mean([f["rmse"][name] for f in folds], axis=0).tolist() for name in folds[0]["rmse"]}
+    return {"table": table, "dataset": data.name, "test": test, "seed": options.seed, "models": list(average),
+            "folds": folds, "average": average, **more}
 
 
 def differences(folds, average):
@@ -174,13 +284,15 @@ def differences(folds, average):
 
 
 def tune(data, test, column, options):
-    """Validation RMSE around the settings of a column.
+    """Validation RMSE around the settings of a column; of coldstart, the mean over the numbers of ratings.
 
     Validation is cut out of fold 1's training part as the test part was cut out of the whole.
     """
-    parts = split(split(data.ratings, test, 1, options.seed).train, test, 1, options.seed)
+    view = view_of(data, test)
+    training = cases_of(view.ratings, test, 1, options.seed)[0].train
+    cases = cases_of(training, test, 1, options.seed)
     used = settings_for(data, test, options)
-    groups = list(dict.fromkeys([model_of(column), "LFG-item fold-in" if column == "LFG-item" else column]))
+    groups = list(dict.fromkeys([model_of(column), f"{column} fold-in" if column == view.solved else column]))
     values = ", ".join(f"{label(group, key)} = {value}" for group in groups for key, value in used[group].items())
     show(f"Validation, {data.name} {test}, {column}: {values}\n")
     row = table_printer(["Changed".ljust(24), "RMSE".rjust(7), "Seconds"])
@@ -189,9 +301,9 @@ def tune(data, test, column, options):
     with progress_bar(None, options) as bar:
         for changed, settings in grid:
             bar.set_description(f"{data.name} {test}, {column}, {changed}")
-            rmse, seconds = evaluate(column, settings, parts, data, options.seed, trained, bar)
-            results.append({"changed": changed, "rmse": rmse, "seconds": seconds})
-            row([changed, f"{rmse:.4f}", f"{seconds:.1f}"])
+            rmse, seconds = evaluate(column, settings, view, cases, options.seed, trained, bar)
+            results.append({"changed": changed, "rmse": float(np.mean(rmse)), "seconds": seconds})
+            row([changed, f"{np.mean(rmse):.4f}", f"{seconds:.1f}"])
     show()
     return {"table": None, "dataset": data.name, "test": "tune", "of": test, "seed": options.seed,
             "models": [column], "grid": results}
@@ -200,43 +312,89 @@ def tune(data, test, column, options):
 def neighbours(used, group):
     """(what changed, settings): one value of a group at a time, multiplied by each of the grid's factors."""
     for key, factors in GRID[group].items():
-        value = used[group][key] if key in used[group] else getattr(CLASSES[group](), key)
-        for factor in factors:
-            other = max(1, round(value * factor)) if isinstance(value, int) else round(value * factor, 6)
-            yield f"{label(group, key)} = {other}", {**used, group: {**used[group], key: other}}
+        if key in used[group] or group in CLASSES:
+            value = used[group][key] if key in used[group] else getattr(CLASSES[group](), key)
+            for factor in factors:
+                other = scaled(value, factor)
+                yield f"{label(group, key)} = {other}", {**used, group: {**used[group], key: other}}
+
+
+def scaled(value, factor):
+    """A hyperparameter times a factor: counts stay whole and above 0, ends of a range at most 1."""
+    if isinstance(value, tuple):
+        return tuple(min(1.0, round(v * factor, 6)) for v in value)
+    return max(1, round(value * factor)) if isinstance(value, int) else round(value * factor, 6)
 
 
 def label(group, key):
     return f"fold-in {key}" if group.endswith("fold-in") else key
 
 
-def evaluate(column, settings, parts, data, seed, trained, bar):
-    """RMSE of a column on parts.target, clipped to the scale seen in training, and the seconds its training took.
+class View(NamedTuple):
+    """A data set turned so that what a test holds out are rows: users, or items in newitem.
+
+    E and F: side information of rows and of columns. forward: the network that generates the factors of rows
+    in one pass; solved: the one that generates those of columns, into which rows are then folded.
+    """
+
+    ratings: Ratings
+    E: np.ndarray
+    F: np.ndarray
+    forward: str
+    solved: str
+
+
+def view_of(data, test):
+    """The View of a Dataset that a test needs."""
+    if test == "newitem":
+        return View(data.ratings.T, data.F, data.E, "LFG-item", "LFG")
+    return View(data.ratings, data.E, data.F, "LFG", "LFG-item")
+
+
+def cases_of(ratings, test, fold, seed):
+    """The Splits of a fold, all with one training part: one, or in coldstart one for each number of ratings.
+
+    coldstart keeps the new users with ratings enough for the longest profile, so that all cases have one target.
+    """
+    parts = split(ratings, "basic" if test == "basic" else "realtime", fold, seed)
+    if not (len(parts.train) and len(parts.target)):
+        raise DataError("too few users or ratings for five folds; give a larger data set")
+    if test != "coldstart":
+        return [parts]
+    steady = parts.profile.counts >= COUNTS[-1]
+    if not steady.any():
+        raise DataError(f"no new user of fold {fold} has {COUNTS[-1]} ratings to show; give a larger data set")
+    profile, target = (r.where(steady[r.users]) for r in parts[1:])
+    return [Split(parts.train, first_ratings(profile, n, seed), target) for n in COUNTS]
+
+
+def evaluate(column, settings, view, cases, seed, trained, bar):
+    """RMSE of a column on the target of each case, clipped to the scale seen in training, and its training's seconds.
 
     trained: models by (name, setting, seed), shared between the columns of a fold; what is missing is added.
     """
-    if not (len(parts.train) and len(parts.target)):
-        raise DataError("too few users or ratings for five folds; give a larger data set")
-    parts, unit = in_stars(parts)
-    models = []
+    unit = rating_unit(cases[0].train)
+    if unit != 1:
+        cases = [Split(*(r.with_values(r.values / unit) for r in parts)) for parts in cases]
+    ratings, models = cases[0].train, []
     for name, its_seed in needs(column, settings, seed):
-        key = (name, str(settings[name]), its_seed)
+        key = (name, str(sorted(settings[name].items())), its_seed)
         if key not in trained:
-            trained[key] = train(name, settings[name], parts.train, data, its_seed, bar)
+            trained[key] = train(name, settings[name], ratings, view, its_seed, bar)
         models.append(trained[key])
-    predicted = predict(column, [model for model, _ in models], settings, parts, data)
-    predicted = np.clip(predicted, parts.train.values.min(), parts.train.values.max())
-    rmse = np.sqrt(np.mean((predicted - parts.target.values) ** 2, dtype=np.float64))
-    return float(rmse * unit), sum(seconds for _, seconds in models)
+    predict = predictor(column, [model for model, _ in models], settings, view, ratings)
+    errors = [np.clip(predict(profile, target), ratings.values.min(), ratings.values.max()) - target.values
+              for _, profile, target in cases]
+    rmse = [float(unit * np.sqrt(np.mean(e ** 2, dtype=np.float64))) for e in errors]
+    return rmse, sum(seconds for _, seconds in models)
 
 
-def in_stars(parts):
-    """Ratings divided by the unit that makes the training ratings span four units, as 1 to 5 do; and the unit.
+def rating_unit(ratings):
+    """What to divide ratings by so that they span four units, as 1 to 5 do.
 
     Rates, penalties and Tanh are set for that span, so a scale of 1 to 10 or of half stars needs no other settings.
     """
-    unit = (parts.train.values.max() - parts.train.values.min()) / 4 or 1
-    return (parts if unit == 1 else Split(*(r.with_values(r.values / unit) for r in parts))), unit
+    return (ratings.values.max() - ratings.values.min()) / 4 or 1
 
 
 def needs(column, settings, seed):
@@ -247,48 +405,70 @@ def needs(column, settings, seed):
 
 
 def model_of(column):
-    return column.replace(" fold-in", "")
+    """The model whose training a column rests on."""
+    return "BiasSVD" if column.startswith("μ") else column.replace(" fold-in", "")
 
 
-def train(name, setting, ratings, data, seed, bar):
-    """The model of that name, fitted on ratings, and the seconds it took. LFG-item is LFG on the transposed matrix."""
+def train(name, setting, ratings, view, seed, bar):
+    """The model of that name, fitted on ratings, and the seconds it took. One side's LFG is fitted on the transpose."""
     def progress(epoch, loss):
         bar.set_postfix(epoch=epoch + 1, loss=f"{loss:.4f}", refresh=False)
         bar.update()
 
     began = time.perf_counter()
-    inputs = {"LFG": (ratings, data.E), "LFG-item": (ratings.T, data.F)}.get(name, (ratings,))
+    inputs = {view.forward: (ratings, view.E), view.solved: (ratings.T, view.F)}.get(name, (ratings,))
     model = CLASSES[name](**setting, seed=seed).fit(*inputs, progress=progress)
     return model, time.perf_counter() - began
 
 
-def predict(column, models, settings, parts, data):
-    """Predictions (n,) of a column for parts.target, not clipped. A new user has a profile and nothing else."""
-    model, users, items = models[0], parts.target.users, parts.target.items
-    if column == "LFG":
-        return model.predict(users, items, parts.profile, data.E)
-    if column == "LFG-item":
-        return predict_item_side(model, settings["LFG-item fold-in"], parts, data)
-    if column == "LFG-dual":
-        by_items = [predict_item_side(m, settings["LFG-item fold-in"], parts, data) for m in models[1:]]
-        weight = settings["LFG-dual"]["user_weight"]
-        return weight * model.predict(users, items, parts.profile, data.E) + (1 - weight) * np.mean(by_items, axis=0)
-    if column.endswith("fold-in"):
-        centre = model.z(parts.profile) if column.startswith("SVD++") else 0
-        p, bu = fold_in(parts.profile, model.q, model.bi, model.mu, **settings[column], centre=centre)
-        return model.mu + bu[users] + model.bi[items] + paired_dot(p, model.q, users, items)
-    return model.predict(users, items)
+def predictor(column, models, settings, view, ratings):
+    """What a column predicts: a function of (profile, target) to (n,) ratings, not clipped.
 
-
-def predict_item_side(model, ridge, parts, data):
-    """Predictions (n,) of LFG-item: generated item factors, and every user, new or not, folded into them.
-
-    The trained user matrix M stays behind: it has no row for a new user, and a solve serves the old ones better too.
+    What is new has a profile and nothing else; ratings, the training part, gives the factors of columns.
     """
-    users, items = parts.target.users, parts.target.items
-    q, bi = model.generate(parts.train.T, data.F)
-    p, bu = fold_in(parts.profile, q, bi, model.mu, **ridge)
-    return model.mu + bu[users] + bi[items] + paired_dot(p, q, users, items)
+    model = models[0]
+    if column == "LFG-dual":
+        by_user, *by_items = (predictor(name, [m], settings, view, ratings)
+                              for name, m in zip(["LFG"] + ["LFG-item"] * len(models), models))
+        return lambda profile, target: joined(by_user, by_items, profile, target, **settings[column])
+    if column == view.forward:
+        return lambda profile, target: model.predict(target.users, target.items, profile, view.E)
+    if column == view.solved:
+        # its M stays behind: it has no row for a new user, and a solve serves the old ones better too
+        q, bi = model.generate(ratings.T, view.F)
+        return folding(q, bi, model.mu, ratings, **settings[f"{column} fold-in"])
+    if column.endswith("fold-in"):
+        implicit = model.z if column.startswith("SVD++") else None
+        return folding(model.q, model.bi, model.mu, ratings, implicit, **settings[column])
+    return lambda profile, target: model.predict(target.users, target.items)
+
+
+def folding(q, bi, mu, ratings, implicit=None, to_mean=False, **ridge):
+    """A function of (profile, target) to predictions (n,): each row of profile is folded into (q, bi).
+
+    to_mean: shrink factors and bias towards the mean row of the training part instead of towards 0.
+    """
+    centre = centre_bias = 0
+    if to_mean:
+        p, bu = fold_in(ratings, q, bi, mu, **ridge)
+        centre, centre_bias = p[ratings.counts > 0].mean(0), bu[ratings.counts > 0].mean()
+
+    def predict(profile, target):
+        towards = implicit(profile) if implicit else centre
+        p, bu = fold_in(profile, q, bi, mu, centre=towards, centre_bias=centre_bias, **ridge)
+        return mu + bu[target.users] + bi[target.items] + paired_dot(p, q, target.users, target.items)
+    return predict
+
+
+def joined(by_user, by_items, profile, target, user_weight, empty_weight=None, **_):
+    """LFG-dual: the weighted mean of LFG's predictions and the mean of LFG-item's over its seeds.
+
+    The weight of LFG is user_weight; with empty_weight, it goes from that, at an empty profile, halfway at 5 ratings.
+    """
+    weight = user_weight
+    if empty_weight is not None:
+        weight = weight + (empty_weight - weight) * 5 / (5 + profile.counts[target.users])
+    return weight * by_user(profile, target) + (1 - weight) * np.mean([p(profile, target) for p in by_items], axis=0)
 
 
 def settings_for(data, test, options):
@@ -300,10 +480,15 @@ def settings_for(data, test, options):
     return settings
 
 
-def epochs_of(columns, settings, seed):
-    """Epochs in training all that the columns need, once each."""
-    models = {need for column in columns for need in needs(column, settings, seed)}
-    return sum(CLASSES[name](**settings[name]).epochs for name, _ in models)
+def epochs_of(plan, seed):
+    """Epochs in training all that (column, settings)... need, once each."""
+    models = {(name, str(sorted(settings[name].items())), its_seed): CLASSES[name](**settings[name]).epochs
+              for column, settings in plan for name, its_seed in needs(column, settings, seed)}
+    return sum(models.values())
+
+
+def title(test, data):
+    return f"{TITLES[test]} 5-Fold Cross-Validation Results on {data.name.replace('ml-', 'MovieLens-')}"
 
 
 def table_printer(header):
@@ -330,23 +515,57 @@ def progress_bar(steps, options):
     return tqdm(total=steps, leave=False, disable=True if options.quiet else None, dynamic_ncols=True)
 
 
-def output_file(path):
+def curves(tables):
+    """Cold start as an SVG: a panel a data set, RMSE against the number of ratings, a line a model."""
+    colours = dict(zip(tables[0]["models"], ("#888888", "#d95f02", "#7570b3", "#1b9e77", "#000000")))
+    width, height, left, top = 380, 260, 50, 40               # of a panel's plot, and its place
+    parts = []
+    for n, table in enumerate(tables):
+        x0, values = left + n * (width + left + 20), np.array(list(table["average"].values()))
+        step = 0.02 * 2 ** max(0, np.ceil(np.log2((np.ptp(values) + 1e-9) / 0.16)))       # at most nine or so lines
+        low = np.floor(values.min() / step) * step
+        high = max(low + step, np.ceil(values.max() / step) * step)
+        xs = np.linspace(x0, x0 + width, len(table["ratings"]))
+
+        def y_of(rmse):
+            return top + height * (high - rmse) / (high - low)
+        parts.append(f'<text x="{x0}" y="24" font-weight="bold">{escape(table["dataset"])}</text>')
+        for tick in np.arange(low, high + step / 2, step):
+            parts.append(f'<path d="M{x0} {y_of(tick):.1f}h{width}" stroke="#dddddd"/>'
+                         f'<text x="{x0 - 6}" y="{y_of(tick) + 4:.1f}" text-anchor="end">{tick:.2f}</text>')
+        parts += [f'<text x="{x:.0f}" y="{top + height + 18}" text-anchor="middle">{count}</text>'
+                  for x, count in zip(xs, table["ratings"])]
+        for model, rmse in table["average"].items():
+            points = " ".join(f"{x:.1f},{y_of(y):.1f}" for x, y in zip(xs, rmse))
+            parts.append(f'<polyline points="{points}" fill="none" stroke="{colours[model]}" stroke-width="2"/>')
+    bottom, total = top + height + 40, left + len(tables) * (width + left + 20)
+    parts.append(f'<text x="{left}" y="{bottom}">RMSE by the number of ratings in a new user\'s profile</text>')
+    for n, (model, colour) in enumerate(colours.items()):
+        parts.append(f'<text x="{left + 110 * n}" y="{bottom + 22}" fill="{colour}" font-weight="bold">{model}</text>')
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {max(total, 640)} {bottom + 36}" '
+            'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="#ffffff"/>'
+            + "\n".join(parts) + "</svg>\n")
+
+
+def output_file(path, option):
     """The plain file that path names, links followed, which may not exist yet; told before anything is trained."""
+    if path is None:
+        return None
     real = os.path.realpath(path)
     if not os.path.isdir(os.path.dirname(real)) or os.path.exists(real) and not os.path.isfile(real):
-        raise DataError(f"{path}: not a plain file in a folder that exists; give --json another name")
+        raise DataError(f"{path}: not a plain file in a folder that exists; give {option} another name")
     return real
 
 
-def write_json(path, tables):
+def write_whole(path, text, option):
     """Writes beside the file, then renames: a reader finds the old file or the new one, never half of it."""
     part = f"{path}.{os.getpid()}.part"
     try:
-        with open(part, "w") as file:
-            json.dump(tables, file, indent=1)
+        with open(part, "w", encoding="utf-8") as file:
+            file.write(text)
         os.replace(part, path)
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; give --json a file that can be written") from error
+        raise DataError(f"{path}: {error.strerror}; give {option} a file that can be written") from error
     finally:
         if os.path.exists(part):
             os.remove(part)
@@ -365,9 +584,13 @@ def parse(argv):
     parser.add_argument("--dataset", default="ml-100k", metavar="{ml-100k,ml-1m,synthetic,all}",
                         help="the data; also a path: a folder in GroupLens' or RecBole's layout, or a CSV "
                         "whose first line names user, item and rating, as userId,movieId,rating does")
-    parser.add_argument("--test", default="all", choices=["basic", "realtime", "tune", "all"],
+    parser.add_argument("--test", default="all", choices=[*COLUMNS, "ablation", "tune", "all"],
                         help="basic: 20%% of each user's ratings held out; realtime: 20%% of the users are new; "
-                             "all: both; tune: validation RMSE around each setting, within fold 1's training part")
+                             "all: both; newitem: 20%% of the items are new; coldstart: new users by "
+                             "number of ratings; ablation: from the paper's letter to LFG-dual, a choice a row; "
+                             "tune: validation RMSE around each setting, within fold 1's training part")
+    parser.add_argument("--of", nargs="+", default=list(COLUMNS), choices=list(COLUMNS),
+                        help="the tests whose settings --test tune shows")
     parser.add_argument("--models", nargs="+", default=list(COLUMNS["basic"]), choices=list(COLUMNS["basic"]),
                         help="columns of the tables")
     parser.add_argument("--folds", nargs="+", type=int, default=[1, 2, 3, 4, 5], choices=range(1, 6),
@@ -378,10 +601,13 @@ def parse(argv):
     parser.add_argument("--data-dir", default=os.environ.get("LFG_DATA") or "data",
                         help="where ml-100k and ml-1m lie, and are put; LFG_DATA sets it too")
     parser.add_argument("--json", metavar="FILE", help="write the tables there as well")
+    parser.add_argument("--svg", metavar="FILE", help="draw the curves of --test coldstart there")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     options = parser.parse_args(argv)
     if options.seed < 0 or options.seeds is not None and options.seeds < 1:
         parser.error("--seed must be at least 0, --seeds at least 1")
+    if options.svg and options.test != "coldstart":
+        parser.error("--svg draws --test coldstart only")
     options.folds = sorted(set(options.folds))
     return options
 

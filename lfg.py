@@ -16,12 +16,15 @@ class LFG:
 
     The generator is symmetric: fit(R.T, F), F the items' own columns, generates the factors of items (LFG-item). Read
     "item" for "user" and "user" for "item" below; M (factors x users) then holds the trained users.
+
+    mask: a probability, or (low, high): then each user of a batch draws one between, and the network learns to answer
+    short profiles, too. raw: the paper's letter, H and the SVD that M starts from are of the ratings as they are.
     """
 
     def __init__(self, n_factors=50, hidden=(256,), l2=0.005, l2_M=0.2, mask=0.1, dropout=0.5, svd_rows=50,
-                 shown_weight=1.0, epochs=40, rate=3e-3, batch=128, seed=0, dtype=np.float32):
+                 shown_weight=1.0, raw=False, epochs=40, rate=3e-3, batch=128, seed=0, dtype=np.float32):
         self.n_factors, self.hidden, self.l2, self.l2_M = n_factors, hidden, l2, l2_M
-        self.mask, self.shown_weight, self.dropout, self.svd_rows = mask, shown_weight, dropout, svd_rows
+        self.mask, self.shown_weight, self.dropout, self.svd_rows, self.raw = mask, shown_weight, dropout, svd_rows, raw
         self.epochs, self.rate, self.batch, self.seed, self.dtype = epochs, rate, batch, seed, dtype
 
     def fit(self, R, E, progress=None):
@@ -39,7 +42,8 @@ class LFG:
             order = rng.permutation(users)
             for n, b in enumerate(batches):
                 row, item, value = R.rows(order[b])
-                kept = rng.random(len(row), np.float32) >= self.mask
+                hide = self.mask if np.isscalar(self.mask) else rng.uniform(*self.mask, len(order[b]))[row]
+                kept = rng.random(len(row), np.float32) >= hide
                 x = self.encode(row[kept], item[kept], value[kept], E[order[b]])
                 weight = np.where(kept, self.shown_weight, 1).astype(self.dtype)
                 mse, grads = self.gradients(x, row, item, value, weight)
@@ -55,29 +59,35 @@ class LFG:
         # an item's mean deviation from mu, shrunk as by five ratings at 0: "not rated" and "as expected" then agree
         sums, counts = np.bincount(R.items, R.values - self.mu, R.shape[1]), np.bincount(R.items, minlength=R.shape[1])
         self.expected = (sums / (counts + 5)).astype(self.dtype)
-        widths = [n_side + 2 * R.shape[1], *self.hidden]
+        widths = [n_side + (1 if self.raw else 2) * R.shape[1], *self.hidden]
         layers = []
         for n, (n_in, n_out) in enumerate(zip(widths, widths[1:])):
             layers += [Linear(n_in, n_out, rng, self.dtype), LeakyReLU()]
             layers += [BatchNorm(n_out, dtype=self.dtype)] if n == 0 else []
             layers += [Dropout(self.dropout, rng)] if self.dropout else []
         self.network = Sequential(*layers, Linear(widths[-1], self.n_factors + 1, rng, self.dtype), Tanh())
-        self.M = (0.01 * rng.standard_normal((self.n_factors, R.shape[1]))).astype(self.dtype)
-        rows = min(self.svd_rows, self.n_factors)
-        residual = R.values - self.mu - self.expected[R.items]
-        self.M[:rows] = 0.3 * truncated_svd(R.with_values(residual), rows, self.seed)[1]
+        if self.raw:
+            self.M = truncated_svd(R, self.n_factors, self.seed)[1].astype(self.dtype)
+        else:
+            self.M = (0.01 * rng.standard_normal((self.n_factors, R.shape[1]))).astype(self.dtype)
+            rows = min(self.svd_rows, self.n_factors)
+            residual = R.values - self.mu - self.expected[R.items]
+            self.M[:rows] = 0.3 * truncated_svd(R.with_values(residual), rows, self.seed)[1]
         self.bi = np.zeros(R.shape[1], self.dtype)
 
     def encode(self, row, item, value, E):
         """The network's input I = [E, H, 1[H]] of the rows of a batch: (B, columns + 2 items).
 
         H holds the ratings minus mu and the item's mean deviation; H and its 0/1 indicator are divided by
-        the root of the user's number of ratings, so that their lengths do not depend on it.
+        the root of the user's number of ratings, so that their lengths do not depend on it. raw: [E, ratings].
         """
         n_side, n_items = E.shape[1], len(self.bi)
-        scale = (1 / np.sqrt(np.maximum(1, np.bincount(row, minlength=len(E)))))[row].astype(self.dtype)
-        x = np.zeros((len(E), n_side + 2 * n_items), self.dtype)
+        x = np.zeros((len(E), n_side + (1 if self.raw else 2) * n_items), self.dtype)
         x[:, :n_side] = E
+        if self.raw:
+            x[row, n_side + item] = value
+            return x
+        scale = (1 / np.sqrt(np.maximum(1, np.bincount(row, minlength=len(E)))))[row].astype(self.dtype)
         x[row, n_side + item] = (value - self.mu - self.expected[item]) * scale
         x[row, n_side + n_items + item] = scale
         return x

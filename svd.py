@@ -152,24 +152,28 @@ class SVDpp(BiasSVD):
         return np.vstack([self.implicit(*R.rows(b)[:2], len(b))[1] for b in blocks])
 
 
-def fold_in(R, q, bi, mu, l2, l2_bias, centre=0):
+def fold_in(R, q, bi, mu, l2, l2_bias, centre=0, centre_bias=0):
     """Factors and biases of users that no training has seen, from their ratings: a ridge solve each, in closed form.
 
     For each row of R with ratings h_i: the p, b that minimise
-    sum_i (h_i - mu - b - bi_i - p . q_i)^2 + l2 |p - centre|^2 + l2_bias b^2.
-    q: (items, k), bi: (items,), centre: (users, k), or 0. Returns (users, k), (users,); a user without
-    ratings gets the centre and 0.
+    sum_i (h_i - mu - b - bi_i - p . q_i)^2 + l2 |p - centre|^2 + l2_bias (b - centre_bias)^2, both strengths above 0.
+    q: (items, k), bi: (items,), centre: (users, k), (k,) or 0. Returns (users, k), (users,); a user without
+    ratings gets the centre and centre_bias.
     """
     k, dtype = q.shape[1], q.dtype
-    x = np.zeros((R.shape[0], k + 1), dtype)
-    x[:, :k] = centre
+    x = np.empty((R.shape[0], k + 1), dtype)
+    x[:, :k], x[:, k] = centre, centre_bias
     ridge = np.append(np.full(k, l2, dtype), dtype.type(l2_bias))
     q1 = np.hstack([q, np.ones((len(q), 1), dtype)])          # the bias is the factor of a column of ones
     for u in np.flatnonzero(R.counts):
         row = slice(R.starts[u], R.starts[u + 1])
         A = q1[R.items[row]]                                  # (n, k + 1)
         residual = R.values[row] - mu - bi[R.items[row]] - A @ x[u]
-        x[u] += np.linalg.solve(A.T @ A + np.diag(ridge), A.T @ residual)
+        if len(A) > k:
+            x[u] += np.linalg.solve(A.T @ A + np.diag(ridge), A.T @ residual)
+        else:                                                 # the same solution by an n x n system
+            At = A.T / ridge[:, None]
+            x[u] += At @ np.linalg.solve(A @ At + np.eye(len(A), dtype=dtype), residual)
     return x[:, :k], x[:, k]
 
 

@@ -19,13 +19,14 @@ from dataclasses import replace
 from email import message_from_string
 from pathlib import Path
 from urllib.response import addinfourl
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 import data
 import experiments
-from data import DataError, load, split, synthetic
+from data import DataError, first_ratings, load, split, synthetic
 from lfg import LFG
 from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Sequential, Tanh, cosine, masked_mse
 from svd import SVD, BiasSVD, Ratings, SVDpp, fold_in, truncated_svd
@@ -308,6 +309,37 @@ def test_fold_in_is_where_its_gradient_vanishes(l2):
     assert (np.abs(p - centre).max() < 1e-6) == (l2 == 1e9) == (np.abs(b).max() < 1e-6)
 
 
+def profiles_of_each_length():
+    """Ratings of users 0 to 12, n by user n, of 12 items; and what factors of 4 a fold-in needs, float64."""
+    rng = np.random.default_rng(0)
+    users = np.repeat(np.arange(13), np.arange(13))
+    items = np.concatenate([rng.permutation(12)[:n] for n in range(13)])
+    R = Ratings(users, items, rng.integers(1, 6, len(users)), (13, 12))
+    return R, rng.normal(size=(12, 4)), rng.normal(size=12), 3.5, rng.normal(size=4)
+
+
+@pytest.mark.parametrize("l2,l2_bias", [(0.7, 0.3), (512, 3)])
+def test_fold_in_of_short_and_long_profiles_satisfies_the_normal_equations(l2, l2_bias):
+    R, q, bi, mu, centre = profiles_of_each_length()
+    p, b = fold_in(R, q, bi, mu, l2, l2_bias, centre=centre, centre_bias=0.4)
+    error = np.zeros(R.shape)
+    error[R.users, R.items] = (mu + b[:, None] + bi + p @ q.T)[R.users, R.items] - R.values
+    assert np.abs(error @ q + l2 * (p - centre)).max() < 1e-10             # halves of the gradient
+    assert np.abs(error.sum(1) + l2_bias * (b - 0.4)).max() < 1e-10
+    assert np.array_equal(p[0], centre) and b[0] == 0.4 and np.abs(p[1:] - centre).max(1).min() > 1e-4
+
+
+@pytest.mark.parametrize("l2,l2_bias", [(0.7, 0.3), (512, 3)])
+def test_fold_in_solves_by_ratings_or_by_factors_to_one_answer(l2, l2_bias):
+    R, q, bi, mu, centre = profiles_of_each_length()
+    q, bi, centre, more = (x.astype(np.float32) for x in (q, bi, centre, np.zeros((12, 8))))
+    p, b = fold_in(R, q, bi, np.float32(mu), l2, l2_bias, centre=centre, centre_bias=0.4)    # by factors from 5 ratings
+    wide, wide_b = fold_in(R, np.hstack([q, more]), bi, np.float32(mu), l2, l2_bias,         # by ratings up to 12
+                           centre=np.append(centre, more[0]), centre_bias=0.4)
+    assert p.dtype == wide.dtype == np.float32 and not wide[:, 4:].any()
+    assert np.abs(wide[:, :4] - p).max() < 1e-4 * np.abs(p).max() and np.abs(wide_b - b).max() < 1e-4 * np.abs(b).max()
+
+
 def test_fold_in_recovers_planted_users():
     rng = np.random.default_rng(0)
     q, bi, p, b = (rng.normal(size=size).astype(np.float32) for size in ((30, 3), 30, (5, 3), 5))
@@ -380,6 +412,55 @@ def test_lfg_masks_a_share_of_its_input_and_none_of_its_target(small):
     assert shares[0] == 0 and abs(shares[1] - 0.3) < 0.02   # deviation 0.005
 
 
+@pytest.mark.parametrize("mask,low,high", [((1.0, 1.0), 0, 0), ((0.0, 0.0), 1, 1), ((0.2, 0.4), 0.6, 0.8)])
+def test_lfg_masks_between_the_ends_of_a_range(mask, low, high):
+    R, E = random_ratings(20, 1000)[0], np.ones((20, 1), np.float32)
+    model = lfg(mask=mask)
+    calls = record(model, "encode")
+    model.fit(R, E)
+    shares = np.concatenate([np.bincount(row, minlength=10) / 1000 for (row, *_), _ in calls])
+    assert shares.shape == (3 * 20,) and np.isfinite(model.predict(R.users, R.items, R, E)).all()
+    slack = 0.07 * (low < high)                             # 4.5 deviations
+    assert low - slack <= shares.min() and shares.max() <= high + slack and np.ptp(shares) >= high - low - slack
+
+
+def test_with_a_range_each_user_of_a_batch_has_a_mask_of_its_own(small):
+    deviations = []
+    for mask in (0.5, (0.0, 1.0)):
+        model = lfg(mask=mask, epochs=10)
+        calls = record(model, "gradients")
+        model.fit(small.ratings, small.E)
+        shares = [np.count_nonzero(inputs[:, small.E.shape[1] + 40:], axis=1) / np.bincount(row)
+                  for (inputs, row, *_), _ in calls]
+        assert abs(np.concatenate(shares).mean() - 0.5) < 0.05
+        deviations.append(np.mean([batch.std() for batch in shares]))
+    assert deviations[0] < 0.17 and deviations[1] > 0.25    # of 15 coins; and of the uniform distribution, 0.29, too
+
+
+def test_raw_lfg_encodes_ratings_as_they_are_and_no_indicator():
+    model = lfg(epochs=0, raw=True).fit(Ratings([0, 0, 1], [0, 1, 0], [5, 2, 5], (2, 3)), np.zeros((2, 2)))
+    E = np.array([[0, 1], [1, 1], [0, 0]])
+    inputs = model.encode(np.array([0, 0, 2]), np.array([0, 2, 1]), np.array([5, 1, 3]), E)
+    assert inputs.tolist() == [[0, 1, 5, 0, 1], [1, 1, 0, 0, 0], [0, 0, 0, 3, 0]]
+
+
+def test_raw_lfg_starts_M_at_the_full_truncated_svd_of_the_ratings():
+    R, dense = random_ratings(30, 20, share=0.4)
+    model = lfg(n_factors=5, svd_rows=2, epochs=0, raw=True).fit(R, np.zeros((30, 1)))
+    _, S, Vt = np.linalg.svd(dense)
+    assert model.M.shape == (5, 20) and model.M.dtype == np.float32
+    assert model.M.T @ model.M == pytest.approx(Vt[:5].T * S[:5] @ Vt[:5], abs=1e-3)         # sqrt(S) Vt but for signs
+
+
+def test_lfg_predicts_from_an_empty_profile_what_side_information_and_bi_say(small):
+    model, nothing = lfg().fit(small.ratings, small.E), small.ratings.where(np.zeros(900, bool))
+    users, items = np.repeat(np.arange(60), 40), np.tile(np.arange(40), 60)
+    predicted = model.predict(users, items, nothing, small.E).reshape(60, 40)
+    G = model.network.forward(np.hstack([small.E, np.zeros((60, 80), np.float32)]))[0]
+    assert predicted == pytest.approx(model.mu + G[:, 3:] + model.bi + G[:, :3] @ model.M, abs=1e-5)
+    assert np.isfinite(predicted).all() and np.ptp(predicted, axis=0).min() > 0
+
+
 def test_a_rating_that_the_input_shows_weighs_shown_weight_and_a_hidden_one_1(small):
     model = lfg(mask=0.5, shown_weight=0.25)
     calls = record(model, "gradients")
@@ -431,6 +512,10 @@ def test_lfg_generates_a_user_on_its_own(small):
 
 COLUMNS = {test: [c for added in models.values() for c in added] for test, models in experiments.COLUMNS.items()}
 CASES = [(test, column) for test in COLUMNS for column in COLUMNS[test]]
+OF_NEW = [(test, column) for test, column in CASES if test != "basic"]
+CUT = {"basic": "basic", "realtime": "realtime", "newitem": "realtime", "coldstart": "realtime"}      # as split has it
+PLACEHOLDERS = ("SVD", "BiasSVD", "μ + bi", "μ + bu")
+COUNTS = experiments.COUNTS
 TINY = dict(n_factors=4, hidden=(8,), svd_rows=2, batch=16, epochs=2)      # of which each model takes what it knows
 BAR = experiments.tqdm(disable=True)
 
@@ -438,8 +523,9 @@ BAR = experiments.tqdm(disable=True)
 def tiny(settings):
     """Settings of all models of a test, quick to train; the penalties and what follows training are as they are."""
     quick = {name: dict(settings[name]) for name in settings}
-    for name, cls in experiments.CLASSES.items():
-        quick[name].update({k: v for k, v in TINY.items() if k in inspect.signature(cls).parameters})
+    for name in experiments.CLASSES.keys() & quick.keys():
+        known = inspect.signature(experiments.CLASSES[name]).parameters
+        quick[name].update({k: v for k, v in TINY.items() if k in known})
     quick["LFG-dual"]["seeds"] = 2
     if "SVD++ fold-in" in quick:
         quick["SVD++ fold-in"]["l2"] += 1                   # else what BiasSVD's is
@@ -479,6 +565,7 @@ def cli(small, monkeypatch, capsys):
     run.data, run.names = small, ["synthetic", "ml-100k", "ml-1m"]
     monkeypatch.setattr(experiments, "load", load_small)
     monkeypatch.setattr(experiments, "SETTINGS", {key: tiny(s) for key, s in experiments.SETTINGS.items()})
+    monkeypatch.setattr(experiments, "COUNTS", (0, 2, 8))  # its users have 15 ratings
     return run
 
 
@@ -487,8 +574,16 @@ def rows_of(out):
     return [[cell.strip() for cell in line[1:-1].split("|")] for line in out.splitlines() if line.startswith("|")]
 
 
+def parts_of(d, test, fold=2, seed=7):
+    """Training part, profiles and target of a fold; of new items, with items for users."""
+    return split(d.ratings.T if test == "newitem" else d.ratings, CUT[test], fold, seed)
+
+
 def with_ratings(d, chosen, values):
-    """The data set with other values at the places of some ratings."""
+    """The data set with other values at the places of some ratings, which may have items for users."""
+    if chosen.shape == d.ratings.shape[::-1]:
+        values = chosen.with_values(np.broadcast_to(values, len(chosen))).T.values
+        chosen = chosen.T
     at = np.isin(d.ratings.users * 40 + d.ratings.items, chosen.users * 40 + chosen.items)
     assert d.ratings.shape[1] == 40 and at.sum() == len(chosen) > 0
     new = d.ratings.values.copy()
@@ -496,13 +591,33 @@ def with_ratings(d, chosen, values):
     return replace(d, ratings=d.ratings.with_values(new))
 
 
+def record_predictions(setattr):
+    """As record: each prediction of a column adds ((column, settings, view, ratings, profile, target), result)."""
+    predictor, calls, within = experiments.predictor, [], []
+
+    def recording(column, models, *more):
+        within.append(column)
+        predict = predictor(column, models, *more)
+        within.pop()
+
+        def predicting(profile, target):
+            calls.append(((column, *more, profile, target), predict(profile, target)))
+            return calls[-1][1]
+        return predict if within else predicting            # not what LFG-dual is made of
+
+    setattr(experiments, "predictor", recording)
+    return calls
+
+
 def run_recorded(monkeypatch, test, column, d, tune=False, fold=2):
-    """RMSEs, arrays of every trained model and predictions of one column's table, of seed 7."""
+    """RMSEs, arrays of every trained model and predictions of one column's table, of seed 7; coldstart has several."""
     options = experiments.parse(["--folds", str(fold), "--seed", "7", "--quiet"])
     with monkeypatch.context() as patch:
-        trained, predicted = (record(experiments, name, patch.setattr) for name in ("train", "predict"))
+        trained, predicted = record(experiments, "train", patch.setattr), record_predictions(patch.setattr)
         if tune:
             rmse = [row["rmse"] for row in experiments.tune(d, test, column, options)["grid"]]
+        elif test == "coldstart":
+            rmse = experiments.cold_start(d, [column], options)["average"][column]
         else:
             rmse = [experiments.cross_validate(d, test, [column], options)["average"][column]]
     return rmse, [arrays(model) for _, (model, _) in trained], [p for _, p in predicted]
@@ -512,11 +627,11 @@ def same(a, b):
     return len(a) == len(b) > 0 and all(np.array_equal(x, y) for x, y in zip(a, b))
 
 
-@pytest.mark.parametrize("tune", [False, True], ids=["table", "tune"])
-@pytest.mark.parametrize("test,column", CASES)
+@pytest.mark.parametrize("test,column,tune", [(*case, False) for case in CASES] + [
+    (test, column, True) for test, column in CASES if column[0] != "μ"])   # which has nothing to tune
 def test_no_test_rating_leaks_into_training_or_prediction(cli, monkeypatch, small, test, column, tune):
-    outer = split(small.ratings, test, 1, 7)
-    scored = split(outer.train, test, 1, 7) if tune else outer
+    outer = parts_of(small, test, 1)
+    scored = split(outer.train, CUT[test], 1, 7) if tune else outer
     rmse, models, predicted = run_recorded(monkeypatch, test, column, small, tune, 1)
     assert {m["model.seed"].item() for m in models} == ({7, 8} if column == "LFG-dual" else {7})
     for part in {id(p): p for p in (scored.target, outer.target)}.values():
@@ -526,14 +641,16 @@ def test_no_test_rating_leaks_into_training_or_prediction(cli, monkeypatch, smal
         if part is scored.target:                           # and yet the score sees them
             scale = scored.train.values                     # the one thing done to a prediction: clip to it
             clipped = [p.clip(scale.min(), scale.max()) for p in predicted]
-            assert again[0] == pytest.approx([np.sqrt(np.mean((p - 3) ** 2)) for p in clipped])
+            each = [np.sqrt(np.mean((p - 3) ** 2)) for p in clipped]       # tune averages over the counts of coldstart
+            assert again[0] == pytest.approx(np.reshape(each, (len(rmse), -1)).mean(1).tolist())
             assert np.abs(np.subtract(rmse, again[0])).min() > 0.01
         else:
             assert again[0] == rmse                         # validation does not look at test ratings
 
 
 def trained(name, d, ratings, seed=7, test="basic"):
-    return experiments.train(name, experiments.SETTINGS["ml-100k", test][name], ratings, d, seed, BAR)[0]
+    view = experiments.view_of(d, test)
+    return experiments.train(name, experiments.SETTINGS["ml-100k", test][name], ratings, view, seed, BAR)[0]
 
 
 @pytest.mark.parametrize("name", experiments.CLASSES)
@@ -542,41 +659,71 @@ def test_same_seed_same_bits(cli, small, name):
     assert differing(a, b) == [] and len(set(differing(a, c)) - {"model.seed"}) > 1
 
 
-@pytest.mark.parametrize("column", COLUMNS["realtime"])
-def test_a_new_user_is_predicted_from_its_own_profile_alone(cli, small, monkeypatch, column):
-    _, profile, target = split(small.ratings, "realtime", 2, 7)
+def shown_and_scored(test, profile, target):
+    """The profiles shown and the target: in coldstart, of the users with ratings enough for the longest profile."""
+    if test != "coldstart":
+        return [profile], target
+    steady = profile.counts >= experiments.COUNTS[-1]
+    profile, target = (R.where(steady[R.users]) for R in (profile, target))
+    return [first_ratings(profile, n, 7) for n in experiments.COUNTS], target
+
+
+@pytest.mark.parametrize("test,column", OF_NEW)
+def test_what_is_new_is_predicted_from_its_own_profile_alone(cli, small, monkeypatch, test, column):
+    _, profile, target = parts_of(small, test)
+    profiles, target = shown_and_scored(test, profile, target)
     changed, others = profile.where(profile.users == target.users[0]), target.users != target.users[0]
-    _, _, (before,) = run_recorded(monkeypatch, "realtime", column, small)
-    _, _, (after,) = run_recorded(monkeypatch, "realtime", column, with_ratings(small, changed, 6 - changed.values))
-    assert np.abs(before - after)[others].max() < 1e-6
-    assert (np.abs(before - after)[~others].min() > 1e-4) == (column not in ("SVD", "BiasSVD"))      # placeholders
+    _, _, before = run_recorded(monkeypatch, test, column, small)
+    _, _, after = run_recorded(monkeypatch, test, column, with_ratings(small, changed, changed.values % 5 + 1))
+    assert len(before) == len(after) == len(profiles)
+    for shown, a, b in zip(profiles, before, after):
+        assert np.abs(a - b)[others].max() < 1e-6
+        known = shown.counts[target.users[0]] > 0 and column not in PLACEHOLDERS
+        assert np.abs(a - b)[~others].min() > 1e-4 if known else np.array_equal(a, b)
 
 
-@pytest.mark.parametrize("test,column", [("realtime", "BiasSVD fold-in"), ("realtime", "SVD++ fold-in"),
-                                         ("realtime", "LFG-item"), ("basic", "LFG-item")])
+@pytest.mark.parametrize("test,column", [
+    ("realtime", "BiasSVD fold-in"), ("realtime", "SVD++ fold-in"), ("realtime", "LFG-item"), ("basic", "LFG-item"),
+    ("newitem", "BiasSVD fold-in"), ("newitem", "LFG"), ("coldstart", "BiasSVD fold-in"), ("coldstart", "LFG-item")])
 def test_columns_that_fold_in_by_hand(cli, small, monkeypatch, test, column):
-    (train, profile, target), settings = split(small.ratings, test, 2, 7), experiments.SETTINGS
-    settings, u = settings["ml-100k", test], target.users[0]
-    model = trained(experiments.model_of(column), small, train, test=test)
-    q, bi = model.generate(train.T, small.F) if column == "LFG-item" else (model.q, model.bi)
-    mine, N = profile.where(profile.users == u), profile.counts[u]
-    A, l2 = np.c_[q, np.ones(40)][mine.items], settings["LFG-item fold-in" if column == "LFG-item" else column]
-    centre = np.append(model.y[mine.items].sum(0) / N ** 0.5, 0) if column == "SVD++ fold-in" else np.zeros(5)
-    ridge = np.diag([l2["l2"]] * 4 + [l2["l2_bias"]])
-    x = np.linalg.solve(A.T @ A + ridge, A.T @ (mine.values - model.mu - bi[mine.items]) + ridge @ centre)
-    _, _, (predicted,) = run_recorded(monkeypatch, test, column, small)
-    at = target.users == u
-    assert predicted[at] == pytest.approx((model.mu + bi + x[4] + q @ x[:4])[target.items[at]], abs=1e-4)
+    train, profile, target = parts_of(small, test)
+    model, side = trained(experiments.model_of(column), small, train, test=test), "E" if test == "newitem" else "F"
+    q, bi = model.generate(train.T, getattr(small, side)) if column.startswith("LFG") else (model.q, model.bi)
+    l2 = experiments.SETTINGS["ml-100k", test][f"{column} fold-in" if column.startswith("LFG") else column]
+    ridge, zero = np.diag([l2["l2"]] * 4 + [l2["l2_bias"]]), np.zeros(5)
+
+    def solved(R, u, centre):
+        items, values = R.rows(np.array([u]))[1:]
+        if column == "SVD++ fold-in":
+            centre = np.append(model.y[items].sum(0) / len(items) ** 0.5, 0)
+        A = np.c_[q, np.ones(len(q))][items]
+        return np.linalg.solve(A.T @ A + ridge, A.T @ (values - model.mu - bi[items]) + ridge @ centre)
+
+    centre = np.mean([solved(train, u, zero) for u in np.unique(train.users)], axis=0) if "to_mean" in l2 else zero
+    profiles, target = shown_and_scored(test, profile, target)
+    u, at = target.users[0], target.users == target.users[0]
+    _, _, predicted = run_recorded(monkeypatch, test, column, small)
+    assert len(predicted) == len(profiles) and (np.abs(centre).max() > 0.01) == (test in ("newitem", "coldstart"))
+    for shown, prediction in zip(profiles, predicted):
+        x = solved(shown, u, centre)
+        assert prediction[at] == pytest.approx((model.mu + bi + x[4] + q @ x[:4])[target.items[at]], abs=1e-4)
 
 
-def test_in_realtime_nothing_of_a_new_user_is_in_training(cli, small, monkeypatch):
+@pytest.mark.parametrize("test,column", OF_NEW)
+def test_nothing_of_what_is_new_is_in_training(cli, small, monkeypatch, test, column):
+    _, profile, target = parts_of(small, test)
+    rows, side = (small.ratings.T, "F") if test == "newitem" else (small.ratings, "E")
+    new = np.unique(target.users)
+    theirs, told = rows.where(np.isin(rows.users, new)), getattr(small, side).copy()
+    told[new] = 1 - told[new]
+    changed = replace(with_ratings(small, theirs, 6 - theirs.values), **{side: told})      # all that is known of them
+    models, again = (run_recorded(monkeypatch, test, column, d)[1] for d in (small, changed))
+    assert len(models) == len(again) > 0 and not any(differing(a, b) for a, b in zip(models, again))
+
+
+def test_in_realtime_a_new_user_has_no_place_in_a_model(cli, small, monkeypatch):
     train, profile, target = split(small.ratings, "realtime", 2, 7)
     new = np.unique(target.users)
-    theirs = small.ratings.where(np.isin(small.ratings.users, new))
-    for column in COLUMNS["realtime"]:                      # their ratings changed, profile and target
-        models, again = (run_recorded(monkeypatch, "realtime", column, d)[1]
-                         for d in (small, with_ratings(small, theirs, 6 - theirs.values)))
-        assert len(models) == len(again) and not any(differing(a, b) for a, b in zip(models, again))
     for name in ("SVD", "BiasSVD", "SVD++"):
         model = trained(name, small, train, test="realtime")
         assert not model.p[new].any() and not model.bu[new].any() and np.abs(model.p).sum(1).astype(bool).sum() == 48
@@ -593,28 +740,160 @@ def test_in_realtime_nothing_of_a_new_user_is_in_training(cli, small, monkeypatc
 @pytest.mark.parametrize("test", COLUMNS)
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_lfg_dual_averages_and_models_are_trained_once_a_fold(cli, small, monkeypatch, test, seeds):
-    trained, predicted = (record(experiments, name, monkeypatch.setattr) for name in ("train", "predict"))
+    trained, predicted = record(experiments, "train", monkeypatch.setattr), record_predictions(monkeypatch.setattr)
     assert cli("--dataset", "synthetic", "--test", test, "--folds", 2, 4, "--seed", 7, "--seeds", seeds)[0] == 0
-    models = ["SVD", "BiasSVD", "SVD++", "LFG"] + ["LFG-item"] * seeds
-    assert [a[0] for a, _ in trained] == 2 * models
-    assert [a[4] for a, _ in trained] == 2 * ([7] * 4 + list(range(7, 7 + seeds)))
-    assert [a[0] for a, _ in predicted] == 2 * COLUMNS[test]
-    (_, _, settings, parts, _), _ = predicted[0]
-    (_, lfg), (_, first), (_, dual) = predicted[len(COLUMNS[test]) - 3:len(COLUMNS[test])]
-    sides = [experiments.predict("LFG-item", [model], settings, parts, small)
-             for _, (model, _) in trained[4:len(models)]]
-    weight = settings["LFG-dual"]["user_weight"]
-    assert np.array_equal(sides[0], first) and settings["LFG-dual"]["seeds"] == seeds and 0 < weight < 1
-    assert dual == pytest.approx(weight * lfg + (1 - weight) * np.mean(sides, axis=0), abs=1e-5)
-    assert all(np.abs(side - dual).max() > 1e-3 for side in sides)
+    others = ["SVD", "BiasSVD", "SVD++", "LFG"] if test in ("basic", "realtime") else ["BiasSVD", "LFG"]
+    assert [a[0] for a, _ in trained] == 2 * (others + ["LFG-item"] * seeds)
+    assert [a[4] for a, _ in trained] == 2 * ([7] * len(others) + list(range(7, 7 + seeds)))
+    counts = experiments.COUNTS if test == "coldstart" else [None]
+    assert [a[0] for a, _ in predicted] == 2 * [c for c in COLUMNS[test] for _ in counts]
+    by_column = {c: [call for call in predicted if call[0][0] == c] for c in COLUMNS[test]}
+    for n, count in enumerate(counts):                      # of fold 2
+        (_, settings, view, ratings, profile, target), lfg = by_column["LFG"][n]
+        (_, first), (_, dual) = by_column["LFG-item"][n], by_column["LFG-dual"][n]
+        sides = [experiments.predictor("LFG-item", [model], settings, view, ratings)(profile, target)
+                 for _, (model, _) in trained[len(others):len(others) + seeds]]
+        weight = settings["LFG-dual"]["user_weight"]
+        if count is not None:
+            weight += (settings["LFG-dual"]["empty_weight"] - weight) * 5 / (5 + count)
+        assert np.array_equal(sides[0], first) and settings["LFG-dual"]["seeds"] == seeds and 0 < weight < 1
+        assert dual == pytest.approx(weight * lfg + (1 - weight) * np.mean(sides, axis=0), abs=1e-5)
+        assert all(np.abs(side - dual).max() > 1e-3 for side in sides)
 
 
-@pytest.mark.parametrize("column", COLUMNS["realtime"])
-def test_another_rating_scale_needs_no_other_settings(cli, small, monkeypatch, column):
+def test_predictions_are_clipped_to_the_scale_seen_in_training(cli, small, monkeypatch):
+    train, _, target = parts_of(small, "basic")
+    d = with_ratings(small, train.where(train.values == 5), 4)
+    monkeypatch.setattr(experiments, "predictor", lambda *_: lambda profile, target: 99 - 198 * (target.users % 2))
+    (rmse,), _, _ = run_recorded(monkeypatch, "basic", "BiasSVD", d)
+    assert rmse == pytest.approx(np.sqrt(np.mean((np.where(target.users % 2, 1, 4) - target.values) ** 2)))
+
+
+@pytest.mark.parametrize("test,column", OF_NEW)
+def test_another_rating_scale_needs_no_other_settings(cli, small, monkeypatch, test, column):
     tenfold = replace(small, ratings=small.ratings.with_values(small.ratings.values * 10 + 7))             # 17 to 57
-    (a,), _, _ = run_recorded(monkeypatch, "realtime", column, small)
-    (b,), _, _ = run_recorded(monkeypatch, "realtime", column, tenfold)
-    assert b == pytest.approx(10 * a, rel=1e-3)
+    a, _, _ = run_recorded(monkeypatch, test, column, small)
+    b, _, _ = run_recorded(monkeypatch, test, column, tenfold)
+    assert b == pytest.approx([10 * rmse for rmse in a], rel=1e-3)
+
+
+def test_the_view_of_new_items_has_items_for_users(small):
+    R, *sides = experiments.view_of(small, "newitem")
+    assert R.shape == (40, 60) and pairs(R.T) == pairs(small.ratings)
+    assert sides[0] is small.F and sides[1] is small.E and sides[2:] == ["LFG-item", "LFG"]
+    for test in ("basic", "realtime", "coldstart"):
+        R, *sides = experiments.view_of(small, test)
+        assert R is small.ratings and sides[0] is small.E and sides[1] is small.F and sides[2:] == ["LFG", "LFG-item"]
+
+
+def test_new_item_folds(small):
+    R = small.ratings                                       # of item 0 a single rating is left, of item 1 none
+    d = replace(small, ratings=R.where((R.items > 1) | (np.arange(900) == np.flatnonzero(R.items == 0)[0])))
+    view, new = experiments.view_of(d, "newitem"), []
+    for fold in range(1, 6):
+        (train, profile, target), = experiments.cases_of(view.ratings, "newitem", fold, 7)
+        assert len(train) + len(profile) + len(target) == len(d.ratings)
+        assert pairs(train.T) | pairs(profile.T) | pairs(target.T) == pairs(d.ratings)       # so they are disjoint
+        assert train.shape == (40, 60) and not (train.counts > 0)[target.users].any()
+        assert set(profile.users.tolist()) <= set(target.users.tolist())
+        assert target.counts[0] == 0 or (target.counts[0], profile.counts[0]) == (1, 0)
+        new += np.unique(target.users).tolist()
+    assert sorted(new) == [0, *range(2, 40)]
+
+
+@pytest.fixture(scope="module")
+def busy():
+    return synthetic(60, 120, 4000, seed=2)
+
+
+def test_cold_start_shows_so_many_ratings_of_the_same_users(busy):
+    exactly = 0
+    for fold in range(1, 6):
+        cases = experiments.cases_of(busy.ratings, "coldstart", fold, 7)
+        train, profile, target = split(busy.ratings, "realtime", fold, 7)
+        steady, exactly = np.flatnonzero(profile.counts >= 50), exactly + (profile.counts == 50).sum()
+        assert len(cases) == len(COUNTS) == 7 and 0 < len(steady) < len(np.unique(target.users))
+        for count, case in zip(COUNTS, cases):
+            assert pairs(case.train) == pairs(train)
+            assert pairs(case.target) == pairs(target.where(np.isin(target.users, steady)))
+            assert case.profile.counts[steady].tolist() == [count] * len(steady)
+            assert len(case.profile) == count * len(steady) and pairs(case.profile) <= pairs(profile)
+        for fewer, more in zip(cases, cases[1:]):
+            assert pairs(fewer.profile) < pairs(more.profile)
+    assert exactly > 0                                      # who are just enough
+
+
+@pytest.mark.parametrize("test", COLUMNS)
+def test_data_too_small_for_a_test_is_told(small, test):
+    with pytest.raises(DataError, match="^too few users or ratings for five folds; give a larger data set$"):
+        experiments.cases_of(small.ratings.where(slice(1)), test, 2, 7)
+    if test == "coldstart":
+        with pytest.raises(DataError, match="^no new user of fold 2 has 50 ratings to show; give a larger data set$"):
+            experiments.cases_of(small.ratings, test, 2, 7)
+
+
+def test_folding_in_an_empty_profile_gives_the_mean_of_the_training_part():
+    train, q, bi, mu, _ = profiles_of_each_length()         # its user 0 has no ratings
+    A, ridge, xs = np.c_[q, np.ones(12)], np.diag([0.7] * 4 + [0.3]), []
+    for u in range(1, 13):
+        _, items, values = train.rows(np.array([u]))
+        xs.append(np.linalg.solve(A[items].T @ A[items] + ridge, A[items].T @ (values - mu - bi[items])))
+    mean, target = np.mean(xs, axis=0), Ratings(np.zeros(12), np.arange(12), np.zeros(12), (13, 12))
+    nothing = train.where(train.users < 0)
+    to_mean, to_zero = (experiments.folding(q, bi, mu, train, to_mean=t, l2=0.7, l2_bias=0.3)(nothing, target)
+                        for t in (True, False))
+    assert np.abs(mean).min() > 1e-3 and to_mean == pytest.approx(mu + bi + A @ mean)
+    assert to_zero == pytest.approx(mu + bi)
+
+
+@pytest.mark.parametrize("test,column", [("coldstart", "μ + bi"), ("newitem", "μ + bu")])
+def test_the_placeholder_does_not_look_at_the_profile(small, test, column):
+    view, (train, profile, target) = experiments.view_of(small, test), parts_of(small, test)
+    model = BiasSVD(n_factors=3, epochs=3).fit(train)
+    predict = experiments.predictor(column, [model], {}, view, train)
+    assert np.array_equal(predict(profile, target), model.mu + model.bi[target.items])
+    assert np.array_equal(predict(profile.where(profile.users < 0), target), predict(profile, target))
+
+
+@pytest.mark.parametrize("empty_weight,weights", [(None, [0.2, 0.2, 0.2]), (0.6, [0.6, 0.4, 0.2 + 0.4 * 5 / 25])])
+def test_lfg_dual_weighs_by_the_length_of_the_profile(empty_weight, weights):
+    profile = Ratings(np.repeat([1, 2], [5, 20]), np.r_[:5, :20], np.ones(25), (3, 20))      # 0, 5 and 20 ratings
+    target = Ratings([0, 1, 2], [0, 0, 0], [1, 1, 1], (3, 20))
+    asked = []
+
+    def predicting(*values):
+        return lambda *arguments: asked.append(arguments) or np.array(values, float)
+
+    by_items = [predicting(0, 0, 0), predicting(2, 4, 6)]   # mean 1, 2, 3
+    got = experiments.joined(predicting(10, 20, 30), by_items, profile, target, 0.2, empty_weight, seeds=2)
+    assert got == pytest.approx([10 * w + 1 * (1 - w) for w in weights] * np.array([1, 2, 3]))
+    assert asked == [(profile, target)] * 3
+
+
+@pytest.mark.parametrize("test", ["basic", "realtime"])
+@pytest.mark.parametrize("dataset", ["ml-100k", "ml-1m"])
+def test_choices_lead_from_the_letter_to_the_settings_in_use(dataset, test):
+    settings = experiments.SETTINGS[dataset, test]
+    rows = experiments.choices({name: dict(setting) for name, setting in settings.items()})
+    (first, letter), *_, (last, in_use) = rows.values()
+    assert first == "LFG" and letter["LFG"].items() > {"raw": True, "mask": 0.1}.items()
+    letter = LFG(**letter["LFG"])
+    assert (letter.l2, letter.l2_M, letter.dropout, letter.n_factors, letter.shown_weight) == (0, 0, 0, 50, 1)
+    assert (last, in_use) == ("LFG-dual", settings)
+    named = {re.search(r"\((.*)\)$", name)[1]: row for name, row in rows.items() if name.endswith(")")}
+    assert named == {column: (column, settings) for column in ("LFG", "LFG-item", "LFG-dual")}
+
+
+def test_each_choice_changes_what_it_names():
+    settings = experiments.SETTINGS["ml-100k", "basic"]
+    *made, (averaged, mean), (_, in_use) = experiments.choices(settings).values()
+    assert [column for column, _ in made] == ["LFG"] * 6 + ["LFG-item"] * 2
+    setting = [vars(experiments.CLASSES[column](**s[column])) for column, s in made]
+    changed = [{k for k in a if a[k] != b[k]} for a, b in zip(setting, setting[1:])]
+    assert changed[:5] == [{"dropout"}, {"l2", "l2_M"}, {"raw"}, {"n_factors"}, {"mask"}]
+    assert changed[6] == {"mask", "shown_weight"} and setting[6]["mask"] == setting[5]["mask"]
+    assert setting[6]["shown_weight"] == 1 and averaged == "LFG-dual"
+    assert mean == {**in_use, "LFG-dual": {**in_use["LFG-dual"], "user_weight": 0}}
 
 
 def folds_of(n_test, **rmse):
@@ -666,7 +945,8 @@ TABLES = [                                                  # number, data set, 
     (2, "ml-1m", "basic", f"Table 2: {BASIC}MovieLens-1m", [0.8672, 0.8607, 0.8566]),
     (3, "ml-100k", "realtime", f"Table 3: {REALTIME}MovieLens-100k", [1.1274, 1.0305, 0.9255]),
     (4, "ml-1m", "realtime", f"Table 4: {REALTIME}MovieLens-1m", [1.1151, 0.9835, 0.8837]),
-    (None, "synthetic", "basic", f"{BASIC}synthetic", None)]
+    (None, "synthetic", "basic", f"{BASIC}synthetic", None),
+    (None, "ml-1m", "newitem", "New Items, 5-Fold Cross-Validation Results on MovieLens-1m", None)]
 
 
 @pytest.mark.parametrize("number,dataset,test,title,paper", TABLES)
@@ -679,7 +959,7 @@ def test_a_table_is_markdown_aligned_by_eye_and_json_holds_the_same(cli, tmp_pat
     paper = paper and dict(zip(["SVD", "BiasSVD", "LFG"], paper))
     assert (code, err) == (0, "") and table == {
         "table": number, "dataset": dataset, "test": test, "seed": 7, "models": names, "paper": paper}
-    parts = [split(cli.data.ratings, test, n, 7) for n in range(1, 6)]
+    parts = [parts_of(cli.data, test, n) for n in range(1, 6)]
     for n, (fold, part) in enumerate(zip(folds, parts), 1):
         rmse, seconds = fold.pop("rmse"), fold["seconds"]
         assert fold == {"fold": n, "n_train": len(part.train), "n_test": len(part.target), "seconds": seconds}
@@ -728,11 +1008,186 @@ def test_folds_are_those_asked_for_and_digits_do_not_depend_on_what_else_is_run(
     ("basic", "", "SVD, BiasSVD, SVD++, LFG, LFG-item, LFG-dual"),
     ("realtime", "", "SVD, BiasSVD, BiasSVD fold-in, SVD++ fold-in, LFG, LFG-item, LFG-dual"),
     ("basic", "lfg-item svdpp", "SVD++, LFG-item"), ("realtime", "lfg-item svdpp", "SVD++ fold-in, LFG-item"),
-    ("realtime", "lfg-dual biassvd", "BiasSVD, BiasSVD fold-in, LFG-dual")])
+    ("realtime", "lfg-dual biassvd", "BiasSVD, BiasSVD fold-in, LFG-dual"),
+    ("newitem", "", "μ + bu, BiasSVD fold-in, LFG, LFG-item, LFG-dual")])
 def test_columns_are_those_asked_for(cli, test, models, columns):
     arguments = ["--models", *models.split()] if models else []
     out = cli("--dataset", "synthetic", "--test", test, "--folds", 1, *arguments)[1]
     assert ", ".join(rows_of(out)[0][3:]) == columns.replace(",", " RMSE,") + " RMSE"
+
+
+def check_folds(table, numbers, counts=None):
+    """That a JSON table has these folds of every model, and averages of them; a number or one for each of counts."""
+    shape = () if counts is None else (len(counts),)
+    assert table["models"] == list(table["average"]) and [f["fold"] for f in table["folds"]] == numbers
+    for fold in table["folds"]:
+        assert list(fold) == ["fold", "n_train", "n_test", "rmse", "seconds"]
+        assert list(fold["rmse"]) == list(fold["seconds"]) == table["models"]
+        assert all(np.shape(fold["seconds"][m]) == () and fold["seconds"][m] > 0 for m in table["models"])
+    for model in table["models"]:
+        rmse = np.array([f["rmse"][model] for f in table["folds"]])
+        assert rmse.shape == (len(numbers), *shape) and (rmse > 0.1).all() and (rmse < 3).all()
+        assert table["average"][model] == pytest.approx(rmse.mean(0))
+
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def points_of(svg):
+    """The points (n, 2) of each polyline of an SVG."""
+    lines = ElementTree.fromstring(svg).findall(f".//{SVG}polyline")
+    return [np.array([point.split(",") for point in line.get("points").split()], float) for line in lines]
+
+
+@pytest.mark.parametrize("dataset", ["synthetic", "all"])
+def test_cold_start_is_a_row_a_count_and_a_curve_a_model(cli, busy, tmp_path, monkeypatch, dataset):
+    monkeypatch.setattr(experiments, "COUNTS", COUNTS)
+    cli.data, json_path, svg_path = busy, tmp_path / "json", tmp_path / "svg"
+    code, out, err = cli("--dataset", dataset, "--test", "coldstart", "--folds", 1, 3, "--seed", 7, "--quiet",
+                         "--json", json_path, "--svg", svg_path)
+    tables, names = json.loads(json_path.read_text()), ["synthetic"] if dataset == "synthetic" else ["ml-100k", "ml-1m"]
+    assert (code, err) == (0, "") and [table["dataset"] for table in tables] == names
+    rows = [row for row in rows_of(out) if row[0][0] != "-"]
+    for table in tables:
+        check_folds(table, [1, 3], COUNTS)
+        head = {key: table[key] for key in table if key not in ("folds", "average", "dataset")}
+        assert head == {"table": None, "test": "coldstart", "seed": 7, "models": COLUMNS["coldstart"],
+                        "ratings": [0, 1, 2, 5, 10, 20, 50]}
+        for fold in table["folds"]:
+            case = experiments.cases_of(busy.ratings, "coldstart", fold["fold"], 7)[0]
+            assert (fold["n_train"], fold["n_test"]) == (len(case.train), len(case.target))
+        printed, rows = rows[:9], rows[9:]
+        assert printed[0] == ["Ratings"] + [f"{c} RMSE" for c in COLUMNS["coldstart"]] and printed[8][0] == "Seconds"
+        assert printed[1:8] == [[str(count)] + [f"{table['average'][c][n]:.4f}" for c in COLUMNS["coldstart"]]
+                                for n, count in enumerate(COUNTS)]
+    assert rows == [] and [points.shape for points in points_of(svg_path.read_text())] == [(7, 2)] * 5 * len(tables)
+    assert re.findall("^Cold Start.*", out, re.M) == [
+        "Cold Start by Ratings in the Profile, 5-Fold Cross-Validation Results on "
+        + name.replace("ml-", "MovieLens-") for name in names]
+
+
+def test_ablation_is_a_row_a_choice_in_both_tests(cli, tmp_path):
+    code, out, err = cli("--dataset", "synthetic", "--test", "ablation", "--folds", 1, 3, "--seed", 7, "--json",
+                         tmp_path / "json")
+    tables = json.loads((tmp_path / "json").read_text())
+    choices = list(experiments.choices(experiments.SETTINGS["ml-100k", "basic"]))
+    assert (code, err) == (0, "") and len(choices) == 10
+    for table, of in zip(tables, ["basic", "realtime"]):
+        check_folds(table, [1, 3])
+        assert {key: table[key] for key in table if key not in ("folds", "average")} == {
+            "table": None, "dataset": "synthetic", "test": "ablation", "of": of, "seed": 7, "models": choices}
+    assert rows_of(out)[0] == ["Choice", "Basic RMSE", "Real-time RMSE"] and out.startswith("What Each Choice Buys, 5-")
+    assert len(tables) == 2 and rows_of(out)[2:] == [
+        [choice] + [f"{table['average'][choice]:.4f}" for table in tables] for choice in choices]
+
+
+@pytest.mark.parametrize("dataset", experiments.SIZES)
+def test_ablation_runs_with_the_settings_of_each_data_set(cli, monkeypatch, dataset):
+    monkeypatch.setattr(experiments, "SIZES", {dataset: 900})
+    code, out, _ = cli("--dataset", "synthetic", "--test", "ablation", "--folds", 2)
+    assert code == 0 and len(rows_of(out)) == 12
+
+
+def test_ablation_trains_no_model_twice(cli, monkeypatch):
+    trained = record(experiments, "train", monkeypatch.setattr)
+    cli("--dataset", "synthetic", "--test", "ablation", "--folds", 2)
+    models = [(name, sorted(map(str, setting.items())), seed)
+              for (name, setting, _, _, seed, _), _ in trained[:len(trained) // 2]]
+    assert all(models.count(model) == 1 for model in models)
+
+
+@pytest.mark.parametrize("test", ["newitem", "coldstart"])
+def test_models_that_a_test_does_not_have_are_told(cli, tmp_path, test):
+    svg = ["--svg", tmp_path / "svg"] if test == "coldstart" else []
+    code, out, err = cli("--dataset", "synthetic", "--test", test, "--folds", 2, "--models", "svd", *svg)
+    assert (code, out) == (2, "") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("test", COLUMNS)
+@pytest.mark.parametrize("dataset", experiments.SIZES)
+def test_the_settings_of_each_data_set_run(cli, monkeypatch, dataset, test):
+    monkeypatch.setattr(experiments, "SIZES", {dataset: 900})
+    used = record(experiments, "evaluate", monkeypatch.setattr)
+    code, out, _ = cli("--dataset", "synthetic", "--test", test, "--folds", 2)
+    assert code == 0 and rows_of(out)[0][-1] == "LFG-dual RMSE"
+    assert [(a[0], a[1]) for a, _ in used] == [(c, experiments.SETTINGS[dataset, test]) for c in COLUMNS[test]]
+
+
+@pytest.mark.parametrize("n,test", [(0, "basic"), (1, "realtime")])
+def test_rows_of_the_ablation_that_name_a_column_are_that_column(cli, tmp_path, n, test):
+    for run in ("ablation", test):
+        assert cli("--dataset", "synthetic", "--test", run, "--folds", 2, "--json", tmp_path / run)[0] == 0
+    by_choice, by_column = (json.loads((tmp_path / run).read_text())[at]["average"]
+                            for run, at in (("ablation", n), (test, 0)))
+    named = {choice.rsplit("(", 1)[1][:-1]: rmse for choice, rmse in by_choice.items() if choice.endswith(")")}
+    assert named == {column: by_column[column] for column in ("LFG", "LFG-item", "LFG-dual")}
+    assert len(set(by_choice.values())) == 10               # each choice does something
+
+
+def cold_table(name, **average):
+    return {"dataset": name, "models": list(average), "ratings": [0, 1, 5], "average": average}
+
+
+def test_curves_draw_a_line_a_model_and_a_panel_a_data_set():
+    svg = experiments.curves([cold_table("a", LFG=[1.0, 0.95, 0.9], SVD=[1.1, 1.1, 0.8]),
+                              cold_table("b", LFG=[0.7, 0.6, 0.65], SVD=[0.5, 0.6, 0.55])])
+    lines, root = points_of(svg), ElementTree.fromstring(svg)
+    assert root.tag == f"{SVG}svg" and [line.shape for line in lines] == [(3, 2)] * 4
+    for a, b in (lines[:2], lines[2:]):
+        assert np.array_equal(a[:, 0], b[:, 0]) and (np.diff(a[:, 0]) > 0).all()
+    assert lines[0][-1, 0] < lines[2][0, 0]                 # one panel beside the other
+    heights = np.r_[lines[0][:, 1], lines[1][:, 1]]
+    rmse = np.array([1.0, 0.95, 0.9, 1.1, 1.1, 0.8])
+    assert np.polyfit(rmse, heights, 1)[0] < 0 and np.corrcoef(rmse, heights)[0, 1] < -0.9999     # lower is better
+    width, height = map(float, root.get("viewBox").split()[2:])
+    corner = np.concatenate(lines)
+    assert (corner >= 0).all() and (corner <= [width, height]).all()
+    colours = [line.get("stroke") for line in root.findall(f".//{SVG}polyline")]
+    assert colours[:2] == colours[2:] and colours[0] != colours[1]
+    shown = {text.text: text.get("fill") for text in root.findall(f".//{SVG}text")}
+    assert (shown["LFG"], shown["SVD"]) == tuple(colours[:2]) and {"a", "b", "0", "1", "5"} <= shown.keys()
+
+
+def test_curves_lie_where_the_axis_says():
+    svg = experiments.curves([cold_table("a", LFG=[1.0, 0.96, 0.9])])
+    texts = ElementTree.fromstring(svg).findall(f".//{SVG}text")
+    across = {t.text: float(t.get("x")) for t in texts if t.get("text-anchor") == "middle"}
+    up = {t.text: float(t.get("y")) - 4 for t in texts if t.get("text-anchor") == "end"}
+    (points,) = points_of(svg)
+    assert points[:, 0] == pytest.approx([across["0"], across["1"], across["5"]], abs=0.51)
+    assert points[:, 1] == pytest.approx([up["1.00"], up["0.96"], up["0.90"]], abs=0.11)
+
+
+def test_a_data_sets_name_is_escaped_in_curves():
+    svg = experiments.curves([cold_table("<R&D>", LFG=[1.0, 0.96, 0.9])])
+    assert "<R&D>" in [text.text for text in ElementTree.fromstring(svg).findall(f".//{SVG}text")]
+
+
+def test_svg_is_drawn_after_each_table(cli, tmp_path, monkeypatch):
+    written = record(experiments, "write_whole", monkeypatch.setattr)
+    assert cli("--dataset", "all", "--test", "coldstart", "--folds", 2, "--svg", tmp_path / "svg")[0] == 0
+    assert [len(points_of(text)) for (_, text, _), _ in written] == [5, 10]
+
+
+def test_values_of_the_grid_worked_by_hand():
+    got = [experiments.scaled(v, f) for v, f in (((0.3, 1.0), 1.4), ((0.3, 1.0), 0.5), (0.3, 1.4), (50, 0.5), (1, 0.5))]
+    assert got == [(0.42, 1.0), (0.15, 0.5), 0.42, 25, 1]   # no probability above 1, no count below
+
+
+@pytest.mark.parametrize("of", COLUMNS)
+def test_tune_shows_the_tests_asked_for(cli, tmp_path, monkeypatch, of):
+    monkeypatch.setattr(experiments, "GRID", {group: {"l2": (2,)} for group in experiments.GRID})
+    path = tmp_path / "json"
+    code, out, err = cli("--dataset", "synthetic", "--test", "tune", "--of", of, "--seed", 7, "--json", path)
+    tables, columns = json.loads(path.read_text()), [c for c in COLUMNS[of] if c[0] != "μ"]
+    assert (code, err) == (0, "") and [t.pop("models") for t in tables] == [[c] for c in columns]
+    for table, column in zip(tables, columns):
+        rows = table.pop("grid")
+        assert table == {"table": None, "dataset": "synthetic", "test": "tune", "of": of, "seed": 7}
+        assert all(list(row) == ["changed", "rmse", "seconds"] and 0.1 < row["rmse"] < 3 for row in rows)
+        assert rows[0]["changed"] == "in use" and (len(rows) > 1) == (column != "LFG-dual")
+        assert all(re.fullmatch(r"(fold-in )?l2 = [\d.]+", row["changed"]) for row in rows[1:])
+    assert re.findall("^Validation, synthetic (.*?):", out, re.M) == [f"{of}, {column}" for column in columns]
 
 
 @pytest.mark.parametrize("test,column,groups", [
@@ -740,25 +1195,30 @@ def test_columns_are_those_asked_for(cli, test, models, columns):
     ("basic", "LFG-dual", ["LFG-dual"]),
     ("realtime", "LFG-item", ["LFG-item", "LFG-item fold-in"]),
     ("realtime", "SVD++ fold-in", ["SVD++", "SVD++ fold-in"]),
-    ("realtime", "BiasSVD", ["BiasSVD"])])
+    ("realtime", "BiasSVD", ["BiasSVD"]),
+    ("newitem", "LFG", ["LFG", "LFG fold-in"]), ("newitem", "LFG-item", ["LFG-item"]),
+    ("coldstart", "LFG", ["LFG"]), ("coldstart", "LFG-dual", ["LFG-dual"])])
 def test_tune_prints_the_setting_in_use_and_its_neighbours(cli, tmp_path, monkeypatch, test, column, groups):
-    predicted = record(experiments, "predict", monkeypatch.setattr)
+    evaluated = record(experiments, "evaluate", monkeypatch.setattr)
     model, = (m for m, added in experiments.COLUMNS[test].items() if column in added)
-    code, out, _ = cli("--dataset", "synthetic", "--test", "tune", "--models", model, "--json", tmp_path / "json")
+    shown, asked = (COLUMNS, []) if test == "basic" else ([test], ["--of", test])
+    code, out, _ = cli("--dataset", "synthetic", "--test", "tune", "--models", model, *asked, "--json",
+                       tmp_path / "json")
     tables, used = json.loads((tmp_path / "json").read_text()), experiments.SETTINGS["ml-100k", test]
     assert code == 0 and [(t["test"], t["of"], *t["models"]) for t in tables] == [
-        ("tune", of, c) for of in COLUMNS for c in experiments.COLUMNS[of][model]]
+        ("tune", of, c) for of in shown for c in experiments.COLUMNS[of].get(model, []) if c[0] != "μ"]
     assert [row[:2] for row in rows_of(out) if "RMSE" not in row and set(row[0]) != {"-"}] == [
         [row["changed"], f"{row['rmse']:.4f}"] for table in tables for row in table["grid"]]
     at = sum(len(t["grid"]) for t in tables[:[(t["of"], *t["models"]) for t in tables].index((test, column))])
     grid, = (t["grid"] for t in tables if (t["of"], *t["models"]) == (test, column))
-    (_, _, first, _, _), *others = [a for a, _ in predicted[at:at + len(grid)]]
+    (_, first, *_), *others = [a for a, _ in evaluated[at:at + len(grid)]]
     assert first == used and grid[0]["changed"] == "in use"
-    changes = [[(g, k, s[2][g][k]) for g in used for k in s[2][g] if s[2][g][k] != used[g].get(k)]
+    changes = [[(g, k, s[1][g][k]) for g in used for k in s[1][g] if s[1][g][k] != used[g].get(k)]
                for s in others]
     labels = [[f"{experiments.label(g, k)} = {v}" for g, k, v in change] for change in changes]
     assert labels == [[row["changed"]] for row in grid[1:]]
-    assert [g for (g, _, _), in changes] == [g for g in groups for f in experiments.GRID[g].values() for _ in f]
+    assert [g for (g, _, _), in changes] == [g for g in groups for k, f in experiments.GRID[g].items() for _ in f
+                                             if (test, k) != ("basic", "empty_weight")]
     if column == "SVD":
         assert ("SVD", "n_factors", 2) in sum(changes, []) and ("SVD", "n_factors", 8) in sum(changes, [])
 
@@ -769,8 +1229,8 @@ def test_help_shows_all_defaults(cli, monkeypatch):
     shown = dict(re.findall(r"^  (--[\w-]+)[\s\S]*?\(default: (.*)\)$", out, re.M))
     defaults = {f"--{name.replace('_', '-')}": str(value) for name, value in vars(experiments.parse([])).items()}
     assert code == 0 and shown == defaults
-    assert set(defaults) == {"--dataset", "--test", "--models", "--folds", "--seed", "--seeds", "--data-dir", "--json",
-                             "--quiet"}
+    assert set(defaults) == {"--dataset", "--test", "--of", "--models", "--folds", "--seed", "--seeds", "--data-dir",
+                             "--json", "--svg", "--quiet"}
 
 
 @pytest.mark.parametrize("arguments,message", [
@@ -781,7 +1241,12 @@ def test_help_shows_all_defaults(cli, monkeypatch):
     (["--dataset", "half"], "u.user is missing"), (["--data-dir", "none"], "no network here"),
     (["--data-dir", "few.csv"], "few.csv"), (["--data-dir", "named"], "u.user is missing"),
     (["--dataset", "synthetic", "--json", "no/such/x.json"], "no/such/x.json"),
-    (["--dataset", "synthetic", "--json", "half"], "half")], ids=" ".join)
+    (["--dataset", "synthetic", "--json", "half"], "half"), (["--of", "all"], "--of"),
+    (["--dataset", "few.csv", "--test", "newitem"], "few users"),
+    (["--dataset", "few.csv", "--test", "coldstart"], "few users"),
+    (["--svg", "x.svg"], "--svg"), (["--test", "newitem", "--svg", "x.svg"], "--svg"),
+    (["--test", "coldstart", "--svg", "no/such/x.svg"], "give --svg another name")],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value)
 def test_mistakes_end_in_one_line_and_code_2(cli, tmp_path, monkeypatch, arguments, message):
     no_network(monkeypatch)
     fake_pip(monkeypatch)
@@ -801,22 +1266,25 @@ def test_a_mistake_on_the_real_command_line(tmp_path):
     assert done.stderr.startswith("experiments.py: nowhere: no such file or folder") and done.stderr.count("\n") == 1
 
 
-def test_json_that_cannot_be_written_leaves_the_old_file(cli, tmp_path, monkeypatch):
-    def half(tables, file, **_):
-        file.write("[")
+@pytest.mark.parametrize("option", ["--json", "--svg"])
+def test_a_file_that_cannot_be_written_leaves_the_old_one(cli, tmp_path, monkeypatch, option):
+    def half(path, *_, **__):
+        Path(path).write_text("[")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(experiments.json, "dump", half)
-    path = write(tmp_path, {"old.json": "[]"}) / "old.json"
-    code, _, err = cli("--dataset", "synthetic", "--folds", 1, "--models", "svd", "--json", path)
-    assert code == 2 and err.count("\n") == 1 and f"{path}: No space left on device" in err
-    assert path.read_text() == "[]" and os.listdir(tmp_path) == ["old.json"]
+    monkeypatch.setattr(experiments, "open", half, raising=False)
+    path = write(tmp_path, {"old": "[]"}) / "old"
+    code, _, err = cli("--dataset", "synthetic", "--folds", 1, "--test", "coldstart", "--models", "lfg", option, path)
+    assert code == 2 and err.count("\n") == 1 and f"{path}: No space left on device; give {option} a file" in err
+    assert path.read_text() == "[]" and os.listdir(tmp_path) == ["old"]
 
 
-@pytest.mark.parametrize("path", ["folder", "no/x.json"])
-def test_json_that_can_never_be_written_is_told_at_once(cli, tmp_path, path):
+@pytest.mark.parametrize("option", ["--json", "--svg"])
+@pytest.mark.parametrize("path", ["folder", "no/x"])
+def test_a_file_that_can_never_be_written_is_told_at_once(cli, tmp_path, path, option):
     (tmp_path / "folder").mkdir()
-    code, out, _ = cli("--dataset", "synthetic", "--folds", 1, "--models", "svd", "--json", tmp_path / path)
+    code, out, _ = cli("--dataset", "synthetic", "--folds", 1, "--test", "coldstart", "--models", "lfg", option,
+                       tmp_path / path)
     assert (code, out, os.listdir(tmp_path)) == (2, "", ["folder"])
 
 
@@ -1167,6 +1635,16 @@ def test_folds_of_few_ratings_and_a_bad_fold():
             split(R, test, fold, 0)
 
 
+def test_first_ratings_are_nested_and_fixed_by_the_seed(R):
+    asked = (0, 3), (2, 3), (5, 3), (5, 3), (5, 4)
+    nothing, two, five, again, other = (first_ratings(R, n, seed) for n, seed in asked)
+    assert len(nothing) == 0 and pairs(two) < pairs(five) < pairs(R)
+    assert pairs(again) == pairs(five) != pairs(other) and nothing.shape == other.shape == R.shape
+    for n, first in ((2, two), (5, five), (5, other)):
+        assert np.array_equal(first.counts, np.minimum(R.counts, n))       # all that a user with fewer has
+    assert R.counts.min() < 5 < R.counts.max() and pairs(first_ratings(R, 99, 3)) == pairs(R)
+
+
 # Fetching
 
 
@@ -1306,3 +1784,16 @@ def test_real_ml_100k():
     assert len(d.ratings) == 100_000 and d.ratings.shape == (943, 1682)
     assert d.E.shape == (943, 30) and (d.E.sum(1) == 3).all() and d.F.shape == (1682, 27)
     assert np.bincount(d.ratings.values.astype(int)).tolist() == [0, 6110, 11370, 27145, 34174, 21201]
+
+
+@pytest.mark.skipif("LFG_DATA" not in os.environ, reason="LFG_DATA does not name a folder with ml-100k")
+def test_real_ml_100k_new_item_folds():
+    d = load("ml-100k", os.environ["LFG_DATA"])
+    R, new = experiments.view_of(d, "newitem").ratings, []
+    for fold in range(1, 6):
+        (train, profile, target), = experiments.cases_of(R, "newitem", fold, 0)
+        cells = np.concatenate([part.items * 1682 + part.users for part in (train, profile, target)])
+        assert np.array_equal(np.sort(cells), np.sort(d.ratings.users * 1682 + d.ratings.items))
+        assert not (train.counts > 0)[target.users].any() and 17_000 < len(profile) + len(target) < 23_000
+        new += np.unique(target.users).tolist()
+    assert sorted(new) == list(range(1682))
