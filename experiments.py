@@ -541,8 +541,8 @@ def curves(tables):
     bottom, total = top + height + 40, left + len(tables) * (width + left + 20)
     parts.append(f'<text x="{left}" y="{bottom}">RMSE by the number of ratings in a new user\'s profile</text>')
     for n, (model, colour) in enumerate(colours.items()):
-        parts.append(f'<text x="{left + 110 * n}" y="{bottom + 22}" fill="{colour}" font-weight="bold">{model}</text>')
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {max(total, 640)} {bottom + 36}" '
+        parts.append(f'<text x="{left + 130 * n}" y="{bottom + 22}" fill="{colour}" font-weight="bold">{model}</text>')
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {max(total, 720)} {bottom + 36}" '
             'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="#ffffff"/>'
             + "\n".join(parts) + "</svg>\n")
 
