@@ -107,7 +107,7 @@ SETTINGS["ml-100k", "coldstart"] = {
 SETTINGS["ml-1m", "coldstart"] = {
     **SETTINGS["ml-1m", "realtime"],
     "BiasSVD fold-in": dict(l2=4.0, l2_bias=3.0, to_mean=True),
-    "LFG": dict(n_factors=200, hidden=(500,), l2=0.02, l2_M=0.2, mask=(0.3, 1.0), epochs=30),
+    "LFG": dict(n_factors=100, hidden=(500,), l2=0.02, l2_M=0.2, mask=(0.3, 1.0), epochs=30),
     "LFG-item fold-in": dict(l2=350.0, l2_bias=6.0, to_mean=True),
     "LFG-dual": dict(seeds=2, user_weight=0.2, empty_weight=0.6),
 }
