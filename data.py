@@ -2,12 +2,15 @@
 
 import codecs
 import csv
+import difflib
 import hashlib
 import http.client
 import io
 import itertools
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from svd import Ratings
+from svd import DataError, Ratings
 
 BASE_URL = "https://files.grouplens.org/datasets/movielens/"
 MD5 = {"ml-100k": "0e33842e24a9c977be4e0107933c0723", "ml-1m": "c4d9eecfca2ab87c1945afe126590906"}
@@ -32,6 +35,7 @@ ARCHIVE_LIMIT, MEMBER_LIMIT = 64 << 20, 512 << 20      # bytes
 AGES = (1, 18, 25, 35, 45, 50, 56)                     # where a bracket begins; 1 is ML-1m's code of < 18
 GENRES = ("unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir "
           "Horror Musical Mystery Romance Sci-Fi Thriller War Western").split()
+ARTICLES = "the|a|an|la|le|les|l'|il|lo|el|los|las|der|die|das"    # as in "Matrix, The"
 OCCUPATIONS = ("other,academic/educator,artist,clerical/admin,college/grad student,customer service,"
                "doctor/health care,executive/managerial,farmer,homemaker,K-12 student,lawyer,programmer,"
                "retired,sales/marketing,scientist,self-employed,technician/engineer,tradesman/craftsman,"
@@ -39,13 +43,6 @@ OCCUPATIONS = ("other,academic/educator,artist,clerical/admin,college/grad stude
 COLUMNS = {"user": "user", "item": "item", "movie": "item", "rating": "rating", "age": "age",
            "gender": "gender", "occupation": "occupation", "title": "title", "movietitle": "title",
            "releaseyear": "year", "class": "genres", "genre": "genres", "genres": "genres"}      # by a file's header
-
-
-class DataError(Exception):
-    """A mistake in the data or its place; the message is one line: what, where, what to do."""
-
-    def __init__(self, message):
-        super().__init__(" ".join(message.splitlines()))
 
 
 @dataclass(frozen=True)
@@ -79,10 +76,12 @@ def load(dataset, data_dir=None, seed=0, progress=False):
     """The Dataset called "ml-100k", "ml-1m" or "synthetic", or the one at a path (folder or CSV file).
 
     A named one is read from data_dir/NAME/ or data_dir/NAME.zip and fetched when neither is there.
+    "synthetic:6040x3706x1000209" has that many users, items and ratings.
     seed: of the synthetic one. progress: a bar on stderr while fetching. Raises DataError.
     """
-    if dataset == "synthetic":
-        return synthetic(seed=seed)
+    sizes = re.fullmatch("synthetic(?::([0-9]{1,9})x([0-9]{1,9})x([0-9]{1,9}))?", str(dataset))
+    if sizes:
+        return synthetic(*(int(size) for size in sizes.groups() if size), seed=seed)
     if dataset in MD5:
         if data_dir is None:
             raise DataError(f"{dataset} needs a data directory; give one, or use --dataset synthetic")
@@ -202,7 +201,7 @@ def _dataset(name, ratings, users, items):
         E = _user_columns(users.set_index("user").loc[user_ids])
     if items is not None:
         items = items.set_index("item").loc[item_ids]
-        F, titles = _item_columns(items), items["title"]
+        F, titles = _item_columns(items), _with_years(items)
     return Dataset(name, Ratings(rows, columns, values, (len(user_ids), len(item_ids))),
                    np.array(user_ids, str), np.array(item_ids, str),
                    E.to_numpy(np.float32), list(E.columns), F.to_numpy(np.float32), list(F.columns),
@@ -266,10 +265,21 @@ def _user_columns(users):
 
 def _item_columns(items):
     """F as a table: multi-hot genres, one-hot decade; the year may stand in the title, "(1995)"."""
+    decades = [year and year[:3] + "0" for year in _years(items)]
+    return pd.concat([_one_hot("genre", items["genres"].to_numpy()), _one_hot("decade", decades)], axis=1)
+
+
+def _years(items):
+    """The year of each item, or ""."""
     found = [re.findall("[0-9]{4}", year) or re.findall(r"\(([0-9]{4})\)", title)
              for year, title in zip(items["year"], items["title"])]
-    decades = [years[-1][:3] + "0" if years else "" for years in found]
-    return pd.concat([_one_hot("genre", items["genres"].to_numpy()), _one_hot("decade", decades)], axis=1)
+    return [years[-1] if years else "" for years in found]
+
+
+def _with_years(items):
+    """Titles as GroupLens writes them, "Heat (1995)": with the year, where it is known."""
+    return [f"{title} ({year})" if title and year and not re.search(r"\([0-9]{4}\)", title) else title
+            for title, year in zip(items["title"], _years(items))]
 
 
 def _one_hot(name, values):
@@ -420,6 +430,248 @@ def _widths(where, data, sep, quoted):
     for row in np.flatnonzero(widths == 1):
         widths[row] = bool(data[starts[row]:ends[row]].strip())
     return np.searchsorted(newlines, starts) + 1, widths
+
+
+# What people give to a trained model (an lfg.Recommender) and take from it.
+
+
+def scored(model, path, n):
+    """Lines of a CSV user,item,rating: the n best items of each user of the CSV at path, as bytes, user by user."""
+    yield b"user,item,rating\n"
+    for user, items, ratings in users_of(model, path):
+        places, predicted = model.recommend(items, ratings, n=n)
+        text = io.StringIO()
+        rows = ((user, item, f"{rating:.4f}") for item, rating in zip(model.item_ids[places], predicted))
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        yield text.getvalue().encode()
+
+
+def users_of(model, path):
+    """(user, items (n,), ratings (n,)) of each user of a CSV that names user, item and rating in its first line.
+
+    Reads on as it yields: of the users before, only the ids stay in memory.
+    """
+    place_of, seen, user, rated = {str(name): place for place, name in enumerate(model.item_ids)}, set(), None, {}
+    with _open_text(path) as file:
+        lines = _csv_lines(file, path)
+        number, header = next(lines, (1, []))
+        names = _header(f"{path}, line {number}", header, needed=["user", "item", "rating"])
+        user_at, item_at, rating_at = (names.index(name) for name in ("user", "item", "rating"))
+        for number, fields in lines:
+            if len(fields) != len(header):
+                raise _wrong(path, number, f"{len(fields)} fields where {len(header)} are expected")
+            name, item = fields[user_at], fields[item_at]
+            if name != user:
+                if rated:
+                    yield user, list(rated), list(rated.values())
+                if name in seen:
+                    raise DataError(f"{path}, line {number}: user {name!r} was there before; sort the file by user")
+                user, rated = name, {}
+                seen.add(name)
+            place = place_of.get(item)
+            if place is None or place in rated:
+                problem = "is not in the model" if place is None else f"is rated twice by user {name!r}"
+                raise _wrong(path, number, f"item {item!r} {problem}")
+            rated[place] = _rating(model, fields[rating_at], path, number)
+    if rated:
+        yield user, list(rated), list(rated.values())
+
+
+def read_ratings(model, typed, path):
+    """Places (n,) and ratings (n,) of items, from texts TITLE=RATING and from the lines title,rating of a CSV, or None.
+
+    A first line that ends in the word rating is a header; when it begins with item or movie, ids follow.
+    """
+    given = [(f"--rate {text}", *text.rpartition("=")[::2]) for text in typed]
+    for where, title, _ in given:
+        if not title:
+            raise DataError(f"{where}: no title or no rating; write TITLE=RATING")
+    if path:
+        given += _rated_lines(path)
+    places, ratings = [], []
+    for where, title, rating in given:
+        try:
+            place = find_item(model, title.strip())
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from error
+        if place in places:
+            raise DataError(f"{where}: rated twice; leave one out")
+        places.append(place)
+        ratings.append(_rating(model, rating, where))
+    return places, ratings
+
+
+def _rating(model, text, where, line=None):
+    """A rating within the model's scale."""
+    try:
+        rating = float(text)
+    except ValueError:
+        rating = np.nan
+    if not model.low <= rating <= model.high:
+        where = where if line is None else f"{where}, line {line}"
+        raise DataError(f"{where}: {text!r} is no rating from {model.low:g} to {model.high:g}; give one")
+    return rating
+
+
+def read_side(model, profile):
+    """The side (columns of E,) of a {"age": 25, "gender": None...}; what is None stays at the training users' mean."""
+    side = model.E_mean.copy()
+    for kind, given in profile.items():
+        known = {name.partition("=")[2]: at for at, name in enumerate(model.E_names) if name.startswith(kind + "=")}
+        if given is None:
+            continue
+        if not known:
+            raise DataError(f"--{kind}: the model makes no use of it; leave it out")
+        value = given
+        if kind == "age":                                     # brackets are named by where they begin
+            value = str(max((int(a) for a in known if int(a) <= given), default=min(map(int, known))))
+        matches = [name for name in known if name.casefold() == value.casefold()]
+        if not matches:
+            raise DataError(f"--{kind} {given}: not known; give one of {', '.join(known)}")
+        side[list(known.values())] = 0
+        side[known[matches[0]]] = 1
+    return side
+
+
+def find_item(model, text):
+    """The place of the item that a user calls text: id:54, or a title, whatever its case and its article's place.
+
+    The year in brackets may be left out where one film has the name. Raises DataError that names the nearest titles.
+    """
+    if text.startswith("id:"):
+        found = np.flatnonzero(model.item_ids == text[3:].strip())
+        if len(found) == 0:
+            raise DataError(f"{text} is no item's id; give a title, or an id of the data that the model was trained on")
+        return found[0]
+    wanted, year = _title_keys(text)
+    names, found = {}, []
+    for place, title in enumerate(model.titles):
+        keys, its_year = _title_keys(str(title))
+        names.update((key, place) for key in keys)
+        if wanted[0] in keys and year in (None, its_year):
+            found.append(place)
+    if not found:                                             # no film's name: then it may be an id
+        found = np.flatnonzero(model.item_ids == text).tolist()
+    if len(found) == 1:
+        return found[0]
+    problem, advice = "several items are called", "add the year, or write id:ID"
+    if not found:
+        near = difflib.get_close_matches(wanted[0], names, n=5, cutoff=0.5)
+        found, problem, advice = dict.fromkeys(names[key] for key in near), "no item is called", "the nearest are"
+    listed = ", ".join(f"{model.titles[place]} (id:{model.item_ids[place]})" for place in found)
+    raise DataError(f"{problem} {text!r}; " + (f"{advice}: {listed}" if listed else "nothing is near; give another"))
+
+
+def _title_keys(title):
+    """Names under which "Postman, The (Postino, Il) (1994)" is found, "il postino" among them; and its year."""
+    name, year = re.fullmatch(r"(.*?)(?:\s*\(([0-9]{4})\))?\s*", title.strip(), re.DOTALL).groups()
+    parts = [name] + re.findall(r"\(([^()]+)\)", name) + [re.sub(r"\([^()]*\)", "", name)]
+    moved = [re.sub(rf"^(.+), ({ARTICLES})$", r"\2 \1", " ".join(part.casefold().split())) for part in parts]
+    return [key for key in moved if key] or [""], year
+
+
+def _rated_lines(path):
+    """(where, title or id:ID, rating) of each line."""
+    with _open_text(path) as file:
+        lines = [(f"{path}, line {number}", fields) for number, fields in _csv_lines(file, path)]
+    prefix = ""
+    if lines and lines[0][1][-1].strip().lower() == "rating":
+        prefix = "id:" * lines.pop(0)[1][0].lower().startswith(("item", "movie"))
+    for where, fields in lines:
+        if len(fields) != 2:
+            raise DataError(f"{where}: {len(fields)} fields; write a title or id:ID and a rating, with a comma between")
+    return [(where, prefix + fields[0], fields[1]) for where, fields in lines]
+
+
+@contextmanager
+def _open_text(path):
+    """A CSV for reading, - being standard input. Raises DataError where it cannot be read as UTF-8."""
+    try:
+        if path == "-":
+            yield sys.stdin
+        else:
+            with open(path, encoding="utf-8-sig", newline="") as file:
+                yield file
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; name a CSV file") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text; save it as UTF-8") from error
+
+
+def _csv_lines(file, path):
+    """(line number, fields) of each line that is not blank."""
+    reader = csv.reader(file, strict=True)
+    try:
+        for fields in reader:
+            if fields:
+                yield reader.line_num, fields
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: {error}; correct that line") from error
+
+
+def export_model(model, folder):
+    """Writes what inference reads as plain arrays, a manifest and test vectors, to a folder that is new or empty.
+
+    All of it or nothing. Raises DataError.
+    """
+    if os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
+        raise DataError(f"{folder}: exists and is not an empty folder; name another")
+    part = f"{os.path.realpath(folder)}.{os.getpid()}.part"
+    try:
+        os.mkdir(part)
+        arrays, offset = [], 0
+        with open(os.path.join(part, "weights.bin"), "wb") as file:
+            for name, (array, meaning) in _exported(model).items():
+                file.write(array.astype("<f4").tobytes())
+                arrays.append({"name": name, "shape": array.shape, "offset": offset, "meaning": meaning})
+                offset += 4 * array.size
+        manifest = {"format": 1, "file": "weights.bin", "type": "float32, little-endian, last index fastest",
+                    "arrays": arrays, "layers": len(model.layers), "seeds": len(model.sides), "slope": 0.01,
+                    "scale": [model.low, model.high], "unit": model.unit, "ridge": [float(x) for x in model.ridge],
+                    "weights": model.weights, "E_names": model.E_names,
+                    "items": [{"id": str(i), "title": str(t), "rated": bool(r)}
+                              for i, t, r in zip(model.item_ids, model.titles, model.rated)]}
+        for name, content in [("manifest.json", manifest), ("vectors.json", _vectors(model))]:
+            with open(os.path.join(part, name), "w", encoding="utf-8") as file:
+                json.dump(content, file, indent=1, ensure_ascii=False)
+        os.replace(part, os.path.realpath(folder))
+    except OSError as error:
+        raise DataError(f"{folder}: {error.strerror}; name a folder that can be made") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _exported(model):
+    """{name: (array, what it is)} of all that inference reads."""
+    found = {"E_mean": (model.E_mean, "the side of a user of whom nothing is known")}
+    if model.layers:
+        found.update(W_E=(model.W_E, "hidden, of each column of E"), b=(model.b0, "hidden, of everyone"),
+                     W_H=(model.W_H, "hidden, of each item, times the rating / unit / sqrt(n)"),
+                     W_1=(model.W_1, "hidden, of each item, times 1 / sqrt(n)"))
+        for n, (W, b) in enumerate(model.layers, 1):
+            found.update({f"W{n}": (W, "the next Linear's weights"), f"b{n}": (b, "its bias")})
+        found.update(M1=(model.M1, "item factors, the last column ones"), base=(model.base, "mu + bi of each item"))
+    for n, (q1, mean_user) in enumerate(model.sides):
+        found.update({f"q{n}": (q1, "item factors, the last column ones"),
+                      f"mean{n}": (mean_user, "what the mean user would rate / unit")})
+    return found
+
+
+def _vectors(model, n=20):
+    """Inputs of n made-up users, from an empty profile to a long one, and what inference gives for them."""
+    rng, found = np.random.default_rng(0), []
+    for size in [0, 1, 2] + rng.integers(3, max(4, min(300, len(model.item_ids))), n - 3).tolist():
+        items = rng.choice(len(model.item_ids), min(size, len(model.item_ids)), replace=False)
+        ratings = rng.uniform(model.low, model.high, len(items)).astype(np.float32)
+        side = (rng.random(len(model.E_mean)) < 0.1).astype(np.float32)
+        values, asked = ratings / np.float32(model.unit), rng.choice(len(model.item_ids), 5)
+        G = model.generate(items, values, side) if model.layers else np.zeros(1)
+        solved = [model.solve(items, values, *one).tolist() for one in model.sides]
+        predicted = model.predict(items, ratings, side)[asked]
+        found.append({"items": items.tolist(), "ratings": ratings.tolist(), "side": side.tolist(),
+                      "factors": G[:-1].tolist(), "bias": float(G[-1]), "solved": solved,
+                      "predictions": [[int(i), float(p)] for i, p in zip(asked, predicted)]})
+    return found
 
 
 # Where the files lie: a folder, an archive, or still the network.

@@ -1,12 +1,15 @@
 """The paper's experiments (Section 4): four tables of RMSE on MovieLens, and the grid behind each setting.
 
-Beside them what the paper leaves out: new items, how many ratings a new user has to give, what each choice buys.
+Beside them what the paper leaves out: new items, how many ratings a new user has to give, what each choice buys, and
+what a new user costs.
 """
 
 import argparse
 import json
 import os
+import subprocess
 import sys
+import tempfile
 import time
 from typing import NamedTuple
 from xml.sax.saxutils import escape
@@ -15,8 +18,8 @@ import numpy as np
 from tqdm import tqdm
 
 from data import DataError, Split, first_ratings, load, split
-from lfg import LFG
-from svd import SVD, BiasSVD, Ratings, SVDpp, fold_in, paired_dot
+from lfg import LFG, Parser, Recommender, assemble, facts, item_side, joining_weight, output_path, write_whole
+from svd import SVD, BiasSVD, Ratings, SVDpp, fold_in, mean_row, paired_dot
 
 COLUMNS = {                                                   # what each of --models adds to the table of a test
     "basic": {"svd": ["SVD"], "biassvd": ["BiasSVD"], "svdpp": ["SVD++"],
@@ -31,7 +34,8 @@ COLUMNS = {                                                   # what each of --m
 COUNTS = (0, 1, 2, 5, 10, 20, 50)                             # ratings in a profile of the test coldstart
 CLASSES = {"SVD": SVD, "BiasSVD": BiasSVD, "SVD++": SVDpp, "LFG": LFG, "LFG-item": LFG}
 TITLES = {"basic": "LFG Rating Prediction", "realtime": "LFG Real-Time Rating Prediction", "newitem": "New Items,",
-          "coldstart": "Cold Start by Ratings in the Profile,", "ablation": "What Each Choice Buys,"}
+          "coldstart": "Cold Start by Ratings in the Profile,", "ablation": "What Each Choice Buys,",
+          "speed": "What a New User Costs,"}
 PAPER = {                                                     # (data set, test): table, its averages of RMSE
     ("ml-100k", "basic"): (1, {"SVD": 0.9404, "BiasSVD": 0.9136, "LFG": 0.9130}),
     ("ml-1m", "basic"): (2, {"SVD": 0.8672, "BiasSVD": 0.8607, "LFG": 0.8566}),
@@ -125,12 +129,17 @@ GRID = {                                                      # what --test tune
     "LFG-dual": {"user_weight": (0, 0.5, 2), "empty_weight": (0.5, 1.5)},
 }
 T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}             # Student's t by number of folds
+ONE_THREAD = dict.fromkeys(["OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
+                            "LFG_SPEED"], "1")                # where --test speed measures; the last tells that it does
 
 
 def main(argv=None):
     """Runs the command line; the exit code: 0, 1 when stdout was closed, 2 after a mistake, 130 after Ctrl-C."""
     try:
-        run(parse(argv))
+        options = parse(argv)
+        if options.test == "speed" and "LFG_SPEED" not in os.environ:
+            return in_one_thread(argv)
+        run(options)
     except DataError as error:
         print(f"experiments.py: {error}", file=sys.stderr)
         return 2
@@ -141,18 +150,28 @@ def main(argv=None):
         print(f"experiments.py: {error.strerror or error}; make room or redirect the output", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("experiments.py: interrupted; what was finished has been printed", file=sys.stderr)
+        if "LFG_SPEED" not in os.environ:                     # else the parent says so: Ctrl-C reaches both
+            print("experiments.py: interrupted; what was finished has been printed", file=sys.stderr)
         return 130
     return 0
+
+
+def in_one_thread(argv):
+    """Runs this command line in a process of its own, as BLAS counts its threads when it is loaded; its exit code."""
+    command = [sys.executable, os.path.abspath(__file__), *(sys.argv[1:] if argv is None else argv)]
+    code = subprocess.run(command, env={**os.environ, **ONE_THREAD}).returncode
+    return 128 - code if code < 0 else code                   # ended by a signal: as a shell has it
 
 
 def run(options):
     """Prints one table after another, in the paper's order; rewrites --json and --svg after each."""
     names = ["ml-100k", "ml-1m"] if options.dataset == "all" else [options.dataset]
     tests = {"all": ["basic", "realtime"], "tune": options.of}.get(options.test, [options.test])
-    json_path, svg_path = output_file(options.json, "--json"), output_file(options.svg, "--svg")
-    if options.test != "ablation" and not any(COLUMNS[test].get(model) for test in tests for model in options.models):
-        raise DataError(f"--models {' '.join(options.models)}: not in {tests[0]}; add {' '.join(COLUMNS[tests[0]])}")
+    for path in filter(None, (options.json, options.svg)):
+        output_path(path)                                     # told before anything is trained
+    asked = [test for test in tests if test in COLUMNS]
+    if asked and not any(COLUMNS[test].get(model) for test in asked for model in options.models):
+        raise DataError(f"--models {' '.join(options.models)}: not in {asked[0]}; add {' '.join(COLUMNS[asked[0]])}")
     loaded = {n: load(n, options.data_dir, options.seed, not options.quiet and sys.stderr.isatty()) for n in names}
     tables = []
     for test in tests:
@@ -164,12 +183,14 @@ def run(options):
                 tables.append(cold_start(loaded[name], columns, options))
             elif test == "ablation":
                 tables += ablate(loaded[name], options)
+            elif test == "speed":
+                tables.append(speed(loaded[name], options))
             else:
                 tables.append(cross_validate(loaded[name], test, columns, options))
-            if json_path:
-                write_whole(json_path, json.dumps(tables, indent=1), "--json")
-            if svg_path:
-                write_whole(svg_path, curves(tables), "--svg")
+            if options.json:
+                write_whole(options.json, json.dumps(tables, indent=1))
+            if options.svg:
+                write_whole(options.svg, curves(tables))
 
 
 def cross_validate(data, test, columns, options):
@@ -236,6 +257,134 @@ def choices(settings):
     rows["+ mean over seeds"] = "LFG-dual", {**settings, "LFG-dual": {**dual, "user_weight": 0}}
     rows["+ the user side, with its weight (LFG-dual)"] = "LFG-dual", settings
     return rows
+
+
+def speed(data, options):
+    """What a new user of the real-time test's fold 1 costs, by model, and what training does; returns the JSON object.
+
+    The networks have the settings of coldstart, as in a model that is kept, the baselines those of realtime.
+    """
+    settings, kept = (settings_for(data, test, options) for test in ("realtime", "coldstart"))
+    settings.update({name: kept[name] for name in kept if name.startswith("LFG")})
+    view, parts = view_of(data, "realtime"), cases_of(data.ratings, "realtime", 1, options.seed)[0]
+    unit, new = rating_unit(parts.train), np.flatnonzero(parts.target.counts)
+    users = [(*parts.profile.rows(u[None])[1:], data.E[u]) for u in new]      # items, ratings, side
+    R, profile, _ = (r.with_values(r.values / unit) for r in parts)
+    baselines = ["BiasSVD", "SVD"]
+    columns = baselines + ["LFG-dual"]
+    epochs = [epochs_of([(c, settings)], options.seed) for c in columns + 3 * baselines]
+    with progress_bar(sum(epochs), options) as bar:
+        trained = train_all(columns, settings, R, data.name, view, options.seed, bar)
+        models = served(trained, settings, data, R, unit)
+        bar.set_description(f"{data.name}, one new user after another")
+        seconds = {"LFG, dense forward pass": timed(dense_pass(trained["LFG"][0][0], unit), users)}
+        seconds.update({what: timed(model.predict, users) for what, model in models.items()})
+        for name in baselines:
+            bar.set_description(f"{data.name}, retraining {name}")
+            seconds[f"Retraining {name}"] = [
+                train(name, settings[name], with_user(R, profile, u), view, options.seed, bar)[1] for u in new[:3]]
+    table = speed_object(data, options, seconds, trained, models["LFG-dual"])
+    show_speed(title("speed", data, "Fold 1, One Thread,"), table)
+    return table
+
+
+def served(trained, settings, data, R, unit):
+    """{what: Recommender} of all that answers a new user without training.
+
+    BiasSVD's item factors make an item side: svd.fold_in's solve without its copy of q, a third faster for one user.
+    """
+    known, (bias, _) = facts(R, data.E, unit), trained["BiasSVD"][0]
+    lfgs, item_models = ([model for model, _ in trained[name]] for name in ("LFG", "LFG-item"))
+    sides = [item_side(model, R, data.F, *ridge_of(settings, "LFG-item fold-in")) for model in item_models]
+    folded = assemble(known, sides=[(bias.q, bias.bi, np.zeros(bias.n_factors + 1))], weights=(0, 0),
+                      ridge=ridge_of(settings, "BiasSVD fold-in"))
+    return {"LFG": recommender(known, lfgs, [], settings), "LFG-item": recommender(known, [], sides[:1], settings),
+            "LFG-dual": recommender(known, lfgs, sides, settings, item_ids=data.item_ids, titles=data.titles,
+                                    E_names=data.E_names),
+            "BiasSVD fold-in": Recommender(folded)}
+
+
+def dense_pass(lfg, unit):
+    """A function of (items, ratings, side) to all ratings: the trained network as it is, its whole input multiplied."""
+    def predict(items, ratings, side):
+        x = lfg.encode(np.zeros(len(items), np.intp), items, ratings / unit, side[None])
+        G, = lfg.network.forward(x)[0]                        # (k + 1,)
+        return (lfg.mu + G[-1] + lfg.bi + G[:-1] @ lfg.M) * unit
+    return predict
+
+
+def timed(answer, users, warm=50):
+    """Seconds that answer takes for each user, one after another; the first ones are answered once before."""
+    for user in users[:warm]:
+        answer(*user)
+    seconds = []
+    for user in users:
+        began = time.perf_counter()
+        answer(*user)
+        seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+def with_user(R, profile, user):
+    """What a model that cannot fold in is trained on again: R and the profile of one new user."""
+    row = profile.where(profile.users == user)
+    return Ratings(*(np.append(getattr(R, a), getattr(row, a)) for a in ("users", "items", "values")), R.shape)
+
+
+def speed_object(data, options, seconds, trained, model):
+    """The JSON object of seconds, {what: of each call}, of training, of this process's memory and of model's file.
+
+    p99 is one of the calls: of three the slowest.
+    """
+    dense, lfg, again = (np.median(seconds[w]) for w in ("LFG, dense forward pass", "LFG", "Retraining BiasSVD"))
+    rows = [{"what": what, "calls": len(s), "median": float(np.median(s)),
+             "p99": float(np.percentile(s, 99, method="higher")), "times_dense": float(np.median(s) / dense)}
+            for what, s in seconds.items()]
+    training = [{"model": name, "seconds": took, "epochs": first.epochs, "seconds_an_epoch": took / first.epochs}
+                for name, ((first, took), *_) in trained.items()]
+    return {"table": None, "dataset": data.name, "test": "speed", "seed": options.seed, "rows": rows,
+            "training": training, "retraining_to_lfg": float(again / lfg), "peak_mb": peak_memory(),
+            "seeds": len(model.sides), "file_mb": file_size(model)}
+
+
+def show_speed(heading, table):
+    """Prints what speed_object gives."""
+    show(f"{heading}\n")
+    row = table_printer(["What".ljust(23), "Calls", "Median".rjust(8), "99th percentile", "Times dense forward pass"])
+    for r in table["rows"]:
+        times = f"{r['times_dense']:,.{0 if r['times_dense'] >= 100 else 2}f}"
+        row([r["what"], r["calls"], span(r["median"]), span(r["p99"]), times])
+    show()
+    row = table_printer(["Model", "Seconds to train", "Epochs", "Seconds an epoch"])
+    for t in table["training"]:
+        row([t["model"], f"{t['seconds']:.2f}", t["epochs"], f"{t['seconds_an_epoch']:.3f}"])
+    show(f"\n- Retraining BiasSVD takes {table['retraining_to_lfg']:,.0f} times as long as LFG's answer")
+    if table["peak_mb"]:
+        show(f"- Peak memory of the process, training included: {table['peak_mb']:.0f} MB")
+    show(f"- LFG-dual, which is LFG and {table['seeds']} of LFG-item, is a file of {table['file_mb']:.1f} MB\n")
+
+
+def span(seconds):
+    """Three digits and a unit: 81.2 µs."""
+    unit, factor = next((u, f) for u, f in (("s", 1), ("ms", 1e3), ("µs", 1e6)) if seconds * f >= 1 or u == "µs")
+    return f"{float(f'{seconds * factor:.3g}'):g} {unit}"
+
+
+def peak_memory():
+    """The most that this process has held in memory so far, in MB; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:                                       # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def file_size(model):
+    """Of a saved Recommender, in MB."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "model.npz")
+        model.save(path)
+        return os.path.getsize(path) / 1e6
 
 
 def run_folds(data, test, plan, options):
@@ -421,6 +570,15 @@ def train(name, setting, ratings, view, seed, bar):
     return model, time.perf_counter() - began
 
 
+def train_all(columns, settings, ratings, what, view, seed, bar):
+    """{name: [(model, seconds) of each seed]} of all that columns are made of; what: a name for the progress bar."""
+    trained = {}
+    for name, its_seed in (need for column in columns for need in needs(column, settings, seed)):
+        bar.set_description(f"{what}, {name}, seed {its_seed}")
+        trained.setdefault(name, []).append(train(name, settings[name], ratings, view, its_seed, bar))
+    return trained
+
+
 def predictor(column, models, settings, view, ratings):
     """What a column predicts: a function of (profile, target) to (n,) ratings, not clipped.
 
@@ -450,8 +608,8 @@ def folding(q, bi, mu, ratings, implicit=None, to_mean=False, **ridge):
     """
     centre = centre_bias = 0
     if to_mean:
-        p, bu = fold_in(ratings, q, bi, mu, **ridge)
-        centre, centre_bias = p[ratings.counts > 0].mean(0), bu[ratings.counts > 0].mean()
+        mean = mean_row(ratings, q, bi, mu, **ridge)
+        centre, centre_bias = mean[:-1], mean[-1]
 
     def predict(profile, target):
         towards = implicit(profile) if implicit else centre
@@ -463,11 +621,11 @@ def folding(q, bi, mu, ratings, implicit=None, to_mean=False, **ridge):
 def joined(by_user, by_items, profile, target, user_weight, empty_weight=None, **_):
     """LFG-dual: the weighted mean of LFG's predictions and the mean of LFG-item's over its seeds.
 
-    The weight of LFG is user_weight; with empty_weight, it goes from that, at an empty profile, halfway at 5 ratings.
+    The weight of LFG is user_weight; with empty_weight it depends on the profile's length.
     """
     weight = user_weight
     if empty_weight is not None:
-        weight = weight + (empty_weight - weight) * 5 / (5 + profile.counts[target.users])
+        weight = joining_weight(profile.counts[target.users], user_weight, empty_weight)
     return weight * by_user(profile, target) + (1 - weight) * np.mean([p(profile, target) for p in by_items], axis=0)
 
 
@@ -487,8 +645,52 @@ def epochs_of(plan, seed):
     return sum(models.values())
 
 
-def title(test, data):
-    return f"{TITLES[test]} 5-Fold Cross-Validation Results on {data.name.replace('ml-', 'MovieLens-')}"
+def keep(path, options):
+    """Trains on all ratings of a data set, for profiles of any length, and saves a Recommender: lfg.py train."""
+    data = load(options.dataset, options.data_dir, options.seed, not options.quiet and sys.stderr.isatty())
+    settings, view = settings_for(data, "coldstart", options), view_of(data, "coldstart")
+    unit = rating_unit(data.ratings)
+    given = {key: value for key, value in [("epochs", options.epochs), ("n_factors", options.factors)] if value}
+    settings.update({name: {**settings[name], **given} for name in ("LFG", "LFG-item")})
+    column = {"user": "LFG", "item": "LFG-item", "dual": "LFG-dual"}[options.generator]
+    R, E, E_names = data.ratings.with_values(data.ratings.values / unit), data.E, data.E_names
+    if column == "LFG-item":                                  # which knows nothing of users but what they rated
+        E, E_names = E[:, :0], []
+    with progress_bar(epochs_of([(column, settings)], options.seed), options) as bar:
+        trained = train_all([column], settings, R, data.name, view, options.seed, bar)
+    lfgs, item_models = ([model for model, _ in trained.get(name, [])] for name in ("LFG", "LFG-item"))
+    sides = [item_side(model, R, data.F, *ridge_of(settings, "LFG-item fold-in")) for model in item_models]
+    model = recommender(facts(R, E, unit), lfgs, sides, settings, item_ids=data.item_ids, titles=data.titles,
+                        E_names=E_names)
+    model.save(path, options.half)
+    print(f"training RMSE {training_rmse(model, data.ratings, E):.4f}; {path}: {os.path.getsize(path) / 1e6:.1f} MB",
+          file=sys.stderr)
+
+
+def recommender(known, lfgs, sides, settings, **catalogue):
+    """The Recommender of one LFG of users, of item sides, or of both; known: what `facts` gives."""
+    dual = settings["LFG-dual"]
+    weights = (dual["user_weight"], dual["empty_weight"]) if lfgs and sides else (len(lfgs), len(lfgs))
+    return Recommender(assemble(known, *lfgs, sides=sides, ridge=ridge_of(settings, "LFG-item fold-in"),
+                                weights=weights, **catalogue))
+
+
+def ridge_of(settings, fold_in):
+    return settings[fold_in]["l2"], settings[fold_in]["l2_bias"]
+
+
+def training_rmse(model, R, E):
+    """RMSE of a Recommender over ratings R that it was trained on, each user served with all of theirs as profile."""
+    squared = 0.0
+    for u in np.flatnonzero(R.counts):
+        row = slice(R.starts[u], R.starts[u + 1])
+        predicted = model.predict(R.items[row], R.values[row], E[u])[R.items[row]]
+        squared += float(np.sum((np.clip(predicted, model.low, model.high) - R.values[row]) ** 2))
+    return (squared / len(R)) ** 0.5
+
+
+def title(test, data, what="5-Fold Cross-Validation Results"):
+    return f"{TITLES[test]} {what} on {data.name.replace('ml-', 'MovieLens-')}"
 
 
 def table_printer(header):
@@ -547,47 +749,17 @@ def curves(tables):
             + "\n".join(parts) + "</svg>\n")
 
 
-def output_file(path, option):
-    """The plain file that path names, links followed, which may not exist yet; told before anything is trained."""
-    if path is None:
-        return None
-    real = os.path.realpath(path)
-    if not os.path.isdir(os.path.dirname(real)) or os.path.exists(real) and not os.path.isfile(real):
-        raise DataError(f"{path}: not a plain file in a folder that exists; give {option} another name")
-    return real
-
-
-def write_whole(path, text, option):
-    """Writes beside the file, then renames: a reader finds the old file or the new one, never half of it."""
-    part = f"{path}.{os.getpid()}.part"
-    try:
-        with open(part, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(part, path)
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; give {option} a file that can be written") from error
-    finally:
-        if os.path.exists(part):
-            os.remove(part)
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line."""
-
-    def error(self, message):
-        self.exit(2, f"{self.prog}: {message}; see --help\n")
-
-
 def parse(argv):
     """The options; exits with code 2 and one line when they make no sense."""
     parser = Parser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--dataset", default="ml-100k", metavar="{ml-100k,ml-1m,synthetic,all}",
                         help="the data; also a path: a folder in GroupLens' or RecBole's layout, or a CSV "
                         "whose first line names user, item and rating, as userId,movieId,rating does")
-    parser.add_argument("--test", default="all", choices=[*COLUMNS, "ablation", "tune", "all"],
+    parser.add_argument("--test", default="all", choices=[*COLUMNS, "ablation", "speed", "tune", "all"],
                         help="basic: 20%% of each user's ratings held out; realtime: 20%% of the users are new; "
                              "all: both; newitem: 20%% of the items are new; coldstart: new users by "
                              "number of ratings; ablation: from the paper's letter to LFG-dual, a choice a row; "
+                             "speed: time for a new user of fold 1, of training, memory; one thread; "
                              "tune: validation RMSE around each setting, within fold 1's training part")
     parser.add_argument("--of", nargs="+", default=list(COLUMNS), choices=list(COLUMNS),
                         help="the tests whose settings --test tune shows")

@@ -1,9 +1,14 @@
 """LFG (Liu and Mi): a network that generates a user's latent factors from ratings and profile in one forward pass."""
 
+import argparse
+import json
+import os
+import sys
+
 import numpy as np
 
 from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Sequential, Tanh, cosine, masked_mse
-from svd import even_slices, paired_dot, truncated_svd
+from svd import DataError, even_slices, mean_row, paired_dot, ridge_solve, truncated_svd
 
 
 class LFG:
@@ -34,6 +39,7 @@ class LFG:
         """
         rng = np.random.default_rng(self.seed)
         self.start(R, E.shape[1], rng)
+        self.facts = facts(R, E)
         users, params = np.flatnonzero(R.counts), self.network.params + [self.M, self.bi]
         adam = Adam(params, l2=[self.l2 * (p.ndim == 2) for p in self.network.params] + [self.l2_M, 0])
         batches = even_slices(len(users), self.batch)
@@ -114,3 +120,408 @@ class LFG:
         """Ratings (n,) of the pairs users[i], items[i], not clipped; R holds what the users have rated."""
         user_factors, user_bias = self.generate(R, E)
         return self.mu + user_bias[users] + self.bi[items] + paired_dot(user_factors, self.M.T, users, items)
+
+    def arrays(self):
+        """What generate and predict need, by the names that a Recommender knows them by. Raises DataError when raw."""
+        if self.raw:
+            raise DataError("an LFG with raw=True is for experiments; train one without to keep it")
+        linears = [layer for layer in self.network.layers if isinstance(layer, Linear)]
+        norm = next(layer for layer in self.network.layers if isinstance(layer, BatchNorm))
+        named = {f"{name}{n}": getattr(layer, name) for n, layer in enumerate(linears) for name in ("W", "b")}
+        return {**named, "gain": norm.gain, "shift": norm.shift, "mean": norm.mean, "var": norm.var,
+                "expected": self.expected, "M": self.M, "bi": self.bi}
+
+    def save(self, path, half=False):
+        """Keeps the user side alone, as Recommender.save does; item ids and titles are then numbers."""
+        Recommender(assemble(self.facts, self)).save(path, half)
+
+    @staticmethod
+    def load(path):
+        """The Recommender in a file, whatever generators it holds. Raises DataError."""
+        return Recommender.load(path)
+
+
+class Recommender:
+    """Serves users whom no training has seen. Holds a trained model as named arrays, which is what a file keeps.
+
+    No call changes it and nothing is kept by user: threads can share one, and one more rating is one more call.
+    An item is its place, from 0, in item_ids; side is (columns of E,), or None: the training users' mean.
+    """
+
+    def __init__(self, arrays):
+        """arrays: what `assemble` makes and `load` reads."""
+        self.arrays, self.ridge = arrays, tuple(arrays["ridge"])
+        self.item_ids, self.titles, self.rated = arrays["item_ids"], arrays["titles"], arrays["rated"]
+        self.E_names, self.E_mean = [str(name) for name in arrays["E_names"]], arrays["E_mean"]
+        self.low, self.high, self.unit = arrays["scale"].tolist()             # unit: what ratings are divided by inside
+        self.weights = arrays["weights"].tolist()             # of the user side, as joining_weight takes them
+        self.layers = []                                      # of the user side: none without a network
+        if "W0" in arrays:
+            self._fold_network()
+        self.sides = []                                       # of the item side: factors and what the mean user rates
+        for n in range(count(arrays, "q")):
+            q1 = with_ones(arrays[f"q{n}"])                   # the bias is the factor of a 1
+            self.sides.append((q1, arrays["mu"] + arrays[f"q_bias{n}"] + q1 @ arrays[f"centre{n}"]))
+
+    def _fold_network(self):
+        """The network as h = b0 + input, then LeakyReLU(h) W + b for each layer: BatchNorm goes into the first W, b.
+
+        LFG.encode gives a rated item two numbers, (h_i - mu - expected_i) s and s: that is h_i s W_H[i] + s W_1[i].
+        """
+        a, n_items = self.arrays, len(self.item_ids)
+        self.b0, self.slope = a["b0"], LeakyReLU().slope
+        self.W_E, self.W_H, W_1 = np.split(a["W0"], [len(self.E_names), len(self.E_names) + n_items])
+        self.W_1 = W_1 - (a["mu"] + a["expected"])[:, None] * self.W_H
+        gain = a["gain"] / np.sqrt(a["var"] + np.float32(BatchNorm.eps))
+        shift = a["shift"] - a["mean"] * gain
+        (W, b), *others = ((a[f"W{n}"], a[f"b{n}"]) for n in range(1, count(a, "W")))
+        self.layers = [(gain[:, None] * W, b + shift @ W), *others]
+        self.M1 = with_ones(a["M"].T)                         # (items, k + 1): bu_G is the factor of a 1
+        self.base = a["mu"] + a["bi"]
+
+    def predict(self, items, ratings, side=None):
+        """Ratings (n_items,) that a user who gave `ratings` (n,) to `items` (n,) would give to each item; not clipped.
+
+        For a batch of B users: lists of B such arrays, side being None or (B, columns); returns (B, n_items).
+        Raises DataError when the arguments do not fit the model. H_pred of the paper, from the sides the file holds.
+        """
+        if is_batch(items):
+            return np.stack([self.predict(*user) for user in one_by_one(items, ratings, side)])
+        items, values, side = self._checked(items, ratings, side)
+        predicted = 0
+        if self.layers:
+            predicted = self.M1 @ self.generate(items, values, side) + self.base
+        if self.sides:
+            solved = [mean_user + q1 @ self.solve(items, values, q1, mean_user) for q1, mean_user in self.sides]
+            weight = joining_weight(len(items), *self.weights)
+            predicted = weight * predicted + (1 - weight) / len(solved) * sum(solved)
+        return predicted if self.unit == 1 else predicted * np.float32(self.unit)
+
+    def generate(self, items, values, side):
+        """U_G and bu_G (k + 1,) of a user in one forward pass that reads only the rated rows of the first Linear."""
+        h = self.b0 + side @ self.W_E
+        if len(items):
+            rated = values @ self.W_H.take(items, 0) + np.ones(len(items), np.float32) @ self.W_1.take(items, 0)
+            h += rated * len(items) ** -0.5
+        for W, b in self.layers:
+            h = np.maximum(h, self.slope * h) @ W + b
+        return np.tanh(h)
+
+    def solve(self, items, values, q1, mean_user):
+        """Factors and bias (k + 1,) of a user, less the mean user's: folded into an item side by one ridge."""
+        l2, l2_bias = self.ridge
+        ridge = np.full(q1.shape[1], l2, np.float32)
+        ridge[-1] = l2_bias
+        return ridge_solve(q1[items], values - mean_user[items], ridge)
+
+    def recommend(self, items, ratings, side=None, n=10):
+        """The n items that a user would rate best: places (n,) and predicted ratings (n,), within the scale.
+
+        What the user has rated and what nobody rated in training stays out, so there may be fewer.
+        For a batch, arguments as in predict: a list of such pairs.
+        """
+        if is_batch(items):
+            return [self.recommend(*user, n) for user in one_by_one(items, ratings, side)]
+        predicted = self.predict(items, ratings, side)
+        candidate = self.rated.copy()
+        candidate[np.asarray(items, np.intp)] = False
+        places = np.flatnonzero(candidate)
+        if n < len(places):
+            places = places[np.argpartition(-predicted[places], n)[:n]]
+        places = places[np.argsort(-predicted[places], kind="stable")]
+        return places, np.clip(predicted[places], self.low, self.high)
+
+    def _checked(self, items, ratings, side):
+        """The arguments of predict as arrays, ratings in the unit of training."""
+        items, ratings = np.asarray(items, np.intp), np.asarray(ratings, np.float32)
+        if items.ndim != 1 or items.shape != ratings.shape:
+            raise DataError(f"items of shape {items.shape}, ratings of shape {ratings.shape}; give a rating an item")
+        if len(items) and not (items.min() >= 0 and items.max() < len(self.item_ids)):
+            raise DataError(f"items are places from 0 to {len(self.item_ids) - 1}; give such")
+        if len(items) and not (ratings.min() >= self.low and ratings.max() <= self.high):      # nor NaN
+            raise DataError(f"ratings are from {self.low:g} to {self.high:g}; give such")
+        side = self.E_mean if side is None else np.asarray(side, np.float32)
+        if side.shape != self.E_mean.shape:
+            raise DataError(f"side of shape {side.shape}; the model was trained with {self.E_mean.shape}")
+        return items, ratings / self.unit, side
+
+    def save(self, path, half=False):
+        """Writes the model to an .npz file, whole or not at all; half keeps matrices as float16. Raises DataError."""
+        arrays = {name: a.astype(np.float16) if half and a.ndim > 1 else a for name, a in self.arrays.items()}
+        write_whole(path, lambda file: np.savez(file, **arrays))
+
+    @classmethod
+    def load(cls, path):
+        """The model in a file that `save` wrote. Raises DataError when it is not one, or not whole."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror or 'not a model file'}; make one with lfg.py train") from error
+        except Exception as error:                            # zip, zlib and npy each complain in their own classes
+            raise DataError(f"{path}: not a model file, or cut short; make one with lfg.py train") from error
+        if np.shape(arrays.get("version", [])) or arrays["version"] != FORMAT:
+            raise DataError(f"{path}: not a model file of format {FORMAT}; make one with this lfg.py's train")
+        arrays = {name: a.astype(np.float32) if a.dtype == np.float16 else a for name, a in arrays.items()}
+        problem = misfit(arrays)
+        if problem:
+            raise DataError(f"{path}: {problem} is missing, misshapen or not finite; make a new one with lfg.py train")
+        return cls(arrays)
+
+
+def joining_weight(n, user_weight, empty_weight):
+    """LFG-dual's weight of the user side for n ratings: empty_weight at none, halfway to user_weight at 5."""
+    return user_weight + (empty_weight - user_weight) * 5 / (5 + n)
+
+
+def is_batch(items):
+    """Whether items are lists of several users rather than one user's."""
+    return len(items) > 0 and np.ndim(items[0]) > 0
+
+
+def one_by_one(items, ratings, side):
+    """(items, ratings, side) of each user of a batch."""
+    return zip(items, ratings, [None] * len(items) if side is None else side)
+
+
+# A model as named arrays.
+
+FORMAT = 1
+
+
+def facts(R, E, unit=1):
+    """What serving has to know of the training data R (users, items) and E (users, columns), by name.
+
+    unit: what the user's ratings were divided by to give R's.
+    """
+    scale = unit * R.values.min(), unit * R.values.max(), unit
+    return {"rated": np.bincount(R.items, minlength=R.shape[1]) > 0, "mu": R.values.mean(), "scale": scale,
+            "E_mean": E[R.counts > 0].mean(0)}
+
+
+def item_side(model, R, F, l2, l2_bias):
+    """(q, bi, centre) of an LFG fitted on (R.T, F): generated item factors (items, k) and biases (items,), and the
+    mean (k + 1,) of the training users' factors and biases, folded into those."""
+    q, bi = model.generate(R.T, F)
+    return q, bi, mean_row(R, q, bi, model.mu, l2, l2_bias)
+
+
+def assemble(facts, user=None, sides=(), ridge=(1, 1), weights=(1, 1), **catalogue):
+    """The arrays of a Recommender: of an LFG (the user side), of results of item_side (the item side), or of both.
+
+    ridge: l2 and l2_bias of the fold-in; weights: user_weight and empty_weight, as joining_weight takes them;
+    catalogue: item_ids, titles and E_names, which otherwise are numbers.
+    """
+    items, columns = np.arange(len(facts["rated"])), np.arange(len(facts["E_mean"]))
+    text = {"item_ids": items, "titles": items, "E_names": columns, **catalogue}
+    numbers = {**facts, "ridge": ridge, "weights": weights, **(user.arrays() if user else {})}
+    for n, side in enumerate(sides):
+        numbers.update(zip((f"q{n}", f"q_bias{n}", f"centre{n}"), side))
+    return {"version": np.array(FORMAT), **{name: np.array(a, str) for name, a in text.items()},
+            **{name: np.array(a, bool if name == "rated" else np.float32) for name, a in numbers.items()}}
+
+
+def with_ones(a):
+    """(n, k) -> (n, k + 1): a column of ones at the right."""
+    return np.hstack([a, np.ones((len(a), 1), a.dtype)])
+
+
+def count(arrays, name):
+    """How many of name0, name1... there are."""
+    return next(n for n in range(len(arrays) + 1) if f"{name}{n}" not in arrays)
+
+
+def misfit(arrays):
+    """The first array of a file that is missing, of another shape or type than the others ask for, or not finite."""
+    try:
+        shapes = shapes_of(**arrays)
+    except (TypeError, KeyError, IndexError):                 # one that tells the sizes is missing
+        return "item_ids, E_names, b0 or b1"
+    if "W0" not in arrays and "q0" not in arrays:
+        return "W0 or q0"
+    for name, shape in shapes.items():
+        a = arrays.get(name)
+        kind = {"item_ids": "U", "titles": "U", "E_names": "U", "rated": "b"}.get(name, "f")
+        if a is None or a.shape != shape or a.dtype.kind != kind or kind == "f" and not np.isfinite(a).all():
+            return name
+    positive = {"scale": arrays["scale"][2], "ridge": arrays["ridge"].min(), "var": np.min(arrays.get("var", 0)) + 1e-9}
+    return next((name for name, least in positive.items() if least <= 0), None)
+
+
+def shapes_of(item_ids, E_names, **arrays):
+    """{name: shape} of a whole model: i items, e columns of E, k factors."""
+    i, e = len(item_ids), len(E_names)
+    shapes = {"item_ids": (i,), "titles": (i,), "rated": (i,), "E_names": (e,), "E_mean": (e,), "mu": (), "scale": (3,),
+              "weights": (2,), "ridge": (2,)}
+    for n in range(count(arrays, "q")):
+        k = arrays[f"q{n}"].shape[-1]
+        shapes.update({f"q{n}": (i, k), f"q_bias{n}": (i,), f"centre{n}": (k + 1,)})
+    if "W0" in arrays:
+        widths = [e + 2 * i] + [arrays[f"b{n}"].size for n in range(max(2, count(arrays, "W")))]
+        for n, (n_in, n_out) in enumerate(zip(widths, widths[1:])):
+            shapes.update({f"W{n}": (n_in, n_out), f"b{n}": (n_out,)})
+        shapes.update(dict.fromkeys(["gain", "shift", "mean", "var"], (widths[1],)))
+        shapes.update({"expected": (i,), "bi": (i,), "M": (widths[-1] - 1, i)})
+    return shapes
+
+
+# The command line.
+
+def write_whole(path, content):
+    """Writes a file beside path, then renames it: a reader finds the old file or the new one, whole.
+
+    content: text, or a function that writes to a binary file. Raises DataError when that cannot be done.
+    """
+    path = os.path.realpath(path)
+    part = f"{path}.{os.getpid()}.part"
+    try:
+        with open(part, "wb") as file:
+            file.write(content.encode()) if isinstance(content, str) else content(file)
+        os.replace(part, path)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}; name a file that can be written") from error
+    finally:
+        if os.path.exists(part):
+            os.remove(part)
+
+
+def train(options):
+    """The command: trains on all ratings of a data set and keeps what serving needs."""
+    from experiments import keep
+
+    keep(output_path(options.out), options)
+
+
+def recommend(options):
+    """The command: prints the best items for one user."""
+    from data import read_ratings, read_side
+
+    model = Recommender.load(options.model)
+    side = read_side(model, {kind: getattr(options, kind) for kind in ("age", "gender", "occupation")})
+    places, predicted = model.recommend(*read_ratings(model, options.rate, options.ratings), side, options.n)
+    found = [{"rank": rank, "id": str(model.item_ids[place]), "title": str(model.titles[place]),
+              "rating": round(float(rating), 3)} for rank, (place, rating) in enumerate(zip(places, predicted), 1)]
+    if options.json:
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+        return
+    width = max([len(one["title"]) for one in found], default=5)
+    print(f"{'Rank':>4}  {'Title':{width}}  Predicted")
+    for one in found:
+        print(f"{one['rank']:>4}  {one['title']:{width}}  {one['rating']:>9.2f}")
+
+
+def score(options):
+    """The command: the best items of every user of a CSV, none of whom need be known, to a CSV user,item,rating."""
+    from data import scored
+
+    model = Recommender.load(options.model)
+    write_whole(output_path(options.out), lambda file: file.writelines(scored(model, options.ratings, options.n)))
+
+
+def export(options):
+    """The command: folded inference as plain arrays, a manifest and test vectors, for a port to another language."""
+    from data import export_model
+
+    export_model(Recommender.load(options.model), options.out)
+
+
+def output_path(path):
+    """The file that path names, links followed, which may not exist yet. Raises DataError before any work is done."""
+    real = os.path.realpath(path)
+    if not os.path.isdir(os.path.dirname(real)) or os.path.exists(real) and not os.path.isfile(real):
+        raise DataError(f"{path}: not a plain file in a folder that exists; give another name")
+    return real
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message}; see --help\n")
+
+
+def parse(argv):
+    """The options of a command; exits with code 2 and one line when they make no sense."""
+    parser = Parser(prog="lfg.py", description=__doc__, epilog=EXAMPLES,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, metavar="{train,recommend,score,export}")
+
+    model = argparse.ArgumentParser(add_help=False)
+    model.add_argument("--model", required=True, metavar="FILE", help="what train wrote")
+
+    def command(run, *parents):
+        what = run.__doc__.partition(": ")[2]
+        added = commands.add_parser(run.__name__, help=what, description=what, parents=parents)
+        added.set_defaults(run=run)
+        return added.add_argument
+
+    add = command(train)
+    add("--dataset", default="ml-100k", help="ml-100k, ml-1m, synthetic, or a path, as in experiments.py")
+    add("--data-dir", default=os.environ.get("LFG_DATA") or "data", help="where ml-100k and ml-1m lie; also LFG_DATA")
+    add("--out", required=True, metavar="FILE", help="the model, an .npz file; replaced when it exists")
+    add("--generator", default="dual", choices=["user", "item", "dual"],
+        help="what is generated: factors of users (the paper's LFG), of items, or both (the default)")
+    add("--half", action="store_true", help="store float16: half the size")
+    add("--seed", type=whole(0), default=0)
+    add("--seeds", type=whole(1), help="runs of the item side")
+    add("--epochs", type=whole(1), help="of each network")
+    add("--factors", type=whole(1), help="of each network")
+    add("--quiet", action="store_true", help="no progress on stderr")
+
+    add = command(recommend, model)
+    add("--rate", action="append", default=[], metavar="TITLE=RATING", help='"Heat=2" or "id:54=5"; one --rate an item')
+    add("--ratings", metavar="FILE", help="a CSV with a title or id:ID and a rating in each line; - is standard input")
+    add("--age", type=whole(0), help="in years")
+    add("--gender", help="F or M in MovieLens")
+    add("--occupation", help="as in the data the model was trained on")
+    add("-n", type=whole(1), default=10, help="how many")
+    add("--json", action="store_true", help="print JSON")
+
+    add = command(score, model)
+    add("--ratings", required=True, metavar="FILE", help="a CSV that names user, item and rating; - is standard input")
+    add("--out", required=True, metavar="FILE", help="a CSV of user, item, rating; replaced when it exists")
+    add("-n", type=whole(1), default=10, help="items a user")
+
+    add = command(export, model)
+    add("--out", required=True, metavar="DIR", help="a folder that is not there yet, or empty")
+    return parser.parse_args(argv)
+
+
+def whole(least):
+    """A type for argparse: whole numbers from least on."""
+    def read(text):
+        if not text.isascii() or not text.isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
+        return int(text)
+    return read
+
+
+EXAMPLES = """examples:
+  python lfg.py train --dataset ml-1m --out ml-1m.npz
+  python lfg.py recommend --model ml-1m.npz --rate "Toy Story (1995)=5" --rate "Heat=2" --age 25 --gender F
+  python lfg.py score --model ml-1m.npz --ratings new-users.csv --out top.csv
+  python lfg.py export --model ml-1m.npz --out ported"""
+
+
+def main(argv=None):
+    """Runs a command; the exit code: 0, 1 when stdout was closed, 2 after a mistake, 130 after Ctrl-C."""
+    options = parse(argv)
+    try:
+        options.run(options)
+        sys.stdout.flush()
+    except DataError as error:
+        print(f"lfg.py: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:                                   # the reader has left
+        sys.stdout = open(os.devnull, "w")
+        return 1
+    except KeyboardInterrupt:
+        print("lfg.py: interrupted; nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    import lfg  # so that its classes are the ones that experiments.py knows
+
+    sys.exit(lfg.main())

@@ -168,13 +168,29 @@ def fold_in(R, q, bi, mu, l2, l2_bias, centre=0, centre_bias=0):
     for u in np.flatnonzero(R.counts):
         row = slice(R.starts[u], R.starts[u + 1])
         A = q1[R.items[row]]                                  # (n, k + 1)
-        residual = R.values[row] - mu - bi[R.items[row]] - A @ x[u]
-        if len(A) > k:
-            x[u] += np.linalg.solve(A.T @ A + np.diag(ridge), A.T @ residual)
-        else:                                                 # the same solution by an n x n system
-            At = A.T / ridge[:, None]
-            x[u] += At @ np.linalg.solve(A @ At + np.eye(len(A), dtype=dtype), residual)
+        x[u] += ridge_solve(A, R.values[row] - mu - bi[R.items[row]] - A @ x[u], ridge)
     return x[:, :k], x[:, k]
+
+
+def mean_row(R, q, bi, mu, l2, l2_bias):
+    """(k + 1,): the mean factors and, last, the mean bias of the users of R who rated, folded into (q, bi)."""
+    p, bu = fold_in(R, q, bi, mu, l2, l2_bias)
+    return np.hstack([p, bu[:, None]])[R.counts > 0].mean(0)
+
+
+def ridge_solve(A, residual, ridge):
+    """The x (k,) that minimises |residual - A x|^2 + ridge . x^2: A (n, k), residual (n,), ridge (k,) above 0."""
+    if len(A) >= A.shape[1]:
+        return np.linalg.solve(A.T @ A + np.diag(ridge), A.T @ residual)
+    At = A.T / ridge[:, None]                                 # the same x, by a system of n instead of k equations
+    return At @ np.linalg.solve(A @ At + np.eye(len(A), dtype=A.dtype), residual)
+
+
+class DataError(Exception):
+    """A user's mistake, in data, a file or an option; the message is one line: what, where, what to do."""
+
+    def __init__(self, message):
+        super().__init__(" ".join(message.splitlines()))
 
 
 class Ratings:

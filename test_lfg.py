@@ -3,10 +3,12 @@
 With LFG_DATA naming a folder that holds ml-100k, the real data is read and its figures are checked as well.
 """
 
+import csv
 import hashlib
 import inspect
 import io
 import json
+import math
 import os
 import re
 import socket
@@ -14,7 +16,10 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+import warnings
 import zipfile
+from array import array
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from email import message_from_string
 from pathlib import Path
@@ -27,7 +32,8 @@ import pytest
 import data
 import experiments
 from data import DataError, first_ratings, load, split, synthetic
-from lfg import LFG
+from lfg import LFG, Recommender, assemble, facts, item_side, joining_weight, write_whole
+from lfg import main as lfg_main
 from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Sequential, Tanh, cosine, masked_mse
 from svd import SVD, BiasSVD, Ratings, SVDpp, fold_in, truncated_svd
 
@@ -505,6 +511,363 @@ def test_lfg_generates_a_user_on_its_own(small):
         alone = model.generate(Ratings(np.zeros(len(items)), items, values, (1, 40)), small.E[u:u + 1])
         assert np.abs(alone[0] - factors[u]).max() < 1e-5 and abs(alone[1] - bias[u]) < 1e-5
     assert differing(before, arrays(model)) == []
+
+
+# Serving: lfg.Recommender
+
+
+LENGTHS = (0, 1, 2, 3, 4, 7, 20, 40)                        # of profiles; 4 ratings for as many factors and a bias
+
+
+@pytest.fixture(scope="module")
+def known(small):
+    """What models are served from: nobody rates item 7, user 3 rates nothing."""
+    return small.ratings.where((small.ratings.items != 7) & (small.ratings.users != 3))
+
+
+@pytest.fixture(scope="module")
+def networks(small, known):
+    """The trained LFGs: of users with one hidden layer and with two, and of items from two seeds."""
+    users = [lfg(hidden=hidden, epochs=20).fit(known, small.E) for hidden in ((8,), (8, 6))]
+    return (*users, [lfg(epochs=20, seed=seed).fit(known.T, small.F) for seed in (0, 1)])
+
+
+@pytest.fixture(scope="module")
+def served(small, known, networks):
+    """served(kind, unit, deep) -> a Recommender of the networks, for ratings that are unit times the known ones."""
+    sides = [item_side(model, known, small.F, 50, 3) for model in networks[2]]
+
+    def build(kind="dual", unit=1, deep=False):
+        weights = {"user": (1, 1), "item": (0, 0), "dual": (0.2, 0.6)}[kind]
+        return Recommender(assemble(
+            facts(known, small.E, unit), None if kind == "item" else networks[deep], () if kind == "user" else sides,
+            (50, 3), weights, item_ids=small.item_ids, titles=small.titles, E_names=small.E_names))
+    return build
+
+
+def new_users(lengths=LENGTHS, unit=1):
+    """Items and ratings, 1 to 5 times unit, of made-up users by the lengths of their profiles; and their sides."""
+    rng = np.random.default_rng(3)
+    items = [rng.permutation(40)[:n] for n in lengths]
+    sides = (rng.random((len(lengths), 30)) < 0.2).astype(np.float32)
+    return items, [unit * rng.integers(1, 6, n).astype(np.float32) for n in lengths], sides
+
+
+def as_ratings(items, ratings, unit=1):
+    """The profiles of new_users as a matrix in the unit of training, and all of its cells as what is asked for."""
+    users = np.repeat(np.arange(len(items)), [len(i) for i in items])
+    every = np.indices((len(items), 40)).reshape(2, -1)
+    return (Ratings(users, np.concatenate(items), np.concatenate(ratings) / unit, (len(items), 40)),
+            Ratings(*every, np.zeros(every.shape[1]), (len(items), 40)))
+
+
+@pytest.mark.parametrize("unit", [1, 2.25])
+@pytest.mark.parametrize("kind", ["user", "item", "dual"])
+def test_a_saved_model_predicts_the_same_bits(served, tmp_path, kind, unit):
+    model, users = served(kind, unit), new_users(unit=unit)
+    model.save(tmp_path / "model")
+    loaded = Recommender.load(tmp_path / "model")
+    assert os.listdir(tmp_path) == ["model"] and differing(model.arrays, loaded.arrays) == []
+    assert np.array_equal(model.predict(*users), loaded.predict(*users))
+    assert (loaded.low, loaded.high, loaded.unit) == (unit, 5 * unit, unit) and loaded.E_names == model.E_names
+
+
+@pytest.mark.parametrize("kind", ["user", "item", "dual"])
+def test_half_is_smaller_and_close_and_leaves_the_model_as_it_is(served, tmp_path, kind):
+    model, users = served(kind), new_users()
+    predicted, before = model.predict(*users), arrays(model.arrays)
+    for name in ("whole", "half"):
+        model.save(tmp_path / name, half=name == "half")
+    assert differing(before, arrays(model.arrays)) == [] and np.array_equal(model.predict(*users), predicted)
+    loaded = Recommender.load(tmp_path / "half")
+    assert 0 < np.abs(loaded.predict(*users) - predicted).max() < 0.01
+    assert {a.dtype.kind + str(a.itemsize) for a in loaded.arrays.values() if a.dtype.kind == "f"} == {"f4"}
+    assert (tmp_path / "half").stat().st_size < (tmp_path / "whole").stat().st_size
+    assert all(np.array_equal(loaded.arrays[name], a) for name, a in model.arrays.items() if a.ndim < 2)
+
+
+def test_an_lfg_keeps_its_user_side(networks, tmp_path):
+    (items, ratings, sides), model = new_users(), networks[0]
+    profile, target = as_ratings(items, ratings)
+    expected = model.predict(target.users, target.items, profile, sides).reshape(len(items), 40)
+    model.save(tmp_path / "whole")
+    model.save(tmp_path / "half", half=True)
+    loaded, half = LFG.load(tmp_path / "whole"), LFG.load(tmp_path / "half")
+    assert loaded.predict(items, ratings, sides) == pytest.approx(expected, abs=1e-5)
+    assert 0 < np.abs(half.predict(items, ratings, sides) - expected).max() < 0.01
+    assert loaded.item_ids.tolist() == loaded.titles.tolist() == [str(n) for n in range(40)]
+
+
+def test_a_raw_lfg_is_not_kept(small, tmp_path):
+    with pytest.raises(DataError, match="raw=True is for experiments"):
+        lfg(raw=True, epochs=1).fit(small.ratings, small.E).save(tmp_path / "model")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("unit", [1, 2.25])
+@pytest.mark.parametrize("deep", [False, True], ids=["one hidden layer", "two"])
+def test_the_user_side_predicts_what_the_trained_network_does(served, networks, deep, unit):
+    items, ratings, sides = new_users(unit=unit)
+    profile, target = as_ratings(items, ratings, unit)
+    expected = unit * networks[deep].predict(target.users, target.items, profile, sides).reshape(len(items), 40)
+    got = served("user", unit, deep).predict(items, ratings, sides)
+    assert got.dtype == np.float32 and got == pytest.approx(expected, abs=1e-5) and np.ptp(got, axis=0).min() > 0.01
+
+
+@pytest.mark.parametrize("kind,unit", [("item", 1), ("item", 2.25), ("dual", 1), ("dual", 2.25)])
+def test_the_item_side_and_both_predict_what_the_experiments_do(served, networks, known, small, kind, unit):
+    items, ratings, sides = new_users(unit=unit)
+    profile, target = as_ratings(items, ratings, unit)
+    by_items = [experiments.folding(*model.generate(known.T, small.F), model.mu, known, to_mean=True, l2=50, l2_bias=3)
+                for model in networks[2]]
+    expected = np.mean([predict(profile, target) for predict in by_items], axis=0)
+    if kind == "dual":
+        expected = experiments.joined(lambda p, t: networks[0].predict(t.users, t.items, p, sides), by_items,
+                                      profile, target, user_weight=0.2, empty_weight=0.6)
+    got = served(kind, unit).predict(items, ratings, sides)
+    assert got.dtype == np.float32 and got == pytest.approx(unit * expected.reshape(len(items), 40), abs=1e-5)
+    assert np.ptp(got, axis=0).min() > 0.01                 # users differ
+
+
+def test_the_joining_weight_worked_by_hand():
+    # 0.6 at none; 0.2 + 0.4 * 5 / 10; 0.2 + 0.4 * 5 / 25; 0.2 in the end
+    assert [joining_weight(n, 0.2, 0.6) for n in (0, 5, 20, 1e9)] == pytest.approx([0.6, 0.4, 0.28, 0.2])
+
+
+def test_facts_worked_by_hand():
+    R = Ratings([0, 0, 2], [0, 3, 3], [1, 2, 4], (3, 4))    # nobody rates items 1 and 2, user 1 rates nothing
+    got = facts(R, np.array([[1, 0], [9, 9], [0, 0]]), unit=2)
+    assert got["rated"].tolist() == [True, False, False, True] and got["mu"] == pytest.approx(7 / 3)
+    assert list(got["scale"]) == [2, 8, 2] and got["E_mean"].tolist() == [0.5, 0]
+
+
+@pytest.mark.parametrize("kind", ["user", "item", "dual"])
+def test_an_answer_does_not_depend_on_the_others_in_the_batch(served, kind):
+    model, (items, ratings, sides) = served(kind), new_users()
+    alone = [model.predict(*user) for user in zip(items, ratings, sides)]
+    assert same(model.predict(items, ratings, sides), alone)
+    for part in (slice(3, 0, -1), slice(5, 6)):             # of three users and of one
+        assert same(model.predict(items[part], ratings[part], sides[part]), alone[part])
+    without = [model.predict(*user) for user in zip(items, ratings)]
+    assert same(model.predict(items, ratings), without) and same(model.predict([[], []], [[], []]), [without[0]] * 2)
+
+
+@pytest.mark.parametrize("kind", ["user", "item", "dual"])
+def test_without_a_side_the_mean_of_the_training_users_stands_in(served, small, kind):
+    model, (items, ratings, sides) = served(kind), new_users()
+    mean = np.delete(small.E, 3, axis=0).mean(0)            # all but the user who rates nothing
+    for user in zip(items, ratings):
+        assert model.predict(*user) == pytest.approx(model.predict(*user, mean), abs=1e-6)
+    differs = np.abs(model.predict(items, ratings) - model.predict(items, ratings, sides)).max(1) > 1e-3
+    assert differs.tolist() == [kind != "item"] * len(items)
+
+
+@pytest.mark.parametrize("n", [1, 5, 39, 1000])
+@pytest.mark.parametrize("length", LENGTHS)
+def test_recommend_gives_the_best_that_the_user_has_not_rated(served, length, n):
+    model, ((items,), (ratings,), (side,)) = served(), new_users([length])
+    predicted = model.predict(items, ratings, side)
+    left = sorted(set(range(40)) - {7, *items.tolist()}, key=lambda place: -predicted[place])[:n]
+    places, rated = model.recommend(items, ratings, side, n)
+    assert places.tolist() == left and rated.tolist() == predicted[left].tolist()
+    assert len(left) == min(n, 39 - len(set(items) - {7}))
+
+
+def test_recommended_ratings_lie_within_the_scale(served):
+    model = served("user", unit=2)
+    for shift, end in ((-9, 2), (9, 10)):
+        shifted = Recommender({**model.arrays, "bi": model.arrays["bi"] + np.float32(shift)})
+        places, rated = shifted.recommend([1], [4], n=40)
+        assert rated.tolist() == [end] * 38 and places.tolist() == model.recommend([1], [4], n=40)[0].tolist()
+
+
+def test_recommend_answers_a_batch_as_one_by_one(served):
+    model, (items, ratings, sides) = served(), new_users()
+    for more in ([sides], []):
+        batch = model.recommend(items, ratings, *more, n=4)
+        alone = [model.recommend(*user, n=4) for user in zip(items, ratings, *more)]
+        assert len(batch) == len(LENGTHS) and all(same(a, b) for a, b in zip(batch, alone))
+    assert len(model.recommend([], [])[0]) == 10            # one user who has rated nothing
+
+
+@pytest.mark.parametrize("kind", ["user", "item", "dual"])
+def test_the_order_of_ratings_does_not_matter(served, kind):
+    model, (items, ratings, sides) = served(kind), new_users()
+    turned = model.predict([i[::-1] for i in items], [r[::-1] for r in ratings], sides)
+    assert turned == pytest.approx(model.predict(items, ratings, sides), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["user", "item", "dual"])
+def test_one_more_rating_is_one_more_call_and_nothing_is_kept(served, kind):
+    model, fresh, ((items,), (ratings,), (side,)) = served(kind), served(kind), new_users([7])
+    before, first = arrays(model), model.predict(items[:6], ratings[:6], side)
+    more = model.predict(items, ratings, side)
+    assert np.array_equal(more, fresh.predict(items, ratings, side)) and np.abs(more - first).max() > 1e-3
+    model.recommend(items, ratings, side)
+    assert np.array_equal(model.predict(items[:6], ratings[:6], side), first)
+    assert differing(before, arrays(model)) == []
+
+
+def test_arguments_are_left_as_they_are(served):
+    model, (items, ratings, sides) = served(unit=2), new_users(unit=2)
+    copies = [[a.copy() for a in given] for given in (items, ratings, sides)]
+    for call in (model.predict, model.recommend):
+        call(items, ratings, sides)
+        call(items[4], ratings[4], sides[4])
+    assert all(same(given, copy) for given, copy in zip((items, ratings, sides), copies))
+
+
+def test_eight_threads_share_a_model(served):
+    model, rng = served(), np.random.default_rng(0)
+    users = list(zip(*new_users(rng.integers(0, 41, 200))))
+    serial = [(model.predict(*user), *model.recommend(*user)) for user in users]
+    with ThreadPoolExecutor(8) as pool:
+        parallel = list(pool.map(lambda user: (model.predict(*user), *model.recommend(*user)), users))
+    assert all(same(a, b) for a, b in zip(serial, parallel))
+
+
+@pytest.mark.parametrize("items,ratings,side,message", [
+    ([40], [3], None, "items are places from 0 to 39"), ([3, -1], [3, 3], None, "items are places from 0 to 39"),
+    ([1, 2], [3], None, r"shape \(2,\), ratings of shape \(1,\)"), ([], [3], None, r"shape \(0,\)"),
+    ([[1], [2]], [[3], [3, 3]], None, r"shape \(1,\), ratings of shape \(2,\)"),
+    ([1], [0.9], None, "ratings are from 1 to 5"), ([1, 2], [3, 5.1], None, "ratings are from 1 to 5"),
+    ([1], [float("nan")], None, "ratings are from 1 to 5"), ([1], [float("inf")], None, "ratings are from 1 to 5"),
+    ([1], [3], [0, 1], r"side of shape \(2,\)"), ([], [], np.zeros((1, 30)), r"side of shape \(1, 30\)"),
+    ([[1], [2]], [[3], [3]], np.zeros((2, 3)), r"side of shape \(3,\)")])
+def test_arguments_that_do_not_fit_are_refused(served, items, ratings, side, message):
+    for call in (served().predict, served().recommend):
+        with pytest.raises(DataError, match=message):
+            call(items, ratings, side)
+
+
+# Files of models
+
+
+NAMES = {"version", "item_ids", "titles", "E_names", "rated", "mu", "scale", "E_mean", "ridge", "weights", "expected",
+         "M", "bi", "gain", "shift", "mean", "var", "W0", "b0", "W1", "b1", "q0", "q_bias0", "centre0", "q1",
+         "q_bias1", "centre1"}                              # of a dual model of two seeds
+TEXT = {"item_ids", "titles", "E_names"}
+
+
+def refused(path):
+    """What Recommender.load says about a file: one line that begins with its name, with no warning."""
+    with warnings.catch_warnings(), pytest.raises(DataError) as caught:
+        warnings.simplefilter("error")
+        Recommender.load(path)
+    message = str(caught.value)
+    assert "\n" not in message and message.startswith(f"{path}: ")
+    return message[len(f"{path}: "):]
+
+
+def file_of(folder, changed, but=()):
+    """An .npz file of arrays without pickles, but for some names."""
+    np.savez(folder / "x.npz", **{name: a for name, a in changed.items() if name not in but})
+    return folder / "x.npz"
+
+
+def test_a_dual_model_is_these_arrays(served, tmp_path):
+    model = served()
+    assert set(model.arrays) == NAMES
+    assert np.array_equal(Recommender.load(file_of(tmp_path, model.arrays)).predict([1], [2]), model.predict([1], [2]))
+
+
+@pytest.mark.parametrize("kind", ["nothing", "a folder", "text", "empty", "npy", "zip of text"])
+def test_what_is_no_model_is_refused(tmp_path, kind):
+    path = tmp_path / "x"
+    if kind == "a folder":
+        path.mkdir()
+    elif kind == "npy":
+        with open(path, "wb") as file:
+            np.save(file, np.ones(3))
+    elif kind == "zip of text":
+        write_zip(path, "model", {"version": "1"})
+    elif kind != "nothing":
+        path.write_text("user,item,rating\n" * (kind == "text"))
+    said = {"nothing": "No such file or directory", "a folder": "Is a directory"}.get(kind, "not a model file")
+    assert refused(path).startswith(said)
+
+
+@pytest.mark.parametrize("version", [None, 0, 2, 1.5, "1", [1]])
+def test_another_version_is_refused(served, tmp_path, version):
+    model = {**served().arrays, "version": np.array(version)}
+    assert "not a model file of format 1" in refused(file_of(tmp_path, model, ["version"] * (version is None)))
+
+
+@pytest.mark.parametrize("name", sorted(NAMES - {"version", "W0", "q0", "q1"}))
+def test_a_missing_array_is_refused(served, tmp_path, name):
+    assert "is missing, misshapen or not finite" in refused(file_of(tmp_path, served().arrays, [name]))
+
+
+@pytest.mark.parametrize("name", sorted(NAMES - {"version"}))
+def test_a_misshapen_array_is_refused(served, tmp_path, name):
+    a = served().arrays[name]
+    for other in [a[None], a[..., None]] + ([a[:-1], a[..., :-1], np.concatenate([a, a])] if a.ndim else []):
+        assert "is missing, misshapen or not finite" in refused(file_of(tmp_path, {**served().arrays, name: other}))
+
+
+@pytest.mark.parametrize("name", sorted(NAMES - {"version", "rated"} - TEXT))
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_an_array_that_is_not_finite_is_refused(served, tmp_path, name, value):
+    a = served().arrays[name].copy()
+    a[tuple(np.array(a.shape) - 1)] = value
+    assert refused(file_of(tmp_path, {**served().arrays, name: a})).startswith(f"{name} is missing, misshapen or not")
+
+
+@pytest.mark.parametrize("name", sorted(NAMES - {"version"}))
+def test_an_array_of_another_type_is_refused(served, tmp_path, name):
+    a = served().arrays[name]
+    other = np.zeros(a.shape, int if name in TEXT | {"rated"} else "U1")
+    assert refused(file_of(tmp_path, {**served().arrays, name: other})).startswith(f"{name} is missing, misshapen")
+
+
+@pytest.mark.parametrize("name", ["titles", "M", "version"])
+def test_a_pickle_is_not_read(served, tmp_path, name):
+    a = served().arrays[name]
+    assert "not a model file" in refused(file_of(tmp_path, {**served().arrays, name: a.astype(object)}))
+
+
+@pytest.mark.parametrize("name,at", [("ridge", 0), ("ridge", 1), ("scale", 2), ("var", 3)])
+def test_what_has_to_be_positive_is(served, tmp_path, name, at):
+    for value in (-1, 0):
+        a = served().arrays[name].copy()
+        a[at] = value
+        if name != "var" or value:                          # which may be 0: BatchNorm adds eps
+            assert refused(file_of(tmp_path, {**served().arrays, name: a})).startswith(f"{name} is")
+
+
+def test_a_flipped_byte_is_refused_or_changes_nothing(served, tmp_path):
+    model, path = served(), tmp_path / "x"
+    model.save(path)
+    whole, refusals = path.read_bytes(), 0
+    arrays_end = whole.index(b"PK\1\2")                     # where the zip's table of contents begins
+    for at in range(200, arrays_end, arrays_end // 40):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xff]) + whole[at + 1:])
+        try:
+            assert differing(model.arrays, Recommender.load(path).arrays) == []              # say, a member's date
+        except DataError:
+            refusals += refused(path) != ""
+    assert refusals > 30
+
+
+@pytest.mark.parametrize("content", ["é\n", lambda file: file.write("é\n".encode())], ids=["text", "function"])
+def test_write_whole_takes_text_or_a_function(tmp_path, content):
+    for _ in range(2):                                      # a new file, and over an old one
+        write_whole(tmp_path / "x", content)
+        assert (tmp_path / "x").read_bytes() == b"\xc3\xa9\n" and os.listdir(tmp_path) == ["x"]
+
+
+@pytest.mark.parametrize("error,raised,message", [
+    (OSError(28, "No space left on device"), DataError, "x: No space left on device; name a file that can be written$"),
+    (DataError("line 3"), DataError, "^line 3$"), (KeyboardInterrupt("stop"), KeyboardInterrupt, "^stop$")])
+def test_write_whole_leaves_the_old_file_when_writing_fails(tmp_path, error, raised, message):
+    def half(file):
+        file.write(b"half")
+        raise error
+
+    write_whole(tmp_path / "x", "old")
+    with pytest.raises(raised, match=message):
+        write_whole(tmp_path / "x", half)
+    assert (tmp_path / "x").read_text() == "old" and os.listdir(tmp_path) == ["x"]
 
 
 # Experiments
@@ -1166,7 +1529,7 @@ def test_a_data_sets_name_is_escaped_in_curves():
 def test_svg_is_drawn_after_each_table(cli, tmp_path, monkeypatch):
     written = record(experiments, "write_whole", monkeypatch.setattr)
     assert cli("--dataset", "all", "--test", "coldstart", "--folds", 2, "--svg", tmp_path / "svg")[0] == 0
-    assert [len(points_of(text)) for (_, text, _), _ in written] == [5, 10]
+    assert [len(points_of(text)) for (_, text), _ in written] == [5, 10]
 
 
 def test_values_of_the_grid_worked_by_hand():
@@ -1245,7 +1608,7 @@ def test_help_shows_all_defaults(cli, monkeypatch):
     (["--dataset", "few.csv", "--test", "newitem"], "few users"),
     (["--dataset", "few.csv", "--test", "coldstart"], "few users"),
     (["--svg", "x.svg"], "--svg"), (["--test", "newitem", "--svg", "x.svg"], "--svg"),
-    (["--test", "coldstart", "--svg", "no/such/x.svg"], "give --svg another name")],
+    (["--test", "coldstart", "--svg", "no/such/x.svg"], "not a plain file in a folder that exists; give another name")],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value)
 def test_mistakes_end_in_one_line_and_code_2(cli, tmp_path, monkeypatch, arguments, message):
     no_network(monkeypatch)
@@ -1272,10 +1635,10 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(cli, tmp_path, monkeyp
         Path(path).write_text("[")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(experiments, "open", half, raising=False)
+    monkeypatch.setattr("lfg.open", half, raising=False)
     path = write(tmp_path, {"old": "[]"}) / "old"
     code, _, err = cli("--dataset", "synthetic", "--folds", 1, "--test", "coldstart", "--models", "lfg", option, path)
-    assert code == 2 and err.count("\n") == 1 and f"{path}: No space left on device; give {option} a file" in err
+    assert code == 2 and err.count("\n") == 1 and f"{path}: No space left on device; name a file" in err
     assert path.read_text() == "[]" and os.listdir(tmp_path) == ["old"]
 
 
@@ -1382,6 +1745,683 @@ def test_real_ml_100k_fold_1_lies_in_its_bands(tmp_path, capsys):
              "LFG-item": (0.875, 0.895)}
     assert {name: basic[name] for name, (low, high) in bands.items() if not low < basic[name] < high} == {}
     assert realtime["LFG-item"] < realtime["BiasSVD fold-in"] - 0.01
+
+
+# The command line: lfg.main
+
+
+TITLES = ["Matrix, The (1999)", "Heat (1995)", "Heat (1972)", "Postman, The (Postino, Il) (1994)", "Été, L' (1987)",
+          "Les Misérables (1995)", "Toy Story (1995)", "54 (1998)", "Unrated (1990)"]
+TITLES += [f"Film {n} ({1950 + n})" for n in range(9, 40)]  # by place; the id is 50 more, which the film 54 has not
+
+
+@pytest.fixture(scope="module")
+def films(small, tmp_path_factory):
+    """A folder like ML-100k's: 60 users with a profile, 40 films, of which nobody has rated place 8."""
+    R, names = small.ratings.where(small.ratings.items != 8), ("artist", "doctor", "None")
+    return write(tmp_path_factory.mktemp("films"), {
+        "u.data": "".join(f"{u + 1}\t{i + 50}\t{v:g}\t0\n" for u, i, v in zip(R.users, R.items, R.values)),
+        "u.user": "".join(f"{u + 1}|{u + 10}|{'FM'[u % 2]}|{names[u % 3]}|0\n" for u in range(60)),
+        "u.item": "".join(item_line(n + 50, title, "", ("Drama", "War")[n % 2]) for n, title in enumerate(TITLES))})
+
+
+@pytest.fixture
+def serve(monkeypatch, capsys):
+    """serve(arguments...) -> exit code, stdout, stderr of lfg.py, whose networks are tiny."""
+    def run(*arguments, stdin=""):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        try:
+            code = lfg_main([str(a) for a in arguments])
+        except SystemExit as stop:
+            code = stop.code
+        return (code, *capsys.readouterr())
+
+    monkeypatch.setattr(experiments, "SETTINGS", {key: tiny(s) for key, s in experiments.SETTINGS.items()})
+    return run
+
+
+@pytest.fixture(scope="module")
+def kept(films, tmp_path_factory):
+    """Files that lfg.py train has written, by generator."""
+    folder = tmp_path_factory.mktemp("kept")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiments, "SETTINGS", {key: tiny(s) for key, s in experiments.SETTINGS.items()})
+        for kind in ("user", "item", "dual"):
+            assert lfg_main(["train", "--dataset", str(films), "--out", str(folder / kind), "--generator", kind,
+                             "--epochs", "10", "--quiet"]) == 0
+    return {kind: folder / kind for kind in os.listdir(folder)}
+
+
+def told(done):
+    """The one line that a command which ends with code 2 says."""
+    code, out, err = done
+    assert (code, out, err.count("\n")) == (2, "", 1) and err.startswith("lfg.py") and err.endswith("\n")
+    return err
+
+
+def best(done):
+    """What recommend --json prints: (id, rating) from the best on."""
+    code, out, err = done
+    assert (code, err) == (0, "")
+    return [(one["id"], one["rating"]) for one in json.loads(out)]
+
+
+def as_printed(model, places, predicted):
+    return [(model.item_ids[place], round(float(rating), 3)) for place, rating in zip(places, predicted)]
+
+
+@pytest.mark.parametrize("kind,seeds", [("user", 0), ("item", 1), ("dual", 2)])
+def test_train_keeps_the_generator_asked_for_and_tells_its_training_rmse(serve, films, tmp_path, kind, seeds):
+    path, d = tmp_path / "model", load(str(films))
+    code, out, err = serve("train", "--dataset", films, "--out", path, "--generator", kind)
+    model = Recommender.load(path)
+    assert ("W0" in model.arrays, len(model.sides)) == (kind != "item", seeds)
+    assert model.titles.tolist() == TITLES and model.item_ids.tolist() == [str(n + 50) for n in range(40)]
+    assert np.flatnonzero(~model.rated).tolist() == [8] and model.E_names == (d.E_names if kind != "item" else [])
+    errors = []
+    for u in range(60):
+        _, items, values = d.ratings.rows(np.array([u]))
+        predicted = model.predict(items, values, d.E[u, :len(model.E_names)])[items]
+        errors += (predicted.clip(1, 5) - values).tolist()
+    megabytes = path.stat().st_size / 1e6
+    assert (code, out, err) == (0, "", f"training RMSE {np.mean(np.square(errors)) ** 0.5:.4f}; {path}: "
+                                       f"{megabytes:.1f} MB\n") and os.listdir(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("kind,weights", [("user", [1, 1]), ("item", [0, 0]), ("dual", [0.15, 0.5])])
+def test_train_has_the_settings_of_cold_start(kept, kind, weights):
+    assert Recommender.load(kept[kind]).arrays["weights"].tolist() == np.float32(weights).tolist()
+    assert Recommender.load(kept[kind]).ridge == (250, 6)
+
+
+def test_training_options_reach_the_networks(serve, films, tmp_path, monkeypatch):
+    calls = record(experiments, "train", monkeypatch.setattr)
+    code, *_ = serve("train", "--dataset", films, "--out", tmp_path / "model", "--epochs", 3, "--factors", 5,
+                     "--seeds", 3, "--seed", 7)
+    assert code == 0 and [(arguments[0], model.seed, model.epochs) for arguments, (model, _) in calls] == [
+        ("LFG", 7, 3), ("LFG-item", 7, 3), ("LFG-item", 8, 3), ("LFG-item", 9, 3)]
+    model = Recommender.load(tmp_path / "model")
+    assert model.arrays["M"].shape == (5, 40) and [q.shape for q, _ in model.sides] == [(40, 6)] * 3
+    assert np.array_equal(model.arrays["W0"], calls[0][1][0].network.layers[0].W)
+    assert len({model.arrays[f"q{n}"].tobytes() for n in range(3)}) == 3
+
+
+def test_the_same_seed_gives_the_same_file_and_another_gives_another(serve, films, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert serve("train", "--dataset", films, "--out", tmp_path / name, "--seed", seed)[0] == 0
+    a, b, c = (Recommender.load(tmp_path / name).arrays for name in "abc")
+    assert differing(a, b) == [] and {"W0", "M", "q0", "q1"} <= set(differing(a, c))
+
+
+def test_train_half_writes_a_smaller_file(serve, films, kept, tmp_path):
+    assert serve("train", "--dataset", films, "--out", tmp_path / "model", "--epochs", 10, "--half")[0] == 0
+    half, whole = (Recommender.load(path) for path in (tmp_path / "model", kept["dual"]))
+    assert 0 < np.abs(half.predict([1], [5]) - whole.predict([1], [5])).max() < 0.01
+    assert (tmp_path / "model").stat().st_size < kept["dual"].stat().st_size
+
+
+def test_train_on_another_scale_without_titles_or_profiles(serve, small, tmp_path):
+    R, models = small.ratings, []
+    for times in (1, 2):
+        rows = "".join(f"{u},{i},{v * times:g}\n" for u, i, v in zip(R.users, R.items, R.values))
+        write(tmp_path, {"x.csv": "user,item,rating\n" + rows})
+        assert serve("train", "--dataset", tmp_path / "x.csv", "--out", tmp_path / "model")[0] == 0
+        models.append(Recommender.load(tmp_path / "model"))
+    assert (models[1].low, models[1].high, models[1].unit) == (2, 10, 2) and models[0].unit == 1
+    assert models[1].predict([3, 4], [10, 2]) == pytest.approx(2 * models[0].predict([3, 4], [5, 1]), rel=1e-5)
+    assert models[0].titles.tolist() == models[0].item_ids.tolist() and models[0].E_names == []
+    for option in (["--age", 20], ["--gender", "F"], ["--occupation", "artist"]):
+        assert f"{option[0]}: the model makes no use of it" in told(
+            serve("recommend", "--model", tmp_path / "model", *option))
+
+
+def test_train_replaces_an_old_file(serve, films, tmp_path):
+    write(tmp_path, {"model": "old"})
+    assert serve("train", "--dataset", films, "--out", tmp_path / "model", "--generator", "user")[0] == 0
+    assert Recommender.load(tmp_path / "model").layers and os.listdir(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("path", ["folder", "no/x", "no/such/x"])
+def test_a_model_that_can_never_be_written_is_told_before_training(serve, films, tmp_path, monkeypatch, path):
+    for name in ("load", "train"):
+        monkeypatch.setattr(experiments, name, lambda *_: pytest.fail("too late"))
+    (tmp_path / "folder").mkdir()
+    message = f"lfg.py: {tmp_path / path}: not a plain file in a folder that exists; give another name\n"
+    assert told(serve("train", "--dataset", films, "--out", tmp_path / path)) == message
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize("error,code", [(KeyboardInterrupt, 130), (DataError("line\nbreak"), 2)])
+def test_training_that_ends_early_leaves_the_old_file(serve, films, tmp_path, monkeypatch, error, code):
+    def stop(*_):
+        raise error
+
+    monkeypatch.setattr(experiments, "train", stop)
+    write(tmp_path, {"model": "old"})
+    got, out, err = serve("train", "--dataset", films, "--out", tmp_path / "model")
+    assert (got, out) == (code, "") and err.count("\n") == 1 and ("nothing was written" in err) == (code == 130)
+    assert (tmp_path / "model").read_text() == "old" and os.listdir(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("arguments,message", [
+    ([], "required"), (["other"], "other"), (["train"], "--out"), (["recommend"], "--model"),
+    (["score", "--model", "m", "--out", "o"], "--ratings"), (["score", "--model", "m", "--ratings", "r"], "--out"),
+    (["export", "--model", "m"], "--out"), (["train", "--out", "x", "--generator", "both"], "both"),
+    (["train", "--out", "x", "--seed", "-1"], "whole number of at least 0"),
+    (["train", "--out", "x", "--seeds", "0"], "whole number of at least 1"),
+    (["train", "--out", "x", "--epochs", "1.5"], "whole number of at least 1"),
+    (["train", "--out", "x", "--factors", "ten"], "whole number of at least 1"),
+    (["train", "--out", "x", "--dataset", "nowhere"], "nowhere: no such file or folder"),
+    (["recommend", "--model", "m", "-n", "0"], "whole number of at least 1"),
+    (["recommend", "--model", "m", "-n", "²"], "whole number of at least 1"),
+    (["recommend", "--model", "m", "--age", "-1"], "whole number of at least 0"),
+    (["recommend", "--model", "m", "--age", ""], "whole number of at least 0"),
+    (["score", "--model", "m", "--ratings", "r", "--out", "o", "-n", "x"], "whole number of at least 1"),
+    (["recommend", "--model", "m"], "m: No such file or directory"),
+    (["score", "--model", "m", "--ratings", "r", "--out", "o"], "m: No such file or directory"),
+    (["export", "--model", "m", "--out", "o"], "m: No such file or directory")],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value)
+def test_mistakes_of_serving_end_in_one_line_and_code_2(serve, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in told(serve(*arguments)) and os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("command", ["train", "recommend", "score", "export"])
+def test_each_command_has_help(serve, command):
+    code, out, err = serve(command, "--help")
+    assert (code, err) == (0, "") and f"usage: lfg.py {command}" in out and command in serve("--help")[1]
+
+
+def test_recommend_prints_a_table(serve, kept):
+    code, out, err = serve("recommend", "--model", kept["dual"], "--rate", "Heat (1995)=2", "-n", 12)
+    model = Recommender.load(kept["dual"])
+    places, predicted = model.recommend([1], [2], n=12)
+    header, *rows = out.splitlines()
+    assert (code, err, len(rows), header.split()) == (0, "", 12, ["Rank", "Title", "Predicted"])
+    assert len({len(row) for row in [header, *rows]}) == 1  # aligned
+    assert [re.split("  +", row.strip()) for row in rows] == [
+        [str(rank), TITLES[place], f"{round(float(rating), 3):.2f}"]
+        for rank, (place, rating) in enumerate(zip(places, predicted), 1)]
+
+
+def test_recommend_prints_json(serve, kept):
+    code, out, err = serve("recommend", "--model", kept["dual"], "--rate", "id:54=5", "--rate", "Heat (1972)=1.5",
+                           "-n", 100, "--json")
+    model = Recommender.load(kept["dual"])
+    places, predicted = model.recommend([4, 2], [5, 1.5], n=100)
+    assert (code, err) == (0, "") and len(places) == 37     # but the two, and the one that nobody has rated
+    assert json.loads(out) == [
+        {"rank": rank, "id": str(place + 50), "title": TITLES[place], "rating": round(float(rating), 3)}
+        for rank, (place, rating) in enumerate(zip(places, predicted), 1)] and "Misérables" in out
+
+
+@pytest.mark.parametrize("kind", ["user", "item", "dual"])
+def test_recommend_needs_no_ratings(serve, kept, kind):
+    model = Recommender.load(kept[kind])
+    assert best(serve("recommend", "--model", kept[kind], "--json")) == as_printed(model, *model.recommend([], []))
+
+
+def test_recommend_says_when_nothing_is_left(serve, kept):
+    rated = [text for n in range(40) for text in ("--rate", f"id:{n + 50}=3")]
+    assert serve("recommend", "--model", kept["dual"], "--json", *rated) == (0, "[]\n", "")
+    code, out, _ = serve("recommend", "--model", kept["dual"], *rated)
+    assert (code, out.split()) == (0, ["Rank", "Title", "Predicted"])
+
+
+PROFILES = [                                                # options, and the columns of E that they set, one each
+    ({"age": 17}, ["age=1"]), ({"age": 18}, ["age=18"]), ({"age": 34}, ["age=25"]), ({"age": 99}, ["age=56"]),
+    ({"gender": "f"}, ["gender=F"]), ({"occupation": "ARTIST"}, ["occupation=artist"]),
+    ({"occupation": "none", "age": 0, "gender": "M"}, ["occupation=None", "age=1", "gender=M"])]
+
+
+@pytest.mark.parametrize("kind", ["user", "dual"])
+@pytest.mark.parametrize("given,ones", PROFILES, ids=[" ".join(ones) for _, ones in PROFILES])
+def test_a_profile_changes_the_answer(serve, kept, kind, given, ones):
+    model = Recommender.load(kept[kind])
+    side = dict(zip(model.E_names, model.E_mean))           # what is not given stays at the mean
+    for one in ones:
+        side.update({name: float(name == one) for name in side if name.split("=")[0] == one.split("=")[0]})
+    expected = model.recommend([1], [2], list(side.values()), 40)
+    options = [text for name, value in given.items() for text in (f"--{name}", value)]
+    command = ["recommend", "--model", kept[kind], "--rate", "id:51=2", "-n", 40, "--json"]
+    found = best(serve(*command, *options))
+    assert found == as_printed(model, *expected) and found != best(serve(*command))
+
+
+def test_a_profile_leaves_the_model_as_it_is(kept):
+    model = Recommender.load(kept["dual"])
+    before = arrays(model)
+    side = data.read_side(model, {"age": 25, "gender": "F", "occupation": None})
+    assert side.shape == model.E_mean.shape and not np.array_equal(side, model.E_mean)
+    assert differing(before, arrays(model)) == []
+
+
+@pytest.mark.parametrize("option,value,known", [
+    ("occupation", "king", "None, artist, doctor"), ("gender", "x", "F, M")])
+def test_what_a_profile_may_be_is_told(serve, kept, option, value, known):
+    err = told(serve("recommend", "--model", kept["dual"], f"--{option}", value))
+    assert err == f"lfg.py: --{option} {value}: not known; give one of {known}\n"
+
+
+@pytest.mark.parametrize("option", ["age", "gender", "occupation"])
+def test_a_profile_is_nothing_to_a_model_of_items(serve, kept, option):
+    assert f"--{option}: the model makes no use of it" in told(
+        serve("recommend", "--model", kept["item"], f"--{option}", "1"))
+
+
+@pytest.mark.parametrize("text,place", [
+    ("Matrix, The (1999)", 0), ("The Matrix", 0), ("the matrix (1999)", 0), ("MATRIX,  THE", 0), ("Heat (1995)", 1),
+    ("heat(1972)", 2), ("Il Postino", 3), ("the postman", 3), ("Postino, Il (1994)", 3), ("Les misérables", 5),
+    ("Misérables, Les", 5), (" Toy Story ", 6), ("54", 7), ("id:54", 4), ("id: 54 ", 4), ("51", 1), ("Film 9", 9)])
+def test_items_are_found_by_title_or_id(serve, kept, text, place):
+    model = Recommender.load(kept["dual"])
+    assert data.find_item(model, text) == place
+    found = best(serve("recommend", "--model", kept["dual"], "--rate", f"{text}=4.5", "--json"))
+    assert found == as_printed(model, *model.recommend([place], [4.5]))
+
+
+@pytest.mark.parametrize("text,said", [
+    ("Heat", "several items are called 'Heat'; add the year, or write id:ID: Heat (1995) (id:51), Heat (1972) (id:52)"),
+    ("Toy Stori", "no item is called 'Toy Stori'; the nearest are: Toy Story (1995) (id:56)"),
+    ("The Matrix (1998)", "no item is called 'The Matrix (1998)'; the nearest are: Matrix, The (1999) (id:50)"),
+    ("id:49", "id:49 is no item's id"), ("49", "no item is called '49'"), ("id:", "id: is no item's id"),
+    ("id:Heat", "id:Heat is no item's id"), ("qqqq", "no item is called 'qqqq'; nothing is near; give another"),
+    (" ", "no item is called ''")])
+def test_what_is_not_one_item_is_told_with_candidates(serve, kept, text, said):
+    err = told(serve("recommend", "--model", kept["dual"], "--rate", f"{text}=4"))
+    assert err.startswith(f"lfg.py: --rate {' '.join(f'{text}=4'.split())}: {said}")
+
+
+@pytest.mark.parametrize("text,said", [
+    ("Heat (1995)=6", "'6' is no rating from 1 to 5"), ("Heat (1995)=0.9", "'0.9' is no rating from 1 to 5"),
+    ("Heat (1995)=good", "'good' is no rating"), ("Heat (1995)=nan", "'nan' is no rating"),
+    ("Heat (1995)=", "'' is no rating"), ("Heat (1995)", "no title or no rating; write TITLE=RATING"),
+    ("=4", "no title or no rating; write TITLE=RATING")])
+def test_what_is_no_rating_is_told(serve, kept, text, said):
+    assert f"--rate {text}: {said}" in told(serve("recommend", "--model", kept["dual"], "--rate", text))
+
+
+def test_an_item_is_rated_once(serve, kept, tmp_path):
+    path = write(tmp_path, {"r.csv": "Toy Story,3\nThe Matrix,3\n"}) / "r.csv"
+    command = ["recommend", "--model", kept["dual"], "--rate", "The Matrix=5"]
+    assert "--rate id:50=4: rated twice" in told(serve(*command, "--rate", "id:50=4"))
+    assert f"{path}, line 2: rated twice" in told(serve(*command, "--ratings", path))
+
+
+@pytest.mark.parametrize("text,places", [
+    ("title,rating\nHeat (1995),4\n\"Matrix, The (1999)\",2\n", [1, 0]), ("The Matrix,4\nheat (1972),2\n", [0, 2]),
+    ("\ufefftitle,rating\r\nToy Story,4\r\n\r\n id:51 , 2 \r\n", [6, 1]), ("movieId,rating\n54,4\n57,2\n", [4, 7]),
+    ("item_id,Rating\n54,4\n57,2", [4, 7]), ("54,4\n55,2\n", [7, 5]), ("Movie,rating \n54,4\n50,2\n", [4, 0]),
+    ("Les Misérables,4\nid:59,2\n", [5, 9]), ("title,rating\n", []), ("", [])])
+def test_ratings_come_from_a_csv_or_standard_input(serve, kept, tmp_path, text, places):
+    model = Recommender.load(kept["dual"])
+    path = write(tmp_path, {"r.csv": text}) / "r.csv"
+    expected = as_printed(model, *model.recommend(places, [4, 2][:len(places)]))
+    assert best(serve("recommend", "--model", kept["dual"], "--ratings", path, "--json")) == expected
+    stdin = text.lstrip("\ufeff")
+    assert best(serve("recommend", "--model", kept["dual"], "--ratings", "-", "--json", stdin=stdin)) == expected
+    more = as_printed(model, *model.recommend([20, *places], [1, 4, 2][:len(places) + 1]))
+    assert best(serve("recommend", "--model", kept["dual"], "--ratings", path, "--rate", "id:70=1", "--json")) == more
+
+
+@pytest.mark.parametrize("text,said", [
+    ("Heat (1995),4\nMatrix, The (1999),4\n", ", line 2: 3 fields; write a title or id:ID and a rating"),
+    ("title,rating\n\nHeat (1995)\n", ", line 3: 1 fields; write"), ("Heat,4\n", ", line 1: several items are called"),
+    ("title,rating\nHeat (1995),6\n", ", line 2: '6' is no rating from 1 to 5"),
+    ("movieId,rating\n50,4\n49,2\n", ", line 3: id:49 is no item's id"),
+    ('"Heat,4\n', ", line 1: unexpected end of data"),
+    (b"Heat (1995),4\n\xe9,4\n", ": not UTF-8 text; save it as UTF-8"), (None, ": No such file or directory; name a"),
+    ("folder", ": Is a directory; name a CSV file")])
+def test_ratings_that_cannot_be_read_are_told_with_file_and_line(serve, kept, tmp_path, text, said):
+    path = tmp_path / "r.csv"
+    if text == "folder":
+        path.mkdir()
+    elif text:
+        write(tmp_path, {"r.csv": text})
+    assert f"lfg.py: {path}{said}" in told(serve("recommend", "--model", kept["dual"], "--ratings", path))
+
+
+def test_the_real_command_line_and_a_reader_that_leaves(kept):
+    command = [sys.executable, Path(experiments.__file__).with_name("lfg.py"), "recommend", "--model", kept["dual"]]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_serving_needs_numpy_alone(kept):
+    code = ("import sys; sys.modules.update(pandas=None, tqdm=None, data=None, experiments=None)\n"
+            f"from lfg import LFG; print(len(LFG.load({str(kept['dual'])!r}).recommend([1], [5])[0]))")
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(experiments.__file__).parent,
+                          capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "10\n", "")
+
+
+# Many users at once: lfg.py score
+
+
+SCORED = ("movieId,timestamp,userId,rating\n51,0,10,4\n50,0,10,5\n59,x,9,1.5\n\n"
+          '"60",,"a, ""b""",3\n61,,"a, ""b""",2\n62,,"a, ""b""",1\n70,0,1,5\n')
+USERS = {"10": ([1, 0], [4, 5]), "9": ([9], [1.5]), 'a, "b"': ([10, 11, 12], [3, 2, 1]), "1": ([20], [5])}
+
+
+@pytest.mark.parametrize("kind,n", [("user", 3), ("item", 100), ("dual", None)])
+@pytest.mark.parametrize("stdin", [False, True])
+def test_score_gives_each_user_what_recommend_gives(serve, kept, tmp_path, kind, n, stdin):
+    model, path = Recommender.load(kept[kind]), tmp_path / "out.csv"
+    source = "-" if stdin else write(tmp_path / "in", {"r.csv": SCORED}) / "r.csv"
+    assert serve("score", "--model", kept[kind], "--ratings", source, "--out", path, *(["-n", n] if n else []),
+                 stdin=SCORED) == (0, "", "")
+    header, *rows = csv.reader(io.StringIO(path.read_bytes().decode(), newline=""))
+    assert header == ["user", "item", "rating"] and path.read_bytes().count(b"\r") == 0
+    assert list(dict.fromkeys(user for user, *_ in rows)) == list(USERS)   # in the order of the file
+    for user, (items, ratings) in USERS.items():
+        places, predicted = model.recommend(items, ratings, n=n or 10)
+        own = [row for row in rows if row[0] == user]
+        assert [item for _, item, _ in own] == model.item_ids[places].tolist()
+        assert [float(rating) for *_, rating in own] == pytest.approx(predicted.tolist(), abs=0.51e-4)
+
+
+def test_score_of_no_users_is_a_header(serve, kept, tmp_path):
+    path = write(tmp_path, {"r.csv": "\ufeffuser_id,item_id,rating\r\n"}) / "r.csv"
+    assert serve("score", "--model", kept["dual"], "--ratings", path, "--out", tmp_path / "o") == (0, "", "")
+    assert (tmp_path / "o").read_text() == "user,item,rating\n"
+
+
+MISTAKES = [
+    ("u,i,r\n", ", line 1: the first line must name"), ("", ", line 1: the first line must name"),
+    ("userId,movieId\n", ", line 1: the first line must name rating once"),
+    ("user,item,movieId,rating\n", ", line 1: the first line must name item once"),
+    ("user,item,rating\n1,50,5\n2,50,5\n1,51,5\n", ", line 4: user '1' was there before; sort the file by user"),
+    ("user,item,rating\n1,50,5\n\n2,49,5\n", ", line 4: item '49' is not in the model"),
+    ("user,item,rating\n1,50,5\n1,51,5\n1,50,5\n", ", line 4: item '50' is rated twice by user '1'"),
+    ("user,item,rating\n1,50,5.5\n", ", line 2: '5.5' is no rating from 1 to 5"),
+    ("user,item,rating\n1,50,5\n2,50,\n", ", line 3: '' is no rating from 1 to 5"),
+    ("user,item,rating\n1,50,nan\n", ", line 2: 'nan' is no rating from 1 to 5"),
+    ("user,item,rating\n1,50,5\n2,50\n", ", line 3: 2 fields where 3 are expected"),
+    ("user,item,rating\n1,50,5,0\n", ", line 2: 4 fields where 3 are expected"),
+    ('user,item,rating\n1,50,5\n2,"50,4\n', ", line 3: unexpected end of data"),
+    (b"user,item,rating\n1,50,5\n\xe9,50,5\n", ": not UTF-8 text; save it as UTF-8"),
+    (None, ": No such file or directory; name a CSV file")]
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["new file", "old file"])
+@pytest.mark.parametrize("text,said", MISTAKES, ids=[said for _, said in MISTAKES])
+def test_score_refuses_with_the_line_and_writes_nothing(serve, kept, tmp_path, text, said, old):
+    path, out = tmp_path / "r.csv", tmp_path / "out"
+    write(tmp_path, {} if text is None else {"r.csv": text})
+    write(out, {"top.csv": "old"} if old else {})
+    err = told(serve("score", "--model", kept["dual"], "--ratings", path, "--out", out / "top.csv"))
+    assert err.startswith(f"lfg.py: {path}{said}")
+    assert {name: (out / name).read_text() for name in os.listdir(out)} == ({"top.csv": "old"} if old else {})
+
+
+def test_score_refuses_an_output_in_no_folder_before_it_reads(serve, kept, tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "scored", lambda *_: pytest.fail("too late"))
+    err = told(serve("score", "--model", kept["dual"], "--ratings", "-", "--out", tmp_path / "no" / "x"))
+    assert "not a plain file in a folder that exists" in err and os.listdir(tmp_path) == []
+
+
+def test_score_may_replace_the_file_that_it_reads(serve, kept, tmp_path):
+    path = write(tmp_path, {"r.csv": "user,item,rating\n1,50,5\n"}) / "r.csv"
+    assert serve("score", "--model", kept["dual"], "--ratings", path, "--out", path, "-n", 2)[0] == 0
+    assert len(path.read_text().splitlines()) == 3 and os.listdir(tmp_path) == ["r.csv"]
+
+
+def test_users_are_read_and_answered_one_after_another(kept, monkeypatch):
+    model, read = Recommender.load(kept["dual"]), []
+
+    def lines():
+        for line in ("user,item,rating", "a,50,5", "a,51,3", "b,50,1", "b,52,2", "c,51,1"):
+            read.append(line)
+            yield line + "\n"
+
+    for source in (data.users_of(model, "-"), data.scored(model, "-", 1)):
+        read.clear()
+        monkeypatch.setattr(sys, "stdin", lines())
+        if source.__name__ == "scored":
+            assert (next(source), read) == (b"user,item,rating\n", [])
+        first, seen = next(source), len(read)
+        second = next(source)
+        assert (seen, len(read)) == (4, 6)                  # a user ends where the next one begins
+        if source.__name__ == "users_of":
+            assert (first, second, *source) == (("a", [0, 1], [5, 3]), ("b", [0, 2], [1, 2]), ("c", [1], [1]))
+
+
+# For another language: lfg.py export
+
+
+def ported(folder):
+    """A function of (items, ratings, side) to (factors, bias, solved, predictions): the README's formula, in lists."""
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    numbers = array("f", (folder / "weights.bin").read_bytes())
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    a = {}
+    for one in manifest["arrays"]:
+        flat = numbers[one["offset"] // 4:one["offset"] // 4 + math.prod(one["shape"])].tolist()
+        wide = one["shape"][1] if len(one["shape"]) == 2 else 0
+        a[one["name"]] = [flat[n:n + wide] for n in range(0, len(flat), wide)] if wide else flat
+    unit, slope, weights, layers = (manifest[name] for name in ("unit", "slope", "weights", "layers"))
+
+    def dot(x, y):
+        return sum(p * q for p, q in zip(x, y))
+
+    def times(x, W):
+        return [dot(x, column) for column in zip(*W)]
+
+    def solve(A, b):
+        """Gaussian elimination with pivots."""
+        rows = [[*row, right] for row, right in zip(A, b)]
+        for n in range(len(rows)):
+            pivot = max(range(n, len(rows)), key=lambda r: abs(rows[r][n]))
+            rows[n], rows[pivot] = rows[pivot], rows[n]
+            for r in range(n + 1, len(rows)):
+                factor = rows[r][n] / rows[n][n]
+                rows[r] = [p - factor * q for p, q in zip(rows[r], rows[n])]
+        x = [0.0] * len(rows)
+        for n in reversed(range(len(rows))):
+            x[n] = (rows[n][-1] - dot(rows[n][n + 1:-1], x[n + 1:])) / rows[n][n]
+        return x
+
+    def generate(items, values, side):
+        h = [b + e for b, e in zip(a["b"], times(side, a["W_E"]) if side else [0] * len(a["b"]))]
+        for i, v in zip(items, values):
+            h = [x + (v * H + one) / math.sqrt(len(items)) for x, H, one in zip(h, a["W_H"][i], a["W_1"][i])]
+        for n in range(1, layers + 1):
+            h = times([x if x > 0 else slope * x for x in h], a[f"W{n}"])
+            h = [x + b for x, b in zip(h, a[f"b{n}"])]
+        return [math.tanh(x) for x in h]
+
+    def ridge(items, values, q, mean):
+        A, k = [q[i] for i in items], len(q[0]) - 1
+        D = [manifest["ridge"][0]] * k + [manifest["ridge"][1]]
+        system = [[dot([x / d for x, d in zip(one, D)], other) + (m == n) for m, other in enumerate(A)]
+                  for n, one in enumerate(A)]
+        y = solve(system, [v - mean[i] for i, v in zip(items, values)])
+        return [dot(y, [row[c] for row in A]) / D[c] for c in range(k + 1)]
+
+    def answer(items, ratings, side):
+        values, seeds = [r / unit for r in ratings], range(manifest["seeds"])
+        w = weights[0] + (weights[1] - weights[0]) * 5 / (5 + len(items))
+        g = generate(items, values, side) if layers else [0.0]
+        solved = [ridge(items, values, a[f"q{s}"], a[f"mean{s}"]) for s in seeds]
+        predicted = []
+        for i in range(len(manifest["items"])):
+            by_network = a["base"][i] + dot(a["M1"][i], g) if layers else 0
+            by_solve = sum(a[f"mean{s}"][i] + dot(a[f"q{s}"][i], solved[s]) for s in seeds) / max(1, len(seeds))
+            predicted.append(unit * (w * by_network + (1 - w) * by_solve))
+        return g[:-1], g[-1], solved, predicted
+    return answer
+
+
+@pytest.mark.parametrize("kind,unit,deep", [("user", 1, False), ("user", 2.25, True), ("item", 2.25, False),
+                                            ("dual", 1, False), ("dual", 2.25, True)])
+def test_a_port_without_numpy_proves_itself_on_the_vectors(served, tmp_path, kind, unit, deep):
+    model = served(kind, unit, deep)
+    data.export_model(model, tmp_path)
+    answer, vectors = ported(tmp_path), json.loads((tmp_path / "vectors.json").read_text())
+    lengths = [len(one["items"]) for one in vectors]
+    assert len(vectors) == 20 and lengths[:3] == [0, 1, 2] and len(set(lengths)) > 8
+    for one in vectors:
+        factors, bias, solved, predicted = answer(one["items"], one["ratings"], one["side"])
+        assert factors == pytest.approx(one["factors"], abs=1e-4) and bias == pytest.approx(one["bias"], abs=1e-4)
+        assert (len(factors), len(solved)) == (0 if kind == "item" else 3, 0 if kind == "user" else 2)
+        assert np.array(solved) == pytest.approx(np.array(one["solved"]), abs=1e-4)
+        assert [[i, predicted[i]] for i, _ in one["predictions"]] == [
+            [i, pytest.approx(p, abs=1e-4)] for i, p in one["predictions"]] and len(one["predictions"]) == 5
+        assert predicted == pytest.approx(model.predict(one["items"], one["ratings"], one["side"]), abs=1e-4)
+    assert np.ptp([p for one in vectors for _, p in one["predictions"]]) > 0.1
+
+
+@pytest.mark.parametrize("kind", ["user", "item", "dual"])
+def test_the_manifest_covers_the_weights_and_tells_the_rest(kept, serve, tmp_path, kind):
+    assert serve("export", "--model", kept[kind], "--out", tmp_path / "new") == (0, "", "")
+    assert sorted(os.listdir(tmp_path / "new")) == ["manifest.json", "vectors.json", "weights.bin"]
+    assert os.listdir(tmp_path) == ["new"]
+    model, raw = Recommender.load(kept[kind]), (tmp_path / "new" / "weights.bin").read_bytes()
+    manifest, end, found = json.loads((tmp_path / "new" / "manifest.json").read_text(encoding="utf-8")), 0, {}
+    for one in manifest["arrays"]:
+        assert one["offset"] == end and one["meaning"]
+        end += 4 * math.prod(one["shape"])
+        found[one["name"]] = np.frombuffer(raw[one["offset"]:end], "<f4").reshape(one["shape"])
+    assert end == len(raw) and manifest["file"] == "weights.bin" and manifest["format"] == 1
+    expected = {"E_mean": model.E_mean}
+    if kind != "item":
+        (W1, b1), = model.layers
+        expected.update(W_E=model.W_E, b=model.b0, W_H=model.W_H, W_1=model.W_1, W1=W1, b1=b1, M1=model.M1,
+                        base=model.base)
+    for n, (q, mean) in enumerate(model.sides):
+        expected.update({f"q{n}": q, f"mean{n}": mean})
+    assert found.keys() == expected.keys() and all(np.array_equal(found[name], expected[name]) for name in found)
+    assert (manifest["layers"], manifest["seeds"]) == {"user": (1, 0), "item": (0, 1), "dual": (1, 2)}[kind]
+    assert (manifest["scale"], manifest["unit"], manifest["slope"], manifest["ridge"]) == ([1, 5], 1, 0.01, [250, 6])
+    assert manifest["weights"] == model.arrays["weights"].tolist() and manifest["E_names"] == model.E_names
+    assert manifest["items"] == [{"id": str(n + 50), "title": title, "rated": n != 8} for n, title in enumerate(TITLES)]
+
+
+def contents(folder):
+    return {name: (folder / name).read_bytes() for name in os.listdir(folder) if (folder / name).is_file()}
+
+
+@pytest.mark.parametrize("kind", ["full", "file", "no/such"])
+def test_export_refuses_what_is_there(serve, kept, tmp_path, kind):
+    write(tmp_path / "full", {"x": "old"})
+    write(tmp_path, {"file": "old"})
+    err = told(serve("export", "--model", kept["dual"], "--out", tmp_path / kind))
+    said = "No such file or directory; name a folder" if kind == "no/such" else "exists and is not an empty folder"
+    assert err.startswith(f"lfg.py: {tmp_path / kind}: {said}")
+    assert sorted(os.listdir(tmp_path)) == ["file", "full"]
+    assert contents(tmp_path / "full") == {"x": b"old"} and contents(tmp_path) == {"file": b"old"}
+
+
+@pytest.mark.parametrize("name", ["new", "new/", "empty"])
+def test_export_takes_a_new_folder_or_an_empty_one(serve, kept, tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    for n in range(2):                                      # the second time it is full
+        code, *_ = serve("export", "--model", kept["user"], "--out", f"{tmp_path}/{name}")
+        assert code == 2 * n and len(contents(tmp_path / name)) == 3
+    assert sorted(os.listdir(tmp_path)) == sorted({"empty", name.strip("/")})
+
+
+@pytest.mark.parametrize("error,code", [(OSError(28, "No space left on device"), 2), (KeyboardInterrupt(), 130)])
+@pytest.mark.parametrize("name", ["new", "empty"])
+@pytest.mark.parametrize("where", ["json.dump", "os.replace"])             # in the middle and at the end
+def test_an_export_that_fails_leaves_nothing(serve, kept, tmp_path, monkeypatch, name, error, code, where):
+    def stop(*_, **__):
+        raise error
+
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr(where, stop)
+    got, out, err = serve("export", "--model", kept["dual"], "--out", tmp_path / name)
+    assert (got, out, err.count("\n")) == (code, "", 1)
+    assert os.listdir(tmp_path) == ["empty"] and os.listdir(tmp_path / "empty") == []
+
+
+# What a new user costs: experiments.py --test speed
+
+
+def test_speed_is_measured_in_a_process_with_one_thread(cli, monkeypatch):
+    calls, codes = [], [0, 2, -9]
+    monkeypatch.delenv("LFG_SPEED", raising=False)
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "8")
+    monkeypatch.setattr(experiments, "speed", lambda *_: pytest.fail("in this process"))
+    monkeypatch.setattr(experiments.subprocess, "run", lambda command, env: calls.append((command, env)) or
+                        subprocess.CompletedProcess(command, codes[len(calls) - 1]))
+    asked = ["--dataset", "synthetic", "--test", "speed", "--quiet"]
+    assert [cli(*asked)[0] for _ in codes] == [0, 2, 137]   # killed by signal 9, as a shell has it
+    for command, env in calls:
+        assert command == [sys.executable, experiments.__file__, *asked] and env["LFG_SPEED"] == "1"
+        assert {env[f"{name}_NUM_THREADS"] for name in ("OPENBLAS", "OMP", "MKL")} == {"1"} and env["PATH"]
+
+
+def test_speed_is_a_row_a_way_to_answer(cli, small, tmp_path, monkeypatch):
+    monkeypatch.setenv("LFG_SPEED", "1")
+    trained = record(experiments, "train", monkeypatch.setattr)
+    code, out, err = cli("--dataset", "synthetic", "--test", "speed", "--seed", 7, "--json", tmp_path / "json")
+    table, = json.loads((tmp_path / "json").read_text())
+    new, ways = 12, ["LFG, dense forward pass", "LFG", "LFG-item", "LFG-dual", "BiasSVD fold-in", "Retraining BiasSVD",
+                     "Retraining SVD"]
+    assert (code, err) == (0, "") and set(table) == {
+        "table", "dataset", "test", "seed", "rows", "training", "retraining_to_lfg", "peak_mb", "seeds", "file_mb"}
+    assert [table[key] for key in ("table", "dataset", "test", "seed", "seeds")] == [None, "synthetic", "speed", 7, 2]
+    assert [(row["what"], row["calls"]) for row in table["rows"]] == list(zip(ways, [new] * 5 + [3] * 2))
+    for row in table["rows"]:
+        assert 0 < row["median"] <= row["p99"] < 60 and set(row) == {"what", "calls", "median", "p99", "times_dense"}
+        assert row["times_dense"] == pytest.approx(row["median"] / table["rows"][0]["median"])
+    assert table["retraining_to_lfg"] == pytest.approx(table["rows"][5]["median"] / table["rows"][1]["median"])
+    assert [(t["model"], t["epochs"]) for t in table["training"]] == [
+        (name, 2) for name in ("BiasSVD", "SVD", "LFG", "LFG-item")]
+    assert all(0 < t["seconds"] < 60 and t["seconds_an_epoch"] == t["seconds"] / 2 for t in table["training"])
+    assert 0 < table["file_mb"] < 1 and 10 < table["peak_mb"] < 100_000
+    assert [row[0] for row in rows_of(out) if row[0][0] != "-"] == [
+        "What", *ways, "Model", "BiasSVD", "SVD", "LFG", "LFG-item"]
+    sizes = [len(ratings) for (name, _, ratings, *_), _ in trained]        # LFG-item is of two seeds
+    assert len(sizes) == 5 + 6 and set(sizes[:5]) == {sizes[0]} and min(sizes[5:]) > sizes[0]
+
+
+def test_what_speed_measures_gives_the_answers_of_the_experiments(cli, small):
+    R = parts_of(small, "realtime").train
+    settings, view = {**experiments.SETTINGS["ml-100k", "coldstart"]}, experiments.view_of(small, "realtime")
+    trained = experiments.train_all(["BiasSVD", "LFG-dual"], settings, R, "x", view, 7, BAR)
+    models = experiments.served(trained, settings, small, R, 2.25)
+    items, ratings, sides = new_users(unit=2.25)
+    profile, target = as_ratings(items, ratings, 2.25)
+    (lfg_, _), = trained["LFG"]
+    (bias, _), = trained["BiasSVD"]
+    by_items = [experiments.folding(*model.generate(R.T, small.F), model.mu, R, **settings["LFG-item fold-in"])
+                for model, _ in trained["LFG-item"]]
+    expected = {
+        "LFG": lfg_.predict(target.users, target.items, profile, sides), "LFG-item": by_items[0](profile, target),
+        "LFG-dual": experiments.joined(lambda p, t: lfg_.predict(t.users, t.items, p, sides), by_items, profile, target,
+                                       **settings["LFG-dual"]),
+        "BiasSVD fold-in": experiments.folding(bias.q, bias.bi, bias.mu, R, l2=3, l2_bias=6)(profile, target)}
+    assert models.keys() == expected.keys()
+    for what, model in models.items():
+        assert 2.25 * expected[what].reshape(-1, 40) == pytest.approx(model.predict(items, ratings, sides), abs=1e-4)
+    dense = experiments.dense_pass(lfg_, 2.25)
+    for user, row in zip(zip(items, ratings, sides), models["LFG"].predict(items, ratings, sides)):
+        assert dense(*user) == pytest.approx(row, abs=1e-5)
+
+
+def test_every_user_is_timed_and_the_first_answered_once_before():
+    asked = []
+    seconds = experiments.timed(lambda *user: asked.append(user), [(1, 2), (3, 4), (5, 6)], warm=2)
+    assert asked == [(1, 2), (3, 4), (1, 2), (3, 4), (5, 6)] and len(seconds) == 3 and min(seconds) > 0
+
+
+def test_a_model_that_cannot_fold_in_is_trained_with_one_new_user(small):
+    train, profile, target = parts_of(small, "realtime")
+    user = target.users[0]
+    more = experiments.with_user(train, profile, user)
+    assert more.shape == train.shape and pairs(more) == pairs(train) | pairs(profile.where(profile.users == user))
+    assert more.counts[user] == profile.counts[user] > 0 == train.counts[user]
+
+
+def test_spans_have_three_digits_and_a_unit():
+    assert [experiments.span(s) for s in (8.13e-8, 8.1234e-5, 0.0012345, 0.25, 1, 1234.5)] == [
+        "0.0813 µs", "81.2 µs", "1.23 ms", "250 ms", "1 s", "1230 s"]
 
 
 # Data
@@ -1756,6 +2796,8 @@ def test_synthetic_shapes_and_seeds(shape):
     assert np.array_equal(a.E, b.E) and np.array_equal(a.F, b.F) and a.titles == b.titles
     assert a.E.shape == (shape[0], len(a.E_names)) and a.F.shape == (shape[1], len(a.F_names))
     assert (a.E.sum(1) == 3).all() and a.user_ids[-1] == str(shape[0]) and a.titles[3].startswith("Item 4 (")
+    d = load("synthetic:{}x{}x{}".format(*shape), seed=1)
+    assert pairs(d.ratings) == pairs(a.ratings) and np.array_equal(d.ratings.values, a.ratings.values)
     with pytest.raises(DataError):
         synthetic(3, 4, 13)
 
