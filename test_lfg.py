@@ -798,6 +798,26 @@ def test_a_missing_array_is_refused(served, tmp_path, name):
     assert "is missing, misshapen or not finite" in refused(file_of(tmp_path, served().arrays, [name]))
 
 
+def test_a_network_without_its_layers_is_refused(small, tmp_path):
+    network = lfg(hidden=(4,), epochs=1).fit(small.ratings, small.E)       # as wide inside as its answer
+    network.save(tmp_path / "model")
+    whole = Recommender.load(tmp_path / "model").arrays
+    for missing in (["W1", "b1"], network.arrays()):
+        assert "is missing, misshapen or not finite" in refused(file_of(tmp_path, whole, missing))
+
+
+def test_a_batch_of_one_user_is_a_batch(served):
+    assert np.array_equal(served().predict([[1, 2]], [[4, 5]]), [served().predict([1, 2], [4, 5])])
+
+
+def test_a_profile_read_from_options_leaves_the_model_as_it_was(served):
+    model = served()
+    before = model.E_mean.copy()
+    data.read_side(model, {name.partition("=")[0]: name.partition("=")[2] for name in model.E_names
+                           if not name.startswith("age")})
+    assert np.array_equal(model.E_mean, before)
+
+
 @pytest.mark.parametrize("name", sorted(NAMES - {"version"}))
 def test_a_misshapen_array_is_refused(served, tmp_path, name):
     a = served().arrays[name]
