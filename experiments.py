@@ -18,7 +18,18 @@ import numpy as np
 from tqdm import tqdm
 
 from data import DataError, Split, first_ratings, load, split
-from lfg import LFG, Parser, Recommender, assemble, facts, item_side, joining_weight, output_path, write_whole
+from lfg import (
+    LFG,
+    Parser,
+    Recommender,
+    assemble,
+    facts,
+    item_side,
+    joining_weight,
+    output_path,
+    plain_output,
+    write_whole,
+)
 from svd import SVD, BiasSVD, Ratings, SVDpp, fold_in, mean_row, paired_dot
 
 COLUMNS = {                                                   # what each of --models adds to the table of a test
@@ -137,6 +148,7 @@ def main(argv=None):
     """Runs the command line; the exit code: 0, 1 when stdout was closed, 2 after a mistake, 130 after Ctrl-C."""
     try:
         options = parse(argv)
+        plain_output()
         if options.test == "speed" and "LFG_SPEED" not in os.environ:
             return in_one_thread(argv)
         run(options)
@@ -512,7 +524,7 @@ def cases_of(ratings, test, fold, seed):
         return [parts]
     steady = parts.profile.counts >= COUNTS[-1]
     if not steady.any():
-        raise DataError(f"no new user of fold {fold} has {COUNTS[-1]} ratings to show; give a larger data set")
+        raise DataError(f"no new user of fold {fold} has {COUNTS[-1]} ratings to show; give data with more a user")
     profile, target = (r.where(steady[r.users]) for r in parts[1:])
     return [Split(parts.train, first_ratings(profile, n, seed), target) for n in COUNTS]
 

@@ -389,7 +389,7 @@ def train(options):
     """The command: trains on all ratings of a data set and keeps what serving needs."""
     from experiments import keep
 
-    keep(output_path(options.out), options)
+    keep(output_path(options.out, options.dataset), options)
 
 
 def recommend(options):
@@ -415,7 +415,8 @@ def score(options):
     from data import scored
 
     model = Recommender.load(options.model)
-    write_whole(output_path(options.out), lambda file: file.writelines(scored(model, options.ratings, options.n)))
+    out = output_path(options.out, options.ratings)
+    write_whole(out, lambda file: file.writelines(scored(model, options.ratings, options.n)))
 
 
 def export(options):
@@ -425,9 +426,14 @@ def export(options):
     export_model(Recommender.load(options.model), options.out)
 
 
-def output_path(path):
-    """The file that path names, links followed, which may not exist yet. Raises DataError before any work is done."""
+def output_path(path, source=None):
+    """The file that path names, links followed, which may not exist yet. Raises DataError before any work is done.
+
+    source: what is read, which must be another file.
+    """
     real = os.path.realpath(path)
+    if path == "-" or source is not None and real == os.path.realpath(source):
+        raise DataError(f"{path}: standard output, or what is read; give a file of its own")
     if not os.path.isdir(os.path.dirname(real)) or os.path.exists(real) and not os.path.isfile(real):
         raise DataError(f"{path}: not a plain file in a folder that exists; give another name")
     return real
@@ -503,18 +509,28 @@ EXAMPLES = """examples:
   python lfg.py export --model ml-1m.npz --out ported"""
 
 
+def plain_output():
+    """Lets a terminal that knows no accents or Greek show a question mark instead of failing."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
+
+
 def main(argv=None):
     """Runs a command; the exit code: 0, 1 when stdout was closed, 2 after a mistake, 130 after Ctrl-C."""
     options = parse(argv)
+    plain_output()
     try:
         options.run(options)
         sys.stdout.flush()
     except DataError as error:
         print(f"lfg.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except BrokenPipeError:                                   # the reader has left
-        sys.stdout = open(os.devnull, "w")
-        return 1
+    except OSError as error:                                  # of stdout: its disk is full, or its reader has left
+        sys.stdout = open(os.devnull, "w")                    # or the interpreter complains again when it flushes
+        if isinstance(error, BrokenPipeError):
+            return 1
+        print(f"lfg.py: {error.strerror or error}; make room or redirect the output", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("lfg.py: interrupted; nothing was written", file=sys.stderr)
         return 130

@@ -32,7 +32,7 @@ import pytest
 import data
 import experiments
 from data import DataError, first_ratings, load, split, synthetic
-from lfg import LFG, Recommender, assemble, facts, item_side, joining_weight, write_whole
+from lfg import LFG, Recommender, assemble, facts, item_side, joining_weight, plain_output, write_whole
 from lfg import main as lfg_main
 from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Sequential, Tanh, cosine, masked_mse
 from svd import SVD, BiasSVD, Ratings, SVDpp, fold_in, truncated_svd
@@ -1211,7 +1211,7 @@ def test_data_too_small_for_a_test_is_told(small, test):
     with pytest.raises(DataError, match="^too few users or ratings for five folds; give a larger data set$"):
         experiments.cases_of(small.ratings.where(slice(1)), test, 2, 7)
     if test == "coldstart":
-        with pytest.raises(DataError, match="^no new user of fold 2 has 50 ratings to show; give a larger data set$"):
+        with pytest.raises(DataError, match="^no new user of fold 2 has 50 ratings to show; give data with more"):
             experiments.cases_of(small.ratings, test, 2, 7)
 
 
@@ -2183,12 +2183,6 @@ def test_score_refuses_an_output_in_no_folder_before_it_reads(serve, kept, tmp_p
     assert "not a plain file in a folder that exists" in err and os.listdir(tmp_path) == []
 
 
-def test_score_may_replace_the_file_that_it_reads(serve, kept, tmp_path):
-    path = write(tmp_path, {"r.csv": "user,item,rating\n1,50,5\n"}) / "r.csv"
-    assert serve("score", "--model", kept["dual"], "--ratings", path, "--out", path, "-n", 2)[0] == 0
-    assert len(path.read_text().splitlines()) == 3 and os.listdir(tmp_path) == ["r.csv"]
-
-
 def test_users_are_read_and_answered_one_after_another(kept, monkeypatch):
     model, read = Recommender.load(kept["dual"]), []
 
@@ -2859,3 +2853,34 @@ def test_real_ml_100k_new_item_folds():
         assert not (train.counts > 0)[target.users].any() and 17_000 < len(profile) + len(target) < 23_000
         new += np.unique(target.users).tolist()
     assert sorted(new) == list(range(1682))
+
+
+def test_output_that_cannot_be_written_ends_in_one_line(served, tmp_path, capsys, monkeypatch):
+    served().save(tmp_path / "model")
+
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    assert lfg_main(["recommend", "--model", str(tmp_path / "model")]) == 2
+    sys.stdout.close()                                        # the null device
+    assert capsys.readouterr().err == "lfg.py: No space left on device; make room or redirect the output\n"
+
+
+def test_a_terminal_without_greek_shows_question_marks(monkeypatch):
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    plain_output()
+    print("\u03bc + bi", flush=True)
+    assert stdout.buffer.getvalue() == b"? + bi\n"
+
+
+def test_an_output_that_is_its_own_input_is_refused(served, tmp_path, capsys):
+    served().save(tmp_path / "model")
+    source = tmp_path / "new.csv"
+    source.write_text("user,item,rating\n")
+    for command in (["score", "--model", str(tmp_path / "model"), "--ratings", str(source)],
+                    ["train", "--dataset", str(source)]):
+        assert lfg_main([*command, "--out", str(source)]) == 2
+        assert source.read_text() == "user,item,rating\n" and capsys.readouterr().err.count("\n") == 1
