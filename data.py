@@ -1,5 +1,6 @@
 """MovieLens and its kin: reading, fetching, folds, and a synthetic stand-in made from a seed."""
 
+import argparse
 import codecs
 import csv
 import difflib
@@ -11,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -446,6 +448,17 @@ def scored(model, path, n):
         yield text.getvalue().encode()
 
 
+def shown(model, places, predicted, as_json):
+    """What recommend prints of items by place (n,) and their predicted ratings (n,): a table, or JSON."""
+    found = [{"rank": rank, "id": str(model.item_ids[place]), "title": str(model.titles[place]),
+              "rating": round(float(rating), 3)} for rank, (place, rating) in enumerate(zip(places, predicted), 1)]
+    if as_json:
+        return json.dumps(found, indent=1, ensure_ascii=False)
+    width = max([len(one["title"]) for one in found], default=5)
+    return "\n".join([f"{'Rank':>4}  {'Title':{width}}  Predicted"] + [
+        f"{one['rank']:>4}  {one['title']:{width}}  {one['rating']:>9.2f}" for one in found])
+
+
 def users_of(model, path):
     """(user, items (n,), ratings (n,)) of each user of a CSV that names user, item and rating in its first line.
 
@@ -488,23 +501,24 @@ def read_ratings(model, typed, path):
             raise DataError(f"{where}: no title or no rating; write TITLE=RATING")
     if path:
         given += _rated_lines(path)
-    places, ratings = [], []
+    rated_at, ratings = {}, []                                # where each place is rated
     for where, title, rating in given:
         try:
             place = find_item(model, title.strip())
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
-        if place in places:
-            raise DataError(f"{where}: rated twice; leave one out")
-        places.append(place)
+        if place in rated_at:
+            raise DataError(f"{where}: rated twice, first in {rated_at[place]}; leave one out")
+        rated_at[place] = where
         ratings.append(_rating(model, rating, where))
-    return places, ratings
+    return list(rated_at), ratings
 
 
 def _rating(model, text, where, line=None):
-    """A rating within the model's scale."""
+    """A rating within the model's scale, which is of float32."""
     try:
-        rating = float(text)
+        with np.errstate(over="ignore"):
+            rating = np.float32(text)
     except ValueError:
         rating = np.nan
     if not model.low <= rating <= model.high:
@@ -564,10 +578,10 @@ def find_item(model, text):
 
 def _title_keys(title):
     """Names under which "Postman, The (Postino, Il) (1994)" is found, "il postino" among them; and its year."""
-    name, year = re.fullmatch(r"(.*?)(?:\s*\(([0-9]{4})\))?\s*", title.strip(), re.DOTALL).groups()
+    name, year = re.fullmatch(r"(.*?)(?: ?\(([0-9]{4})\))?", " ".join(title.casefold().split())).groups()
     parts = [name] + re.findall(r"\(([^()]+)\)", name) + [re.sub(r"\([^()]*\)", "", name)]
-    moved = [re.sub(rf"^(.+), ({ARTICLES})$", r"\2 \1", " ".join(part.casefold().split())) for part in parts]
-    return [key for key in moved if key] or [""], year
+    moved = [re.sub(rf"^(.+), ({ARTICLES})$", r"\2 \1", " ".join(part.split())) for part in parts]
+    return [key.replace("' ", "'") for key in moved if key] or [""], year         # "L' Été" is "L'Été"
 
 
 def _rated_lines(path):
@@ -808,3 +822,70 @@ def _keep(files, data_dir):
                 Path(scratch, name).parent.mkdir(exist_ok=True)
                 Path(scratch, name).write_bytes(data)
             os.replace(Path(scratch, top), data_dir / top)
+
+
+# What the commands of lfg.py and experiments.py share.
+
+
+def guarded(name, run, interrupted):
+    """Runs a command; the exit code: run's or 0, 1 when stdout was closed, 2 after a mistake, 128 + a signal's number.
+
+    A mistake is told in one line on stderr, a signal in the one given, unless it is "".
+    """
+    if hasattr(sys.stdout, "reconfigure"):                    # a terminal that knows no Greek shows question marks
+        sys.stdout.reconfigure(errors="replace")
+    try:
+        code = run() or 0
+        sys.stdout.flush()
+        return code
+    except DataError as error:
+        problem, code = str(error), 2
+    except MemoryError:
+        problem, code = "not enough memory; give less data", 2
+    except OSError as error:                                  # of stdout: its disk is full, or its reader has left
+        sys.stdout = open(os.devnull, "w")                    # or the interpreter complains again when it flushes
+        if isinstance(error, BrokenPipeError):
+            return 1
+        problem, code = f"{error.strerror or error}; make room or redirect the output", 2
+    except KeyboardInterrupt as stop:
+        problem, code = interrupted, 128 + (stop.args or [signal.SIGINT])[0]
+    if problem:
+        print(f"{name}: {' '.join(problem.split())}", file=sys.stderr)
+    return code
+
+
+def listen():
+    """Makes Ctrl-C and SIGTERM a KeyboardInterrupt that carries the signal's number."""
+    def stop(number, frame):
+        raise KeyboardInterrupt(number)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message}; see --help\n")
+
+
+def output_path(path, source=None):
+    """The file that path names, links followed, which may not exist yet. Raises DataError before any work is done.
+
+    source: what is read, which must be another file.
+    """
+    real = os.path.realpath(path)
+    if path == "-" or source is not None and real == os.path.realpath(source):
+        raise DataError(f"{path}: standard output, or what is read; give a file of its own")
+    if not os.path.isdir(os.path.dirname(real)) or os.path.exists(real) and not os.path.isfile(real):
+        raise DataError(f"{path}: not a plain file in a folder that exists; give another name")
+    return real
+
+
+def whole(least):
+    """A type for argparse: whole numbers from least on."""
+    def read(text):
+        if not text.isascii() or not text.isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
+        return int(text)
+    return read

@@ -7,6 +7,7 @@ what a new user costs.
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,22 +15,15 @@ import time
 from typing import NamedTuple
 from xml.sax.saxutils import escape
 
+if __name__ == "__main__":                                    # until data.listen: the imports take their time
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda n, _: sys.exit(print("experiments.py: interrupted", file=sys.stderr) or 128 + n))
+
 import numpy as np
 from tqdm import tqdm
 
-from data import DataError, Split, first_ratings, load, split
-from lfg import (
-    LFG,
-    Parser,
-    Recommender,
-    assemble,
-    facts,
-    item_side,
-    joining_weight,
-    output_path,
-    plain_output,
-    write_whole,
-)
+from data import DataError, Parser, Split, first_ratings, guarded, listen, load, output_path, split, whole
+from lfg import LFG, Recommender, assemble, facts, item_side, joining_weight, write_whole
 from svd import SVD, BiasSVD, Ratings, SVDpp, fold_in, mean_row, paired_dot
 
 COLUMNS = {                                                   # what each of --models adds to the table of a test
@@ -145,33 +139,25 @@ ONE_THREAD = dict.fromkeys(["OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_
 
 
 def main(argv=None):
-    """Runs the command line; the exit code: 0, 1 when stdout was closed, 2 after a mistake, 130 after Ctrl-C."""
-    try:
-        options = parse(argv)
-        plain_output()
-        if options.test == "speed" and "LFG_SPEED" not in os.environ:
-            return in_one_thread(argv)
-        run(options)
-    except DataError as error:
-        print(f"experiments.py: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:                                  # of stdout: its disk is full, or its reader has left
-        sys.stdout = open(os.devnull, "w")                    # or the interpreter complains again when it flushes
-        if isinstance(error, BrokenPipeError):
-            return 1
-        print(f"experiments.py: {error.strerror or error}; make room or redirect the output", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        if "LFG_SPEED" not in os.environ:                     # else the parent says so: Ctrl-C reaches both
-            print("experiments.py: interrupted; what was finished has been printed", file=sys.stderr)
-        return 130
-    return 0
+    """Runs the command line; its exit code."""
+    options, inner = parse(argv), "LFG_SPEED" in os.environ
+
+    def work():
+        return in_one_thread(argv) if options.test == "speed" and not inner else run(options)
+    # of two processes one speaks: Ctrl-C reaches both
+    return guarded("experiments.py", work, "" if inner else "interrupted; what was finished has been printed")
 
 
 def in_one_thread(argv):
     """Runs this command line in a process of its own, as BLAS counts its threads when it is loaded; its exit code."""
     command = [sys.executable, os.path.abspath(__file__), *(sys.argv[1:] if argv is None else argv)]
-    code = subprocess.run(command, env={**os.environ, **ONE_THREAD}).returncode
+    with subprocess.Popen(command, env={**os.environ, **ONE_THREAD}) as child:
+        try:
+            code = child.wait()
+        except KeyboardInterrupt:
+            child.terminate()                                 # SIGTERM reaches this process alone
+            child.wait()
+            raise
     return 128 - code if code < 0 else code                   # ended by a signal: as a shell has it
 
 
@@ -286,8 +272,9 @@ def speed(data, options):
     columns = baselines + ["LFG-dual"]
     epochs = [epochs_of([(c, settings)], options.seed) for c in columns + 3 * baselines]
     with progress_bar(sum(epochs), options) as bar:
-        trained = train_all(columns, settings, R, data.name, view, options.seed, bar)
-        models = served(trained, settings, data, R, unit)
+        needed = [need for column in columns for need in needs(column, settings, options.seed)]
+        trained = train_all(needed, settings, R, data.name, view, bar)
+        models = served(trained, settings, data, parts.train, unit)
         bar.set_description(f"{data.name}, one new user after another")
         seconds = {"LFG, dense forward pass": timed(dense_pass(trained["LFG"][0][0], unit), users)}
         seconds.update({what: timed(model.predict, users) for what, model in models.items()})
@@ -300,12 +287,13 @@ def speed(data, options):
     return table
 
 
-def served(trained, settings, data, R, unit):
+def served(trained, settings, data, ratings, unit):
     """{what: Recommender} of all that answers a new user without training.
 
     BiasSVD's item factors make an item side: svd.fold_in's solve without its copy of q, a third faster for one user.
     """
-    known, (bias, _) = facts(R, data.E, unit), trained["BiasSVD"][0]
+    R = ratings.with_values(ratings.values / unit)
+    known, (bias, _) = facts(ratings, data.E, unit), trained["BiasSVD"][0]
     lfgs, item_models = ([model for model, _ in trained[name]] for name in ("LFG", "LFG-item"))
     sides = [item_side(model, R, data.F, *ridge_of(settings, "LFG-item fold-in")) for model in item_models]
     folded = assemble(known, sides=[(bias.q, bias.bi, np.zeros(bias.n_factors + 1))], weights=(0, 0),
@@ -582,12 +570,12 @@ def train(name, setting, ratings, view, seed, bar):
     return model, time.perf_counter() - began
 
 
-def train_all(columns, settings, ratings, what, view, seed, bar):
-    """{name: [(model, seconds) of each seed]} of all that columns are made of; what: a name for the progress bar."""
+def train_all(needed, settings, ratings, what, view, bar):
+    """{name: [(model, seconds) of each seed]} of needed, pairs of name and seed; what: a name for the progress bar."""
     trained = {}
-    for name, its_seed in (need for column in columns for need in needs(column, settings, seed)):
-        bar.set_description(f"{what}, {name}, seed {its_seed}")
-        trained.setdefault(name, []).append(train(name, settings[name], ratings, view, its_seed, bar))
+    for name, seed in needed:
+        bar.set_description(f"{what}, {name}, seed {seed}")
+        trained.setdefault(name, []).append(train(name, settings[name], ratings, view, seed, bar))
     return trained
 
 
@@ -659,20 +647,25 @@ def epochs_of(plan, seed):
 
 def keep(path, options):
     """Trains on all ratings of a data set, for profiles of any length, and saves a Recommender: lfg.py train."""
+    if options.generator == "user" and options.seeds:
+        raise DataError("--seeds: of the item side, which --generator user leaves out; leave out one of the two")
     data = load(options.dataset, options.data_dir, options.seed, not options.quiet and sys.stderr.isatty())
     settings, view = settings_for(data, "coldstart", options), view_of(data, "coldstart")
     unit = rating_unit(data.ratings)
     given = {key: value for key, value in [("epochs", options.epochs), ("n_factors", options.factors)] if value}
     settings.update({name: {**settings[name], **given} for name in ("LFG", "LFG-item")})
-    column = {"user": "LFG", "item": "LFG-item", "dual": "LFG-dual"}[options.generator]
+    names = {"user": ["LFG"], "item": ["LFG-item"], "dual": ["LFG", "LFG-item"]}[options.generator]
+    if options.generator == "item" and not options.seeds:     # the mean over seeds is for the dual
+        settings["LFG-dual"] = {**settings["LFG-dual"], "seeds": 1}
+    needed = [need for need in needs("LFG-dual", settings, options.seed) if need[0] in names]
     R, E, E_names = data.ratings.with_values(data.ratings.values / unit), data.E, data.E_names
-    if column == "LFG-item":                                  # which knows nothing of users but what they rated
+    if options.generator == "item":                           # which knows nothing of users but what they rated
         E, E_names = E[:, :0], []
-    with progress_bar(epochs_of([(column, settings)], options.seed), options) as bar:
-        trained = train_all([column], settings, R, data.name, view, options.seed, bar)
+    with progress_bar(sum(CLASSES[name](**settings[name]).epochs for name, _ in needed), options) as bar:
+        trained = train_all(needed, settings, R, data.name, view, bar)
     lfgs, item_models = ([model for model, _ in trained.get(name, [])] for name in ("LFG", "LFG-item"))
     sides = [item_side(model, R, data.F, *ridge_of(settings, "LFG-item fold-in")) for model in item_models]
-    model = recommender(facts(R, E, unit), lfgs, sides, settings, item_ids=data.item_ids, titles=data.titles,
+    model = recommender(facts(data.ratings, E, unit), lfgs, sides, settings, item_ids=data.item_ids, titles=data.titles,
                         E_names=E_names)
     model.save(path, options.half)
     print(f"training RMSE {training_rmse(model, data.ratings, E):.4f}; {path}: {os.path.getsize(path) / 1e6:.1f} MB",
@@ -779,17 +772,15 @@ def parse(argv):
                         help="columns of the tables")
     parser.add_argument("--folds", nargs="+", type=int, default=[1, 2, 3, 4, 5], choices=range(1, 6),
                         help="which folds")
-    parser.add_argument("--seeds", type=int, help="runs of the item side that LFG-dual averages; "
+    parser.add_argument("--seeds", type=whole(1), help="runs of the item side that LFG-dual averages; "
                         "if not given, 5 on ML-100k and 2 on ML-1m")
-    parser.add_argument("--seed", type=int, default=0, help="of the folds and of every random number in training")
+    parser.add_argument("--seed", type=whole(0), default=0, help="of the folds and of every random number in training")
     parser.add_argument("--data-dir", default=os.environ.get("LFG_DATA") or "data",
                         help="where ml-100k and ml-1m lie, and are put; LFG_DATA sets it too")
     parser.add_argument("--json", metavar="FILE", help="write the tables there as well")
     parser.add_argument("--svg", metavar="FILE", help="draw the curves of --test coldstart there")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     options = parser.parse_args(argv)
-    if options.seed < 0 or options.seeds is not None and options.seeds < 1:
-        parser.error("--seed must be at least 0, --seeds at least 1")
     if options.svg and options.test != "coldstart":
         parser.error("--svg draws --test coldstart only")
     options.folds = sorted(set(options.folds))
@@ -797,4 +788,5 @@ def parse(argv):
 
 
 if __name__ == "__main__":
+    listen()
     sys.exit(main())

@@ -1,14 +1,20 @@
 """LFG (Liu and Mi): a network that generates a user's latent factors from ratings and profile in one forward pass."""
 
 import argparse
-import json
+import io
 import os
+import signal
 import sys
+import zipfile
+
+if __name__ == "__main__":                                    # until data.listen: the imports take their time
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda n, _: sys.exit(print("lfg.py: interrupted", file=sys.stderr) or 128 + n))
 
 import numpy as np
 
 from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Sequential, Tanh, cosine, masked_mse
-from svd import DataError, even_slices, mean_row, paired_dot, ridge_solve, truncated_svd
+from svd import DataError, even_slices, mean_row, paired_dot, report, ridge_solve, truncated_svd
 
 
 class LFG:
@@ -32,6 +38,7 @@ class LFG:
         self.mask, self.shown_weight, self.dropout, self.svd_rows, self.raw = mask, shown_weight, dropout, svd_rows, raw
         self.epochs, self.rate, self.batch, self.seed, self.dtype = epochs, rate, batch, seed, dtype
 
+    @np.errstate(over="ignore", invalid="ignore")             # report tells of a training that diverges
     def fit(self, R, E, progress=None):
         """Learns from R, a Ratings, and E (users, columns); progress(epoch, mean squared error) is called each epoch.
 
@@ -55,8 +62,7 @@ class LFG:
                 mse, grads = self.gradients(x, row, item, value, weight)
                 adam.step(grads, self.rate * cosine((epoch + n / len(batches)) / self.epochs))
                 loss += mse * len(x)
-            if progress:
-                progress(epoch, loss / len(R))
+            report(progress, epoch, loss / len(R), R.values)
         return self
 
     def start(self, R, n_side, rng):
@@ -122,9 +128,9 @@ class LFG:
         return self.mu + user_bias[users] + self.bi[items] + paired_dot(user_factors, self.M.T, users, items)
 
     def arrays(self):
-        """What generate and predict need, by the names that a Recommender knows them by. Raises DataError when raw."""
-        if self.raw:
-            raise DataError("an LFG with raw=True is for experiments; train one without to keep it")
+        """What generate and predict need, by the names that a Recommender knows. Raises DataError where it has none."""
+        if self.raw or not self.hidden:
+            raise DataError("an LFG with raw=True or no hidden layer is for experiments; train one without to keep it")
         linears = [layer for layer in self.network.layers if isinstance(layer, Linear)]
         norm = next(layer for layer in self.network.layers if isinstance(layer, BatchNorm))
         named = {f"{name}{n}": getattr(layer, name) for n, layer in enumerate(linears) for name in ("W", "b")}
@@ -154,7 +160,6 @@ class Recommender:
         self.item_ids, self.titles, self.rated = arrays["item_ids"], arrays["titles"], arrays["rated"]
         self.E_names, self.E_mean = [str(name) for name in arrays["E_names"]], arrays["E_mean"]
         self.low, self.high, self.unit = arrays["scale"].tolist()             # unit: what ratings are divided by inside
-        self.weights = arrays["weights"].tolist()             # of the user side, as joining_weight takes them
         self.layers = []                                      # of the user side: none without a network
         if "W0" in arrays:
             self._fold_network()
@@ -162,6 +167,8 @@ class Recommender:
         for n in range(count(arrays, "q")):
             q1 = with_ones(arrays[f"q{n}"])                   # the bias is the factor of a 1
             self.sides.append((q1, arrays["mu"] + arrays[f"q_bias{n}"] + q1 @ arrays[f"centre{n}"]))
+        # of the user side, as joining_weight takes them: all or nothing where there is no other
+        self.weights = arrays["weights"].tolist() if self.layers and self.sides else [float(bool(self.layers))] * 2
 
     def _fold_network(self):
         """The network as h = b0 + input, then LeakyReLU(h) W + b for each layer: BatchNorm goes into the first W, b.
@@ -187,7 +194,17 @@ class Recommender:
         """
         if is_batch(items):
             return np.stack([self.predict(*user) for user in one_by_one(items, ratings, side)])
-        items, values, side = self._checked(items, ratings, side)
+        try:                                                  # weights that no training made are told below
+            with np.errstate(over="ignore", invalid="ignore"):
+                predicted = self._joined(*self._checked(items, ratings, side))
+        except np.linalg.LinAlgError:
+            predicted = np.nan
+        if not np.isfinite(predicted).all():
+            raise DataError("the model's weights are out of all measure; make one with lfg.py train")
+        return predicted if self.unit == 1 else predicted * np.float32(self.unit)
+
+    def _joined(self, items, values, side):
+        """What predict answers, in the unit of training: of the user side, the item side, or both."""
         predicted = 0
         if self.layers:
             predicted = self.M1 @ self.generate(items, values, side) + self.base
@@ -195,7 +212,7 @@ class Recommender:
             solved = [mean_user + q1 @ self.solve(items, values, q1, mean_user) for q1, mean_user in self.sides]
             weight = joining_weight(len(items), *self.weights)
             predicted = weight * predicted + (1 - weight) / len(solved) * sum(solved)
-        return predicted if self.unit == 1 else predicted * np.float32(self.unit)
+        return predicted
 
     def generate(self, items, values, side):
         """U_G and bu_G (k + 1,) of a user in one forward pass that reads only the rated rows of the first Linear."""
@@ -233,17 +250,20 @@ class Recommender:
 
     def _checked(self, items, ratings, side):
         """The arguments of predict as arrays, ratings in the unit of training."""
-        items, ratings = np.asarray(items, np.intp), np.asarray(ratings, np.float32)
+        items, ratings = np.asarray(items), np.asarray(ratings, np.float32)
         if items.ndim != 1 or items.shape != ratings.shape:
             raise DataError(f"items of shape {items.shape}, ratings of shape {ratings.shape}; give a rating an item")
-        if len(items) and not (items.min() >= 0 and items.max() < len(self.item_ids)):
+        places = items.astype(np.intp)
+        if len(items) and not (places.min() >= 0 and places.max() < len(self.item_ids) and (places == items).all()):
             raise DataError(f"items are places from 0 to {len(self.item_ids) - 1}; give such")
+        if len(set(places.tolist())) < len(places):
+            raise DataError("an item is rated twice; give each once")
         if len(items) and not (ratings.min() >= self.low and ratings.max() <= self.high):      # nor NaN
             raise DataError(f"ratings are from {self.low:g} to {self.high:g}; give such")
         side = self.E_mean if side is None else np.asarray(side, np.float32)
         if side.shape != self.E_mean.shape:
             raise DataError(f"side of shape {side.shape}; the model was trained with {self.E_mean.shape}")
-        return items, ratings / self.unit, side
+        return places, ratings / self.unit, side
 
     def save(self, path, half=False):
         """Writes the model to an .npz file, whole or not at all; half keeps matrices as float16. Raises DataError."""
@@ -254,18 +274,23 @@ class Recommender:
     def load(cls, path):
         """The model in a file that `save` wrote. Raises DataError when it is not one, or not whole."""
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+            with zipfile.ZipFile(path) as file:
+                sizes = {one.filename: one.file_size for one in file.infolist()}
+                # save writes an array once and compresses nothing: what unpacks to more than the file is not its
+                if len(sizes) < len(file.infolist()) or sum(sizes.values()) > os.path.getsize(path):
+                    raise ValueError
+                arrays = {name: np.lib.format.read_array(io.BytesIO(file.read(name))) for name in sizes}
         except OSError as error:
             raise DataError(f"{path}: {error.strerror or 'not a model file'}; make one with lfg.py train") from error
         except Exception as error:                            # zip, zlib and npy each complain in their own classes
             raise DataError(f"{path}: not a model file, or cut short; make one with lfg.py train") from error
-        if np.shape(arrays.get("version", [])) or arrays["version"] != FORMAT:
+        arrays = {name.removesuffix(".npy"): a.astype(np.float32) if a.dtype == np.float16 else a
+                  for name, a in arrays.items()}
+        if "version" not in arrays or arrays["version"].tolist() != FORMAT:
             raise DataError(f"{path}: not a model file of format {FORMAT}; make one with this lfg.py's train")
-        arrays = {name: a.astype(np.float32) if a.dtype == np.float16 else a for name, a in arrays.items()}
         problem = misfit(arrays)
         if problem:
-            raise DataError(f"{path}: {problem} is missing, misshapen or not finite; make a new one with lfg.py train")
+            raise DataError(f"{path}: {problem} is missing, not finite or not as the rest; make one with lfg.py train")
         return cls(arrays)
 
 
@@ -280,8 +305,11 @@ def is_batch(items):
 
 
 def one_by_one(items, ratings, side):
-    """(items, ratings, side) of each user of a batch."""
-    return zip(items, ratings, [None] * len(items) if side is None else side)
+    """(items, ratings, side) of each user of a batch. Raises DataError when they are not of as many users."""
+    sides = [None] * len(items) if side is None else side
+    if not len(items) == len(ratings) == len(sides):
+        raise DataError(f"items of {len(items)} users, ratings of {len(ratings)}, sides of {len(sides)}; give as many")
+    return zip(items, ratings, sides)
 
 
 # A model as named arrays.
@@ -290,13 +318,12 @@ FORMAT = 1
 
 
 def facts(R, E, unit=1):
-    """What serving has to know of the training data R (users, items) and E (users, columns), by name.
+    """What serving has to know of the ratings R (users, items) and E (users, columns), by name.
 
-    unit: what the user's ratings were divided by to give R's.
+    unit: what training divides R's ratings by.
     """
-    scale = unit * R.values.min(), unit * R.values.max(), unit
-    return {"rated": np.bincount(R.items, minlength=R.shape[1]) > 0, "mu": R.values.mean(), "scale": scale,
-            "E_mean": E[R.counts > 0].mean(0)}
+    return {"rated": np.bincount(R.items, minlength=R.shape[1]) > 0, "mu": (R.values / unit).mean(),
+            "scale": (R.values.min(), R.values.max(), unit), "E_mean": E[R.counts > 0].mean(0)}
 
 
 def item_side(model, R, F, l2, l2_bias):
@@ -332,7 +359,7 @@ def count(arrays, name):
 
 
 def misfit(arrays):
-    """The first array of a file that is missing, of another shape or type than the others ask for, or not finite."""
+    """The first array of a file that is missing, beyond 1e10, or not of the shape or type that the others ask for."""
     try:
         shapes = shapes_of(**arrays)
     except (TypeError, KeyError, IndexError):                 # one that tells the sizes is missing
@@ -341,18 +368,21 @@ def misfit(arrays):
         return "W0 or q0"
     for name, shape in shapes.items():
         a = arrays.get(name)
-        kind = {"item_ids": "U", "titles": "U", "E_names": "U", "rated": "b"}.get(name, "f")
-        if a is None or a.shape != shape or a.dtype.kind != kind or kind == "f" and not np.isfinite(a).all():
+        kind = {"version": "i", "item_ids": "U", "titles": "U", "E_names": "U", "rated": "b"}.get(name, "f")
+        if a is None or a.shape != shape or a.dtype.kind != kind:
             return name
-    positive = {"scale": arrays["scale"][2], "ridge": arrays["ridge"].min(), "var": np.min(arrays.get("var", 0)) + 1e-9}
-    return next((name for name, least in positive.items() if least <= 0), None)
+        if kind == "f" and not (a.dtype == np.float32 and np.abs(a).max(initial=0) < 1e10):       # nor NaN
+            return name
+    (low, high, unit), var = arrays["scale"], np.min(arrays.get("var", 0))
+    wrong = {"scale": low > high or unit <= 0, "ridge": arrays["ridge"].min() <= 0, "var": var < 0}
+    return next(iter([name for name in wrong if wrong[name]] + sorted(arrays.keys() - shapes.keys())), None)
 
 
 def shapes_of(item_ids, E_names, **arrays):
     """{name: shape} of a whole model: i items, e columns of E, k factors."""
     i, e = len(item_ids), len(E_names)
-    shapes = {"item_ids": (i,), "titles": (i,), "rated": (i,), "E_names": (e,), "E_mean": (e,), "mu": (), "scale": (3,),
-              "weights": (2,), "ridge": (2,)}
+    shapes = {"version": (), "item_ids": (i,), "titles": (i,), "rated": (i,), "E_names": (e,), "E_mean": (e,), "mu": (),
+              "scale": (3,), "weights": (2,), "ridge": (2,)}
     for n in range(count(arrays, "q")):
         k = arrays[f"q{n}"].shape[-1]
         shapes.update({f"q{n}": (i, k), f"q_bias{n}": (i,), f"centre{n}": (k + 1,)})
@@ -387,6 +417,7 @@ def write_whole(path, content):
 
 def train(options):
     """The command: trains on all ratings of a data set and keeps what serving needs."""
+    from data import output_path
     from experiments import keep
 
     keep(output_path(options.out, options.dataset), options)
@@ -394,25 +425,17 @@ def train(options):
 
 def recommend(options):
     """The command: prints the best items for one user."""
-    from data import read_ratings, read_side
+    from data import read_ratings, read_side, shown
 
     model = Recommender.load(options.model)
     side = read_side(model, {kind: getattr(options, kind) for kind in ("age", "gender", "occupation")})
-    places, predicted = model.recommend(*read_ratings(model, options.rate, options.ratings), side, options.n)
-    found = [{"rank": rank, "id": str(model.item_ids[place]), "title": str(model.titles[place]),
-              "rating": round(float(rating), 3)} for rank, (place, rating) in enumerate(zip(places, predicted), 1)]
-    if options.json:
-        print(json.dumps(found, indent=1, ensure_ascii=False))
-        return
-    width = max([len(one["title"]) for one in found], default=5)
-    print(f"{'Rank':>4}  {'Title':{width}}  Predicted")
-    for one in found:
-        print(f"{one['rank']:>4}  {one['title']:{width}}  {one['rating']:>9.2f}")
+    best = model.recommend(*read_ratings(model, options.rate, options.ratings), side, options.n)
+    print(shown(model, *best, options.json))
 
 
 def score(options):
     """The command: the best items of every user of a CSV, none of whom need be known, to a CSV user,item,rating."""
-    from data import scored
+    from data import output_path, scored
 
     model = Recommender.load(options.model)
     out = output_path(options.out, options.ratings)
@@ -426,28 +449,10 @@ def export(options):
     export_model(Recommender.load(options.model), options.out)
 
 
-def output_path(path, source=None):
-    """The file that path names, links followed, which may not exist yet. Raises DataError before any work is done.
-
-    source: what is read, which must be another file.
-    """
-    real = os.path.realpath(path)
-    if path == "-" or source is not None and real == os.path.realpath(source):
-        raise DataError(f"{path}: standard output, or what is read; give a file of its own")
-    if not os.path.isdir(os.path.dirname(real)) or os.path.exists(real) and not os.path.isfile(real):
-        raise DataError(f"{path}: not a plain file in a folder that exists; give another name")
-    return real
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line."""
-
-    def error(self, message):
-        self.exit(2, f"{self.prog}: {message}; see --help\n")
-
-
 def parse(argv):
     """The options of a command; exits with code 2 and one line when they make no sense."""
+    from data import Parser, whole
+
     parser = Parser(prog="lfg.py", description=__doc__, epilog=EXAMPLES,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="{train,recommend,score,export}")
@@ -493,15 +498,6 @@ def parse(argv):
     return parser.parse_args(argv)
 
 
-def whole(least):
-    """A type for argparse: whole numbers from least on."""
-    def read(text):
-        if not text.isascii() or not text.isdigit() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
-        return int(text)
-    return read
-
-
 EXAMPLES = """examples:
   python lfg.py train --dataset ml-1m --out ml-1m.npz
   python lfg.py recommend --model ml-1m.npz --rate "Toy Story (1995)=5" --rate "Heat=2" --age 25 --gender F
@@ -509,35 +505,17 @@ EXAMPLES = """examples:
   python lfg.py export --model ml-1m.npz --out ported"""
 
 
-def plain_output():
-    """Lets a terminal that knows no accents or Greek show a question mark instead of failing."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")
-
-
 def main(argv=None):
-    """Runs a command; the exit code: 0, 1 when stdout was closed, 2 after a mistake, 130 after Ctrl-C."""
+    """Runs a command; its exit code, as data.guarded has it."""
+    from data import guarded
+
     options = parse(argv)
-    plain_output()
-    try:
-        options.run(options)
-        sys.stdout.flush()
-    except DataError as error:
-        print(f"lfg.py: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except OSError as error:                                  # of stdout: its disk is full, or its reader has left
-        sys.stdout = open(os.devnull, "w")                    # or the interpreter complains again when it flushes
-        if isinstance(error, BrokenPipeError):
-            return 1
-        print(f"lfg.py: {error.strerror or error}; make room or redirect the output", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("lfg.py: interrupted; nothing was written", file=sys.stderr)
-        return 130
-    return 0
+    return guarded("lfg.py", lambda: options.run(options), "interrupted; nothing was written")
 
 
 if __name__ == "__main__":
+    import data
     import lfg  # so that its classes are the ones that experiments.py knows
 
+    data.listen()
     sys.exit(lfg.main())

@@ -48,6 +48,7 @@ class BiasSVD:
         self.n_factors, self.l2, self.l2_bias = n_factors, l2, l2_bias
         self.epochs, self.rate, self.start, self.seed = epochs, rate, start, seed
 
+    @np.errstate(over="ignore", invalid="ignore")             # report tells of a training that diverges
     def fit(self, R, progress=None):
         """Learns from R, a Ratings. progress(epoch, mean squared error) is called after each epoch."""
         rng = np.random.default_rng(self.seed)
@@ -69,8 +70,7 @@ class BiasSVD:
                 user_adams[at].step(grads[:2], 20 * rate)     # users step once an epoch, items once a block
                 item_adam.step(grads[2:], rate)
                 loss += error
-            if progress:
-                progress(epoch, loss / len(R))
+            report(progress, epoch, loss / len(R), R.values)
         self.p[users], self.bu[users] = p, bu
         return self
 
@@ -107,6 +107,17 @@ class BiasSVD:
     def predict(self, users, items):
         """Ratings (n,) of the pairs users[i], items[i], not clipped."""
         return self.mu + self.bu[users] + self.bi[items] + paired_dot(self.p, self.q, users, items)
+
+
+def report(progress, epoch, mse, values):
+    """Calls progress(epoch, mse), if there is one; raises DataError when training on values (n,) has diverged.
+
+    That is, when predictions are off by more than twice the range of the values, give or take one.
+    """
+    if not mse < (2 * np.ptp(values) + 1) ** 2:               # nor NaN
+        raise DataError(f"training diverged: a mean squared error of {mse:.3g} in epoch {epoch + 1}; lower the rate")
+    if progress:
+        progress(epoch, mse)
 
 
 class SVD(BiasSVD):

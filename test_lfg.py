@@ -32,7 +32,7 @@ import pytest
 import data
 import experiments
 from data import DataError, first_ratings, load, split, synthetic
-from lfg import LFG, Recommender, assemble, facts, item_side, joining_weight, plain_output, write_whole
+from lfg import LFG, Recommender, assemble, facts, item_side, joining_weight, write_whole
 from lfg import main as lfg_main
 from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Sequential, Tanh, cosine, masked_mse
 from svd import SVD, BiasSVD, Ratings, SVDpp, fold_in, truncated_svd
@@ -540,8 +540,9 @@ def served(small, known, networks):
     def build(kind="dual", unit=1, deep=False):
         weights = {"user": (1, 1), "item": (0, 0), "dual": (0.2, 0.6)}[kind]
         return Recommender(assemble(
-            facts(known, small.E, unit), None if kind == "item" else networks[deep], () if kind == "user" else sides,
-            (50, 3), weights, item_ids=small.item_ids, titles=small.titles, E_names=small.E_names))
+            facts(known.with_values(unit * known.values), small.E, unit), None if kind == "item" else networks[deep],
+            () if kind == "user" else sides, (50, 3), weights, item_ids=small.item_ids, titles=small.titles,
+            E_names=small.E_names))
     return build
 
 
@@ -598,9 +599,10 @@ def test_an_lfg_keeps_its_user_side(networks, tmp_path):
     assert loaded.item_ids.tolist() == loaded.titles.tolist() == [str(n) for n in range(40)]
 
 
-def test_a_raw_lfg_is_not_kept(small, tmp_path):
-    with pytest.raises(DataError, match="raw=True is for experiments"):
-        lfg(raw=True, epochs=1).fit(small.ratings, small.E).save(tmp_path / "model")
+@pytest.mark.parametrize("settings", [dict(raw=True), dict(hidden=())])
+def test_an_lfg_for_experiments_is_not_kept(small, tmp_path, settings):
+    with pytest.raises(DataError, match="raw=True or no hidden layer is for experiments"):
+        lfg(**settings, epochs=1).fit(small.ratings, small.E).save(tmp_path / "model")
     assert os.listdir(tmp_path) == []
 
 
@@ -637,8 +639,8 @@ def test_the_joining_weight_worked_by_hand():
 def test_facts_worked_by_hand():
     R = Ratings([0, 0, 2], [0, 3, 3], [1, 2, 4], (3, 4))    # nobody rates items 1 and 2, user 1 rates nothing
     got = facts(R, np.array([[1, 0], [9, 9], [0, 0]]), unit=2)
-    assert got["rated"].tolist() == [True, False, False, True] and got["mu"] == pytest.approx(7 / 3)
-    assert list(got["scale"]) == [2, 8, 2] and got["E_mean"].tolist() == [0.5, 0]
+    assert got["rated"].tolist() == [True, False, False, True] and got["mu"] == pytest.approx(7 / 6)
+    assert list(got["scale"]) == [1, 4, 2] and got["E_mean"].tolist() == [0.5, 0]
 
 
 @pytest.mark.parametrize("kind", ["user", "item", "dual"])
@@ -726,14 +728,44 @@ def test_eight_threads_share_a_model(served):
     assert all(same(a, b) for a, b in zip(serial, parallel))
 
 
+@pytest.mark.parametrize("low,high", [(1, 100), (0.1, 0.9), (-3, 7), (0, 0.3), (5, 5)])
+def test_the_ends_of_a_scale_are_ratings(served, low, high):
+    R = Ratings([0, 1], [0, 1], [low, high], (2, 40))
+    scale = facts(R, np.zeros((2, 1)), np.float32((high - low) / 4 or 1))["scale"]
+    model = Recommender({**served().arrays, "scale": np.array(scale, np.float32)})
+    places, predicted = model.recommend([1, 2], [low, high])
+    assert np.float32(low) <= predicted.min() and predicted.max() <= np.float32(high) and len(places) == 10
+    assert [data._rating(model, str(end), "x") for end in (low, high)] == [np.float32(low), np.float32(high)]
+
+
+def test_sides_without_a_network_need_no_weights(served, networks, known, small):
+    sides = [item_side(model, known, small.F, 50, 3) for model in networks[2]]
+    model = Recommender(assemble(facts(known, small.E), sides=sides, ridge=(50, 3)))
+    assert np.array_equal(model.predict([1], [2]), served("item").predict([1], [2])) and model.weights == [0, 0]
+
+
+@pytest.mark.parametrize("times,ridge", [(1e30, 1), (1e5, 1e-9)], ids=["overflow", "singular"])
+def test_weights_out_of_all_measure_are_told_without_a_warning(served, times, ridge):
+    model = served("item")
+    model.sides = [(np.full_like(q1, times), mean_user) for q1, mean_user in model.sides]
+    model.ridge = (ridge, ridge)
+    with pytest.raises(DataError, match="out of all measure"):
+        model.recommend([1, 2, 3], [4, 5, 1])
+
+
 @pytest.mark.parametrize("items,ratings,side,message", [
     ([40], [3], None, "items are places from 0 to 39"), ([3, -1], [3, 3], None, "items are places from 0 to 39"),
     ([1, 2], [3], None, r"shape \(2,\), ratings of shape \(1,\)"), ([], [3], None, r"shape \(0,\)"),
     ([[1], [2]], [[3], [3, 3]], None, r"shape \(1,\), ratings of shape \(2,\)"),
     ([1], [0.9], None, "ratings are from 1 to 5"), ([1, 2], [3, 5.1], None, "ratings are from 1 to 5"),
-    ([1], [float("nan")], None, "ratings are from 1 to 5"), ([1], [float("inf")], None, "ratings are from 1 to 5"),
+    ([1], [1e39], None, "ratings are from 1 to 5"), ([1], [float("nan")], None, "ratings are from 1 to 5"),
+    ([1], [float("inf")], None, "ratings are from 1 to 5"),
     ([1], [3], [0, 1], r"side of shape \(2,\)"), ([], [], np.zeros((1, 30)), r"side of shape \(1, 30\)"),
-    ([[1], [2]], [[3], [3]], np.zeros((2, 3)), r"side of shape \(3,\)")])
+    ([[1], [2]], [[3], [3]], np.zeros((2, 3)), r"side of shape \(3,\)"),
+    ([1.5], [3], None, "items are places from 0 to 39"), ([3, 3], [3, 4], None, "an item is rated twice"),
+    ([[1], [2]], [[3]], None, "items of 2 users, ratings of 1, sides of 2"),
+    ([[1]], [[3], [3]], None, "items of 1 users, ratings of 2, sides of 1"),
+    ([[1]], [[3]], np.zeros((2, 30)), "items of 1 users, ratings of 1, sides of 2")])
 def test_arguments_that_do_not_fit_are_refused(served, items, ratings, side, message):
     for call in (served().predict, served().recommend):
         with pytest.raises(DataError, match=message):
@@ -795,7 +827,37 @@ def test_another_version_is_refused(served, tmp_path, version):
 
 @pytest.mark.parametrize("name", sorted(NAMES - {"version", "W0", "q0", "q1"}))
 def test_a_missing_array_is_refused(served, tmp_path, name):
-    assert "is missing, misshapen or not finite" in refused(file_of(tmp_path, served().arrays, [name]))
+    assert "is missing, not finite or not as the rest" in refused(file_of(tmp_path, served().arrays, [name]))
+
+
+@pytest.mark.parametrize("name", ["W0", "q0", "q1", "q_bias1"])
+def test_a_part_without_its_rest_is_refused(served, tmp_path, name):
+    assert "not as the rest" in refused(file_of(tmp_path, served().arrays, [name]))
+
+
+@pytest.mark.parametrize("name", ["extra", "../M", "M.npy", "W7"])
+def test_an_array_too_many_is_refused(served, tmp_path, name):
+    assert "not as the rest" in refused(file_of(tmp_path, {**served().arrays, name: np.ones(3, np.float32)}))
+
+
+@pytest.mark.parametrize("kind", ["text", "twice", "compressed", "bomb"])
+def test_an_archive_that_save_does_not_write_is_refused(served, tmp_path, kind):
+    path = file_of(tmp_path, served().arrays)
+    if kind == "compressed":
+        np.savez_compressed(path, **served().arrays)
+    else:
+        name, text = {"text": ("notes", "x"), "twice": ("M.npy", "x"), "bomb": ("W9.npy", "0" * 10 ** 7)}[kind]
+        with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive, warnings.catch_warnings():
+            warnings.simplefilter("ignore")                 # of the name that is there twice
+            archive.writestr(name, text)
+    assert "not a model file, or cut short" in refused(path)
+
+
+def test_a_cut_model_is_refused_and_closed(served, tmp_path):
+    whole = file_of(tmp_path, served().arrays).read_bytes()
+    for end in range(0, len(whole), len(whole) // 50):
+        (tmp_path / "cut").write_bytes(whole[:end])
+        assert "not a model file" in refused(tmp_path / "cut")             # ResourceWarnings are errors there
 
 
 def test_a_network_without_its_layers_is_refused(small, tmp_path):
@@ -803,7 +865,7 @@ def test_a_network_without_its_layers_is_refused(small, tmp_path):
     network.save(tmp_path / "model")
     whole = Recommender.load(tmp_path / "model").arrays
     for missing in (["W1", "b1"], network.arrays()):
-        assert "is missing, misshapen or not finite" in refused(file_of(tmp_path, whole, missing))
+        assert "is missing, not finite or not as the rest" in refused(file_of(tmp_path, whole, missing))
 
 
 def test_a_batch_of_one_user_is_a_batch(served):
@@ -822,28 +884,33 @@ def test_a_profile_read_from_options_leaves_the_model_as_it_was(served):
 def test_a_misshapen_array_is_refused(served, tmp_path, name):
     a = served().arrays[name]
     for other in [a[None], a[..., None]] + ([a[:-1], a[..., :-1], np.concatenate([a, a])] if a.ndim else []):
-        assert "is missing, misshapen or not finite" in refused(file_of(tmp_path, {**served().arrays, name: other}))
+        assert "not finite or not as the rest" in refused(file_of(tmp_path, {**served().arrays, name: other}))
 
 
 @pytest.mark.parametrize("name", sorted(NAMES - {"version", "rated"} - TEXT))
-@pytest.mark.parametrize("value", [np.nan, -np.inf])
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 1e11])
 def test_an_array_that_is_not_finite_is_refused(served, tmp_path, name, value):
     a = served().arrays[name].copy()
     a[tuple(np.array(a.shape) - 1)] = value
-    assert refused(file_of(tmp_path, {**served().arrays, name: a})).startswith(f"{name} is missing, misshapen or not")
+    assert refused(file_of(tmp_path, {**served().arrays, name: a})).startswith(f"{name} is missing, not finite or not")
 
 
 @pytest.mark.parametrize("name", sorted(NAMES - {"version"}))
 def test_an_array_of_another_type_is_refused(served, tmp_path, name):
     a = served().arrays[name]
     other = np.zeros(a.shape, int if name in TEXT | {"rated"} else "U1")
-    assert refused(file_of(tmp_path, {**served().arrays, name: other})).startswith(f"{name} is missing, misshapen")
+    assert refused(file_of(tmp_path, {**served().arrays, name: other})).startswith(f"{name} is missing, not finite")
 
 
 @pytest.mark.parametrize("name", ["titles", "M", "version"])
 def test_a_pickle_is_not_read(served, tmp_path, name):
     a = served().arrays[name]
     assert "not a model file" in refused(file_of(tmp_path, {**served().arrays, name: a.astype(object)}))
+
+
+def test_a_scale_from_high_to_low_is_refused(served, tmp_path):
+    wrong = np.array([5, 1, 1], np.float32)
+    assert refused(file_of(tmp_path, {**served().arrays, "scale": wrong})).startswith("scale is")
 
 
 @pytest.mark.parametrize("name,at", [("ridge", 0), ("ridge", 1), ("scale", 2), ("var", 3)])
@@ -1866,6 +1933,12 @@ def test_training_options_reach_the_networks(serve, films, tmp_path, monkeypatch
     assert len({model.arrays[f"q{n}"].tobytes() for n in range(3)}) == 3
 
 
+def test_seeds_of_the_item_side_alone(serve, films, tmp_path):
+    command = ["train", "--dataset", films, "--out", tmp_path / "model", "--epochs", 1, "--seeds", 3, "--generator"]
+    assert serve(*command, "item")[0] == 0 and len(Recommender.load(tmp_path / "model").sides) == 3
+    assert "--seeds: of the item side, which --generator user leaves out" in told(serve(*command, "user"))
+
+
 def test_the_same_seed_gives_the_same_file_and_another_gives_another(serve, films, tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         assert serve("train", "--dataset", films, "--out", tmp_path / name, "--seed", seed)[0] == 0
@@ -2032,7 +2105,8 @@ def test_a_profile_is_nothing_to_a_model_of_items(serve, kept, option):
 @pytest.mark.parametrize("text,place", [
     ("Matrix, The (1999)", 0), ("The Matrix", 0), ("the matrix (1999)", 0), ("MATRIX,  THE", 0), ("Heat (1995)", 1),
     ("heat(1972)", 2), ("Il Postino", 3), ("the postman", 3), ("Postino, Il (1994)", 3), ("Les misérables", 5),
-    ("Misérables, Les", 5), (" Toy Story ", 6), ("54", 7), ("id:54", 4), ("id: 54 ", 4), ("51", 1), ("Film 9", 9)])
+    ("Misérables, Les", 5), (" Toy Story ", 6), ("54", 7), ("id:54", 4), ("id: 54 ", 4), ("51", 1), ("Film 9", 9),
+    ("L'Été", 4), ("été, l'", 4)])
 def test_items_are_found_by_title_or_id(serve, kept, text, place):
     model = Recommender.load(kept["dual"])
     assert data.find_item(model, text) == place
@@ -2064,8 +2138,8 @@ def test_what_is_no_rating_is_told(serve, kept, text, said):
 def test_an_item_is_rated_once(serve, kept, tmp_path):
     path = write(tmp_path, {"r.csv": "Toy Story,3\nThe Matrix,3\n"}) / "r.csv"
     command = ["recommend", "--model", kept["dual"], "--rate", "The Matrix=5"]
-    assert "--rate id:50=4: rated twice" in told(serve(*command, "--rate", "id:50=4"))
-    assert f"{path}, line 2: rated twice" in told(serve(*command, "--ratings", path))
+    assert "--rate id:50=4: rated twice, first in --rate The Matrix=5" in told(serve(*command, "--rate", "id:50=4"))
+    assert f"{path}, line 2: rated twice, first in --rate" in told(serve(*command, "--ratings", path))
 
 
 @pytest.mark.parametrize("text,places", [
@@ -2159,6 +2233,7 @@ MISTAKES = [
     ("user,item,rating\n1,50,5.5\n", ", line 2: '5.5' is no rating from 1 to 5"),
     ("user,item,rating\n1,50,5\n2,50,\n", ", line 3: '' is no rating from 1 to 5"),
     ("user,item,rating\n1,50,nan\n", ", line 2: 'nan' is no rating from 1 to 5"),
+    ("user,item,rating\n1,50,1e39\n", ", line 2: '1e39' is no rating from 1 to 5"),
     ("user,item,rating\n1,50,5\n2,50\n", ", line 3: 2 fields where 3 are expected"),
     ("user,item,rating\n1,50,5,0\n", ", line 2: 4 fields where 3 are expected"),
     ('user,item,rating\n1,50,5\n2,"50,4\n', ", line 3: unexpected end of data"),
@@ -2361,8 +2436,14 @@ def test_speed_is_measured_in_a_process_with_one_thread(cli, monkeypatch):
     monkeypatch.delenv("LFG_SPEED", raising=False)
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "8")
     monkeypatch.setattr(experiments, "speed", lambda *_: pytest.fail("in this process"))
-    monkeypatch.setattr(experiments.subprocess, "run", lambda command, env: calls.append((command, env)) or
-                        subprocess.CompletedProcess(command, codes[len(calls) - 1]))
+
+    class Child:
+        def __init__(self, command, env):
+            calls.append((command, env))
+
+        __enter__, __exit__, wait = lambda self: self, lambda *_: None, lambda self: codes[len(calls) - 1]
+
+    monkeypatch.setattr(experiments.subprocess, "Popen", Child)
     asked = ["--dataset", "synthetic", "--test", "speed", "--quiet"]
     assert [cli(*asked)[0] for _ in codes] == [0, 2, 137]   # killed by signal 9, as a shell has it
     for command, env in calls:
@@ -2398,8 +2479,9 @@ def test_speed_is_a_row_a_way_to_answer(cli, small, tmp_path, monkeypatch):
 def test_what_speed_measures_gives_the_answers_of_the_experiments(cli, small):
     R = parts_of(small, "realtime").train
     settings, view = {**experiments.SETTINGS["ml-100k", "coldstart"]}, experiments.view_of(small, "realtime")
-    trained = experiments.train_all(["BiasSVD", "LFG-dual"], settings, R, "x", view, 7, BAR)
-    models = experiments.served(trained, settings, small, R, 2.25)
+    needed = [("BiasSVD", 7)] + experiments.needs("LFG-dual", settings, 7)
+    trained = experiments.train_all(needed, settings, R, "x", view, BAR)
+    models = experiments.served(trained, settings, small, R.with_values(2.25 * R.values), 2.25)
     items, ratings, sides = new_users(unit=2.25)
     profile, target = as_ratings(items, ratings, 2.25)
     (lfg_, _), = trained["LFG"]
@@ -2871,9 +2953,7 @@ def test_output_that_cannot_be_written_ends_in_one_line(served, tmp_path, capsys
 def test_a_terminal_without_greek_shows_question_marks(monkeypatch):
     stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", stdout)
-    plain_output()
-    print("\u03bc + bi", flush=True)
-    assert stdout.buffer.getvalue() == b"? + bi\n"
+    assert data.guarded("x", lambda: print("\u03bc + bi"), "") == 0 and stdout.buffer.getvalue() == b"? + bi\n"
 
 
 def test_an_output_that_is_its_own_input_is_refused(served, tmp_path, capsys):
