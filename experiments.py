@@ -165,8 +165,9 @@ def run(options):
     """Prints one table after another, in the paper's order; rewrites --json and --svg after each."""
     names = ["ml-100k", "ml-1m"] if options.dataset == "all" else [options.dataset]
     tests = {"all": ["basic", "realtime"], "tune": options.of}.get(options.test, [options.test])
-    for path in filter(None, (options.json, options.svg)):
-        output_path(path)                                     # told before anything is trained
+    outputs = [output_path(path, options.dataset) for path in (options.json, options.svg) if path]
+    if len(set(outputs)) < len(outputs):                      # told before anything is trained
+        raise DataError(f"{options.json}: both --json and --svg; give each a file of its own")
     asked = [test for test in tests if test in COLUMNS]
     if asked and not any(COLUMNS[test].get(model) for test in asked for model in options.models):
         raise DataError(f"--models {' '.join(options.models)}: not in {asked[0]}; add {' '.join(COLUMNS[asked[0]])}")

@@ -209,14 +209,21 @@ class Ratings:
 
     users, items: (n,) int32; values: (n,) float32; counts: ratings of each user;
     row u is the slice starts[u]:starts[u + 1]. `T` is the matrix with users and items exchanged.
+    Raises DataError when a rating lies outside of the shape, is not finite, or when a pair is rated twice.
     """
 
     def __init__(self, users, items, values, shape):
+        if not len(users) == len(items) == len(values):
+            raise DataError(f"{len(users)} users, {len(items)} items, {len(values)} ratings; give one of each a rating")
         order = np.lexsort((items, users))
         self.users = np.asarray(users, np.int32)[order]
         self.items = np.asarray(items, np.int32)[order]
         self.values = np.asarray(values, np.float32)[order]
         self.shape = shape
+        twice = (self.users[1:] == self.users[:-1]) & (self.items[1:] == self.items[:-1])
+        inside = [((0 <= a) & (a < n)).all() for a, n in zip((self.users, self.items), shape)]
+        if not (all(inside) and np.isfinite(self.values).all()) or twice.any():
+            raise DataError(f"ratings outside of {shape}, not finite, or of one user and item twice; correct them")
         self.counts = np.bincount(self.users, minlength=shape[0])
         self.starts = np.concatenate([[0], np.cumsum(self.counts)])
 

@@ -203,6 +203,16 @@ def test_truncated_svd_finds_a_planted_matrix_and_is_zero_past_its_rank(shape, r
 SEVEN = Ratings([0, 0, 0, 1, 3, 3, 4], [0, 1, 3, 2, 0, 3, 2], [5, 3, 4, 1, 2, 5, 4], (5, 4))
 
 
+@pytest.mark.parametrize("users,items,values,message", [
+    ([0, 5], [0, 0], [1, 2], r"outside of \(5, 4\)"), ([0, -1], [0, 0], [1, 2], "outside"), ([0], [4], [1], "outside"),
+    ([0], [-1], [1], "outside"), ([0, 1], [0, 1], [1, np.nan], "not finite"),
+    ([2, 0, 2], [1, 0, 1], [1, 2, 3], "twice"),
+    ([0, 1], [0, 1], [1], "2 users, 2 items, 1 ratings"), ([0], [0], [1, 2], "1 users, 1 items, 2 ratings")])
+def test_what_makes_no_matrix_is_refused(users, items, values, message):
+    with pytest.raises(DataError, match=message):
+        Ratings(users, items, values, (5, 4))
+
+
 @pytest.mark.parametrize("cls,settings", [(BiasSVD, dict(l2=0.7, l2_bias=0.3)), (SVD, dict(l2=0.7)),
                                           (SVDpp, dict(l2=0.7, l2_bias=0.3))])
 def test_gradients_of_matrix_factorization(cls, settings):
@@ -1714,6 +1724,17 @@ def test_a_mistake_on_the_real_command_line(tmp_path):
                           capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("experiments.py: nowhere: no such file or folder") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["--json", "--svg"])
+def test_an_output_is_a_file_of_its_own(cli, tmp_path, option):
+    path = write(tmp_path, CSV) / "ratings.csv"
+    other = {"--json": "--svg", "--svg": "--json"}[option]
+    for more in (["--dataset", path], ["--dataset", "synthetic", other, tmp_path / "x" / ".." / "ratings.csv"]):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        code, out, err = cli("--test", "coldstart", option, path, *more)
+        assert (code, out, err.count("\n")) == (2, "", 1) and "give " in err
+    assert path.read_text(encoding="utf-8") == CSV["ratings.csv"]
 
 
 @pytest.mark.parametrize("option", ["--json", "--svg"])
