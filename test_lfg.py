@@ -118,6 +118,11 @@ def test_layers_worked_by_hand():
     assert set(np.unique(y.round(6))) == {0, 1.666667} and abs((y == 0).mean() - 0.4) < 0.02
 
 
+def test_a_linear_starts_in_the_slope_of_a_tanh_behind_it():
+    layer = Linear(300, 200, np.random.default_rng(0))
+    assert layer.W.std() == pytest.approx(1 / 30, rel=0.01) and not layer.b.any()            # sqrt(1 / (3 * 300))
+
+
 def test_batch_norm_while_training_and_after():
     layer = BatchNorm(1, momentum=0.25, dtype=np.float64)
     layer.gain[:], layer.shift[:] = 3, 1
@@ -260,13 +265,35 @@ def test_bias_svd_gradient_worked_by_hand():
 
 def test_bias_svd_finds_a_planted_matrix_from_half_of_it():
     rng = np.random.default_rng(0)
-    planted = 3 + 0.5 * rng.normal(size=(120, 1)) + 0.5 * rng.normal(size=80)
-    planted += rng.normal(size=(120, 2)) @ rng.normal(size=(2, 80))
+    planted = 3 + 0.5 * rng.normal(size=(300, 1)) + 0.5 * rng.normal(size=80)                # users of three blocks
+    planted += rng.normal(size=(300, 2)) @ rng.normal(size=(2, 80))
     seen = rng.random(planted.shape) < 0.5
     model = BiasSVD(n_factors=2, l2=0.02, l2_bias=0.02, epochs=100, rate=0.01, start=0.1, seed=0)
     model.fit(Ratings(*np.nonzero(seen), planted[seen], planted.shape))
     error = model.predict(*np.nonzero(~seen)) - planted[~seen]
-    assert planted[~seen].std() > 1.5 and np.sqrt(np.mean(error ** 2)) < 0.4
+    assert planted[~seen].std() > 1.5 and np.sqrt(np.mean(error ** 2)) < 0.15
+
+
+@pytest.mark.parametrize("cls", [SVD, BiasSVD, SVDpp])
+def test_matrix_factorization_starts_at_a_share_of_the_truncated_svd_of_the_deviations(cls):
+    R, dense = random_ratings(60, 45, share=0.3)
+    U, S, Vt = np.linalg.svd(dense - R.values.mean() * (dense != 0))
+    model = cls(n_factors=5, start=0.5, epochs=0).fit(R.with_values(R.values + 3))
+    assert model.p @ model.q.T == pytest.approx(0.25 * U[:, :5] * S[:5] @ Vt[:5], abs=1e-3)  # the share of p and of q
+
+
+@pytest.mark.parametrize("cls", [SVD, BiasSVD, SVDpp])
+def test_an_epoch_takes_each_user_and_the_penalty_on_items_once_and_tells_the_error(cls):
+    R, told = random_ratings(300, 20, share=0.3)[0], []     # users of three blocks
+    model = cls(n_factors=2, epochs=2, rate=0)              # stays where it starts
+    calls = record(model, "gradients")
+    model.fit(R, progress=lambda *epoch: told.append(epoch))
+    mse = np.mean((model.predict(R.users, R.items) - R.values) ** 2)
+    assert told == [(0, pytest.approx(mse, rel=1e-4)), (1, pytest.approx(mse, rel=1e-4))] and len(calls) == 6
+    for epoch in (calls[:3], calls[3:]):
+        values = np.concatenate([ratings[2] for (ratings, *_), _ in epoch])
+        assert np.array_equal(np.sort(values), np.sort(R.values))
+        assert sum(share for (*_, share), _ in epoch) == pytest.approx(1)
 
 
 def test_svdpp_worked_by_hand():
@@ -295,6 +322,12 @@ def test_a_new_user_is_a_placeholder(small):
     for model in biased:
         assert (model.predict(target.users, target.items) == model.mu + model.bi[target.items]).all()
         assert np.unique(model.bi[target.items]).size > 10
+
+
+def test_no_pairs_have_no_predictions(small):
+    nobody = np.zeros(0, int)
+    assert BiasSVD(n_factors=2, epochs=0).fit(small.ratings).predict(nobody, nobody).shape == (0,)
+    assert lfg(epochs=0).fit(small.ratings, small.E).predict(nobody, nobody, small.ratings, small.E).shape == (0,)
 
 
 @pytest.mark.parametrize("q,bi,ratings,settings,p,b", [
@@ -468,6 +501,18 @@ def test_raw_lfg_starts_M_at_the_full_truncated_svd_of_the_ratings():
     assert model.M.T @ model.M == pytest.approx(Vt[:5].T * S[:5] @ Vt[:5], abs=1e-3)         # sqrt(S) Vt but for signs
 
 
+def test_lfg_starts_rows_of_M_at_the_truncated_svd_of_what_item_means_leave():
+    R, dense = random_ratings(30, 20, share=0.4)
+    model = lfg(n_factors=8, svd_rows=3, epochs=0).fit(R, np.zeros((30, 1)))
+    seen = dense != 0
+    left = (dense - R.values.mean()) * seen
+    left -= left.sum(0) / (seen.sum(0) + 5) * seen          # an item's mean deviation, shrunk as by five ratings at 0
+    _, S, Vt = np.linalg.svd(left)
+    expected = 0.3 ** 2 * Vt[:3].T * S[:3] @ Vt[:3]         # (0.3 sqrt(S) Vt)t of the same, but for signs
+    assert model.M[:3].T @ model.M[:3] == pytest.approx(expected, abs=1e-3)
+    assert 0.005 < model.M[3:].std() < 0.02                 # noise
+
+
 def test_lfg_predicts_from_an_empty_profile_what_side_information_and_bi_say(small):
     model, nothing = lfg().fit(small.ratings, small.E), small.ratings.where(np.zeros(900, bool))
     users, items = np.repeat(np.arange(60), 40), np.tile(np.arange(40), 60)
@@ -484,6 +529,41 @@ def test_a_rating_that_the_input_shows_weighs_shown_weight_and_a_hidden_one_1(sm
     for (inputs, row, item, _, weight), _ in calls:
         shown = inputs[row, small.E.shape[1] + 40 + item] > 0
         assert 0 < shown.mean() < 1 and weight.tolist() == np.where(shown, 0.25, 1).tolist()
+
+
+def test_lfg_trains_all_its_parameters_and_penalises_weights_and_M(small, monkeypatch):
+    steps = record(Adam, "step", monkeypatch.setattr)
+    model = lfg(l2=0.1, l2_M=0.3, epochs=1).fit(small.ratings, small.E)
+    adam, trained = steps[0][0][0], [*model.network.params, model.M, model.bi]
+    assert len(adam.params) == len(trained) and all(p is q for p, q in zip(adam.params, trained))
+    weights = [layer.W for layer in model.network.layers if isinstance(layer, Linear)]
+    assert adam.l2 == [0.1 * any(p is W for W in weights) for p in trained[:-2]] + [0.3, 0]
+
+
+def test_rates_decay_to_zero_step_by_step(small, monkeypatch):
+    steps = record(Adam, "step", monkeypatch.setattr)
+    lfg(rate=0.01, epochs=2, batch=20).fit(small.ratings, small.E)         # 3 steps an epoch
+    decay = [(1 + math.cos(math.pi * n / 6)) / 2 for n in range(6)]
+    assert [rate for (_, _, rate), _ in steps] == pytest.approx([0.01 * d for d in decay])
+    steps.clear()
+    BiasSVD(n_factors=2, rate=0.02, epochs=2).fit(random_ratings(300, 20, share=0.3)[0])
+    rates = [rate for (_, _, rate), _ in steps]             # of a block's users, then of the items
+    assert rates[1::2] == pytest.approx([0.02 * d for d in decay])
+    assert rates[0::2] == pytest.approx([20 * rate for rate in rates[1::2]])
+
+
+def test_lfg_tells_the_mean_squared_error_of_each_epoch(small):
+    for batch in (60, 20):
+        told, model = [], lfg(epochs=2, batch=batch, mask=0, dropout=0, rate=0)              # stays where it starts
+        calls = record(model, "encode")
+        model.fit(small.ratings, small.E, progress=lambda *epoch: told.append(epoch))
+        squared = 0
+        for (row, item, value, _), x in calls:              # BatchNorm's mean and variance are a batch's
+            G = model.network.forward(x, training=True)[0]
+            predicted = model.mu + G[row, 3] + model.bi[item] + (G[row, :3] * model.M[:, item].T).sum(1)
+            squared += ((predicted - value) ** 2).sum()
+        assert [epoch for epoch, _ in told] == [0, 1] and len(calls) == 2 * 60 / batch
+        assert sum(mse for _, mse in told) == pytest.approx(squared / len(small.ratings), rel=1e-4)
 
 
 @pytest.mark.parametrize("test", ["basic", "realtime"])
@@ -521,6 +601,18 @@ def test_lfg_generates_a_user_on_its_own(small):
         alone = model.generate(Ratings(np.zeros(len(items)), items, values, (1, 40)), small.E[u:u + 1])
         assert np.abs(alone[0] - factors[u]).max() < 1e-5 and abs(alone[1] - bias[u]) < 1e-5
     assert differing(before, arrays(model)) == []
+
+
+def test_each_of_many_users_gets_what_it_gets_alone():
+    R, E = random_ratings(600, 20, share=0.3)[0], np.random.default_rng(1).normal(size=(600, 2))
+    model, implicit = lfg(epochs=2).fit(R, E), SVDpp(n_factors=3, epochs=2).fit(R)
+    (factors, bias), z = model.generate(R, E), implicit.z(R)
+    for u in (0, 299, 300, 599):                            # they go by blocks of at most 512
+        _, items, values = R.rows(np.array([u]))
+        own = Ratings(np.zeros(len(items)), items, values, (1, 20))
+        alone = model.generate(own, E[u:u + 1])
+        assert np.abs(alone[0] - factors[u]).max() < 1e-5 and abs(alone[1] - bias[u]) < 1e-5
+        assert np.abs(implicit.z(own) - z[u]).max() < 1e-6
 
 
 # Serving: lfg.Recommender
@@ -1235,6 +1327,28 @@ def test_another_rating_scale_needs_no_other_settings(cli, small, monkeypatch, t
     a, _, _ = run_recorded(monkeypatch, test, column, small)
     b, _, _ = run_recorded(monkeypatch, test, column, tenfold)
     assert b == pytest.approx([10 * rmse for rmse in a], rel=1e-3)
+
+
+def test_rating_units_worked_by_hand():
+    scales = [[1, 5], [1, 10], [0.5, 2, 5], [-1, 1], [3, 3]]               # all alike: nothing to divide by
+    assert [experiments.rating_unit(Ratings(np.arange(len(v)), [0] * len(v), v, (3, 1))) for v in scales] == [
+        1, 2.25, 1.125, 0.5, 1]
+
+
+def test_settings_are_those_of_the_nearest_in_size_by_factor(small):
+    nearest = {1000: "ml-100k", 300_000: "ml-100k", 330_000: "ml-1m", 20_000_000: "ml-1m"}   # 316,000 lies between
+    for n, name in nearest.items():
+        got = experiments.settings_for(replace(small, ratings=range(n)), "basic", experiments.parse([]))
+        assert got == experiments.SETTINGS[name, "basic"]
+
+
+def test_the_unit_of_ratings_is_that_of_the_training_part(cli, small, monkeypatch):
+    train = parts_of(small, "basic").train
+    d = with_ratings(small, train.where(train.values == 5), 4)             # only test ratings are 5
+    calls = record(experiments, "train", monkeypatch.setattr)
+    run_recorded(monkeypatch, "basic", "BiasSVD", d)
+    ((_, _, ratings, *_), _), = calls
+    assert [ratings.values.min(), ratings.values.max()] == pytest.approx([4 / 3, 16 / 3])     # 1 and 4 over 0.75
 
 
 def test_the_view_of_new_items_has_items_for_users(small):
@@ -2678,6 +2792,25 @@ def test_atomic_without_side_files_or_ages(tmp_path):
     assert d.F.shape == (2, 0) and d.titles == ["9", "10"]
 
 
+@pytest.mark.parametrize("title,year,shown,decade", [
+    ("Babe", "1995", "Babe (1995)", 1990), ("Babe (1996)", "1985", "Babe (1996)", 1980), ("Babe", "", "Babe", None),
+    ("Babe (1979)", "unkonwn", "Babe (1979)", 1970), ("2010 (2001) (1968)", "", "2010 (2001) (1968)", 1960),
+    ("2001", "", "2001", None), ("", "1995", "10", 1990)])
+def test_titles_and_years(tmp_path, title, year, shown, decade):
+    header = ATOMIC["x.item"].partition("\n")[0]
+    d = load(write(tmp_path, {**ATOMIC, "x.item": f"{header}\n10\t{title}\t{year}\tWar\n9\tHeat\t\tCrime\n"}))
+    assert d.titles == ["Heat", shown] and columns(d.F, d.F_names) == {
+        "genre=Crime": [1, 0], "genre=War": [0, 1], **({f"decade={decade}": [0, 1]} if decade else {})}
+
+
+def test_a_user_rates_any_item_where_items_outnumber_users(tmp_path):
+    rows = [f"{u},{i},{i}" for u in (1, 2, 3) for i in range(9)]
+    d = load(write(tmp_path / "a", {"ratings.csv": "\n".join(["userId, movieId , rating", *rows])}))       # with blanks
+    assert d.ratings.shape == (3, 9) and len(pairs(d.ratings)) == 27
+    message = fail(write(tmp_path / "b", {"ratings.csv": "\n".join(["userId,movieId,rating", *rows, "2,8,1"])}))
+    assert "ratings.csv, line 29: user '2' rates item '8' twice, first in line 19; correct" in message
+
+
 ERRORS = [                                                  # format, file, old, new, what the message says
     (ML_100K, "u.data", "\t882\n", "\n", "u.data, line 2: 3 fields where 4"),
     (ML_100K, "u.data", "\t882\n", "\t882\t0\n", "u.data, line 2: 5 fields where 4"),
@@ -2885,6 +3018,17 @@ def test_no_network_and_no_pip(tmp_path, monkeypatch):
     assert "recbole" not in fail("ml-1m", tmp_path) and not os.listdir(tmp_path)
     fake_pip(monkeypatch, WHEEL, top="elsewhere")
     assert "There is no item" in fail("ml-100k", tmp_path)
+
+
+def test_no_download_is_waited_for_for_ever(tmp_path, monkeypatch):
+    waited = []
+
+    def refuse(*_, timeout=math.inf):
+        waited.append(timeout)
+        raise urllib.error.URLError("no answer")
+
+    monkeypatch.setattr(urllib.request.OpenerDirector, "open", refuse)
+    assert "no answer" in fail("ml-1m", tmp_path) and 0 < waited[0] < 60
 
 
 def test_wheel_fallback(tmp_path, monkeypatch):
