@@ -363,9 +363,11 @@ def _table(where, data, sep, fields=None, needed=()):
     names them, among them all of needed. All lines have as many fields; blank ones are skipped.
     """
     encoding = "utf-8" if fields is None else "latin-1"
-    if sep == "::":                                    # pandas is fast with single characters only
-        data, sep = data.replace(b"::", b"\t"), "\t"
     data = _clean(where, data, encoding)
+    if sep == "::":                                    # pandas is fast with single characters only
+        if b"\t" in data:
+            raise _wrong(where, data.count(b"\n", 0, data.index(b"\t")) + 1, "a tab, where :: separates")
+        data, sep = data.replace(b"::", b"\t"), "\t"
     quoted = sep == "," and b'"' in data
     lines, widths = _widths(where, data, sep, quoted)
     full = np.flatnonzero(widths)                      # not blank
@@ -599,17 +601,17 @@ def _rated_lines(path):
 
 @contextmanager
 def _open_text(path):
-    """A CSV for reading, - being standard input. Raises DataError where it cannot be read as UTF-8."""
+    """A CSV for reading, - being standard input; what is no UTF-8 in it stands as surrogates. Raises DataError."""
+    utf8 = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
     try:
         if path == "-":
+            sys.stdin.reconfigure(**utf8)
             yield sys.stdin
         else:
-            with open(path, encoding="utf-8-sig", newline="") as file:
+            with open(path, **utf8) as file:
                 yield file
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; name a CSV file") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text; save it as UTF-8") from error
 
 
 def _csv_lines(file, path):
@@ -617,10 +619,13 @@ def _csv_lines(file, path):
     reader = csv.reader(file, strict=True)
     try:
         for fields in reader:
+            "".join(fields).encode()                          # which surrogates prevent
             if fields:
                 yield reader.line_num, fields
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: {error}; correct that line") from error
+    except UnicodeEncodeError as error:
+        raise DataError(f"{path}, line {reader.line_num}: not UTF-8 text; save it as UTF-8") from error
 
 
 def export_model(model, folder):
@@ -630,11 +635,10 @@ def export_model(model, folder):
     """
     if os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
         raise DataError(f"{folder}: exists and is not an empty folder; name another")
-    part = f"{os.path.realpath(folder)}.{os.getpid()}.part"
-    try:
-        os.mkdir(part)
-        arrays, offset = [], 0
-        with open(os.path.join(part, "weights.bin"), "wb") as file:
+    arrays, offset = [], 0
+    with _told(folder, "name a folder that can be made"), _beside(folder) as part:
+        part.mkdir()
+        with open(part / "weights.bin", "wb") as file:
             for name, (array, meaning) in _exported(model).items():
                 file.write(array.astype("<f4").tobytes())
                 arrays.append({"name": name, "shape": array.shape, "offset": offset, "meaning": meaning})
@@ -646,13 +650,8 @@ def export_model(model, folder):
                     "items": [{"id": str(i), "title": str(t), "rated": bool(r)}
                               for i, t, r in zip(model.item_ids, model.titles, model.rated)]}
         for name, content in [("manifest.json", manifest), ("vectors.json", _vectors(model))]:
-            with open(os.path.join(part, name), "w", encoding="utf-8") as file:
+            with open(part / name, "w", encoding="utf-8") as file:
                 json.dump(content, file, indent=1, ensure_ascii=False)
-        os.replace(part, os.path.realpath(folder))
-    except OSError as error:
-        raise DataError(f"{folder}: {error.strerror}; name a folder that can be made") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _exported(model):
@@ -814,17 +813,49 @@ def _check_md5(data, expected, what):
 
 def _keep(files, data_dir):
     """Write files, path below data_dir -> bytes: one file, or those of a new folder, as a whole or not."""
-    top = Path(next(iter(files))).parts[0]
-    with _told(data_dir / top, "move it away or give another data directory"):
+    top = data_dir / Path(next(iter(files))).parts[0]
+    with _told(top, "move it away or give another data directory"), _beside(top) as part:
         data_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=data_dir) as scratch:
-            for name, data in files.items():
-                Path(scratch, name).parent.mkdir(exist_ok=True)
-                Path(scratch, name).write_bytes(data)
-            os.replace(Path(scratch, top), data_dir / top)
+        for name, data in files.items():
+            path = part.joinpath(*Path(name).parts[1:])
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(data)
+
+
+@contextmanager
+def _beside(path):
+    """A Path beside path for a file or a folder, which then takes path's place, or goes when that is not reached."""
+    real = os.path.realpath(path)
+    part = Path(f"{real}.{os.getpid()}.part")
+    try:
+        yield part
+        os.replace(part, real)
+    finally:
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        elif part.exists():
+            part.unlink()
 
 
 # What the commands of lfg.py and experiments.py share.
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+arrived = []                                                  # signals: what is closed after one may raise an own error
+
+
+def command(main):
+    """Runs main as a process of its own: a signal is a KeyboardInterrupt, until main is done."""
+    def stop(number, frame):
+        arrived.append(number)
+        sys.unraisablehook = lambda _: None                   # nor may what is thrown away complain
+        raise KeyboardInterrupt
+    for number in SIGNALS:
+        signal.signal(number, stop)
+    code = main()
+    for number in SIGNALS:                                    # or the interpreter, while it ends, shows a traceback
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def guarded(name, run, interrupted):
@@ -832,34 +863,39 @@ def guarded(name, run, interrupted):
 
     A mistake is told in one line on stderr, a signal in the one given, unless it is "".
     """
-    if hasattr(sys.stdout, "reconfigure"):                    # a terminal that knows no Greek shows question marks
-        sys.stdout.reconfigure(errors="replace")
     try:
-        code = run() or 0
+        if hasattr(sys.stdout, "reconfigure"):                # a terminal that knows no Greek shows question marks
+            sys.stdout.reconfigure(errors="replace")
+        try:
+            code = run() or 0
+        except SystemExit as end:                             # of argparse, which has told why
+            code = end.code
         sys.stdout.flush()
         return code
-    except DataError as error:
-        problem, code = str(error), 2
-    except MemoryError:
-        problem, code = "not enough memory; give less data", 2
-    except OSError as error:                                  # of stdout: its disk is full, or its reader has left
-        sys.stdout = open(os.devnull, "w")                    # or the interpreter complains again when it flushes
-        if isinstance(error, BrokenPipeError):
-            return 1
-        problem, code = f"{error.strerror or error}; make room or redirect the output", 2
-    except KeyboardInterrupt as stop:
-        problem, code = interrupted, 128 + (stop.args or [signal.SIGINT])[0]
+    except BaseException as error:
+        ending = _ending(error, interrupted)
+        if ending is None:
+            raise
+    problem, code = ending
     if problem:
         print(f"{name}: {' '.join(problem.split())}", file=sys.stderr)
     return code
 
 
-def listen():
-    """Makes Ctrl-C and SIGTERM a KeyboardInterrupt that carries the signal's number."""
-    def stop(number, frame):
-        raise KeyboardInterrupt(number)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+def _ending(error, interrupted):
+    """(what to say, exit code) after an error that ended a command; None when it is a bug."""
+    if arrived or isinstance(error, KeyboardInterrupt):
+        return interrupted, 128 + (arrived or SIGNALS)[0]
+    if isinstance(error, DataError):
+        return str(error), 2
+    if isinstance(error, MemoryError):
+        return "not enough memory; give less data", 2
+    if not isinstance(error, OSError):
+        return None
+    sys.stdout = open(os.devnull, "w")                        # of stdout; or the interpreter flushes it once more
+    if isinstance(error, BrokenPipeError):                    # its reader has left
+        return "", 1
+    return f"{error.strerror or error}; make room or redirect the output", 2
 
 
 class Parser(argparse.ArgumentParser):

@@ -15,14 +15,14 @@ import time
 from typing import NamedTuple
 from xml.sax.saxutils import escape
 
-if __name__ == "__main__":                                    # until data.listen: the imports take their time
+if __name__ == "__main__":                                    # until data.command: the imports take their time
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda n, _: sys.exit(print("experiments.py: interrupted", file=sys.stderr) or 128 + n))
 
 import numpy as np
 from tqdm import tqdm
 
-from data import DataError, Parser, Split, first_ratings, guarded, listen, load, output_path, split, whole
+from data import DataError, Parser, Split, command, first_ratings, guarded, load, output_path, split, whole
 from lfg import LFG, Recommender, assemble, facts, item_side, joining_weight, write_whole
 from svd import SVD, BiasSVD, Ratings, SVDpp, fold_in, mean_row, paired_dot
 
@@ -140,9 +140,10 @@ ONE_THREAD = dict.fromkeys(["OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_
 
 def main(argv=None):
     """Runs the command line; its exit code."""
-    options, inner = parse(argv), "LFG_SPEED" in os.environ
+    inner = "LFG_SPEED" in os.environ
 
     def work():
+        options = parse(argv)
         return in_one_thread(argv) if options.test == "speed" and not inner else run(options)
     # of two processes one speaks: Ctrl-C reaches both
     return guarded("experiments.py", work, "" if inner else "interrupted; what was finished has been printed")
@@ -789,5 +790,4 @@ def parse(argv):
 
 
 if __name__ == "__main__":
-    listen()
-    sys.exit(main())
+    command(main)

@@ -7,7 +7,7 @@ import signal
 import sys
 import zipfile
 
-if __name__ == "__main__":                                    # until data.listen: the imports take their time
+if __name__ == "__main__":                                    # until data.command: the imports take their time
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda n, _: sys.exit(print("lfg.py: interrupted", file=sys.stderr) or 128 + n))
 
@@ -113,6 +113,7 @@ class LFG:
         dG = np.hstack([d @ self.M.T, d.sum(1, keepdims=True)])                # (B, items) -> (B, k + 1)
         return mse, self.network.backward(dG, caches) + [U_G.T @ d, d.sum(0)]
 
+    @np.errstate(invalid="ignore")                            # as at svd.fold_in
     def generate(self, R, E):
         """User factors U_G (users, k) and biases bu_G (users,) from the ratings R and E (users, columns): one pass."""
         parts = []
@@ -154,6 +155,7 @@ class Recommender:
     An item is its place, from 0, in item_ids; side is (columns of E,), or None: the training users' mean.
     """
 
+    @np.errstate(invalid="ignore")                            # as at svd.fold_in
     def __init__(self, arrays):
         """arrays: what `assemble` makes and `load` reads."""
         self.arrays, self.ridge = arrays, tuple(arrays["ridge"])
@@ -509,13 +511,14 @@ def main(argv=None):
     """Runs a command; its exit code, as data.guarded has it."""
     from data import guarded
 
-    options = parse(argv)
-    return guarded("lfg.py", lambda: options.run(options), "interrupted; nothing was written")
+    def work():
+        options = parse(argv)
+        options.run(options)
+    return guarded("lfg.py", work, "interrupted; what it writes is as it was, or whole")
 
 
 if __name__ == "__main__":
     import data
     import lfg  # so that its classes are the ones that experiments.py knows
 
-    data.listen()
-    sys.exit(lfg.main())
+    data.command(lfg.main)

@@ -163,6 +163,7 @@ class SVDpp(BiasSVD):
         return np.vstack([self.implicit(*R.rows(b)[:2], len(b))[1] for b in blocks])
 
 
+@np.errstate(invalid="ignore")                                # BLAS may raise the flag for lanes that it throws away
 def fold_in(R, q, bi, mu, l2, l2_bias, centre=0, centre_bias=0):
     """Factors and biases of users that no training has seen, from their ratings: a ridge solve each, in closed form.
 

