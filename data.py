@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
+import warnings
 import zipfile
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,7 +34,8 @@ BASE_URL = "https://files.grouplens.org/datasets/movielens/"
 MD5 = {"ml-100k": "0e33842e24a9c977be4e0107933c0723", "ml-1m": "c4d9eecfca2ab87c1945afe126590906"}
 WHEEL = "recbole==1.2.1"                               # a package that carries ML-100k as its example
 WHEEL_MD5 = "6e47046882bad158b0efbb84cd5cb987"         # of the ratings below the header, as in u.data
-ARCHIVE_LIMIT, MEMBER_LIMIT = 64 << 20, 512 << 20      # bytes
+ARCHIVE_LIMIT, MEMBER_LIMIT = 64 << 20, 32 << 20       # bytes; the largest file of ML-1m has 24 MB
+LONGEST, MOST_KINDS = 1000, 1000                       # characters of an id or a title; genres, occupations
 AGES = (1, 18, 25, 35, 45, 50, 56)                     # where a bracket begins; 1 is ML-1m's code of < 18
 GENRES = ("unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir "
           "Horror Musical Mystery Romance Sci-Fi Thriller War Western").split()
@@ -93,10 +95,10 @@ def load(dataset, data_dir=None, seed=0, progress=False):
         return _dataset(path.name, *_read_csv(*_folder(path.parent), path.name))
     tables = _tables(path, *_folder(path))
     if tables is None:
-        problem = "no ratings here" if path.exists() else "no such file or folder"
+        problem = "no ratings here" if os.path.exists(path) else "no such file or folder"
         raise DataError(f"{path}: {problem}; give ml-100k, ml-1m, synthetic, a CSV file or a folder "
                         "with u.data, ratings.dat, NAME.inter or ratings.csv")
-    return _dataset(path.resolve().name, *tables)
+    return _dataset(os.path.basename(os.path.realpath(path)), *tables)
 
 
 def split(ratings, test, fold, seed):
@@ -196,12 +198,16 @@ def _dataset(name, ratings, users, items):
         raise DataError(f"{ratings.index.name}: no ratings in it; put some there")
     user_ids, rows = _ids(ratings, "user", users)
     item_ids, columns = _ids(ratings, "item", items)
+    name = " ".join(name.encode(errors="replace").decode().split())          # what prints and stands in a table's title
     _check_once(ratings, rows * len(item_ids) + columns, "user {user!r} rates item {item!r}")
     values = _numbers(ratings, "rating")
     E, F, titles = pd.DataFrame(index=user_ids), pd.DataFrame(index=item_ids), item_ids
     if users is not None:
+        _check_kinds(users, "gender", "occupation")
         E = _user_columns(users.set_index("user").loc[user_ids])
     if items is not None:
+        _check(items, items["title"].str.len() > LONGEST, f"a title of more than {LONGEST} characters")
+        _check_kinds(items, "genres")
         items = items.set_index("item").loc[item_ids]
         F, titles = _item_columns(items), _with_years(items)
     return Dataset(name, Ratings(rows, columns, values, (len(user_ids), len(item_ids))),
@@ -218,6 +224,7 @@ def _ids(ratings, column, listed):
         _check(listed, listed[column] == "", f"empty {column} id")
         _check_once(listed, listed[column], f"{column} {{{column}!r}} is listed")
     ids = list(known[column].unique())
+    _check(known, known[column].isin([i for i in ids if len(i) > LONGEST]), f"{column} id of over {LONGEST} characters")
     numeric = all(re.fullmatch("-?[0-9]{1,18}", i) for i in ids)
     ids.sort(key=(lambda i: (int(i), i)) if numeric else None)
     at = pd.Index(ids, dtype=object).get_indexer(ratings[column].astype(object))
@@ -229,7 +236,7 @@ def _numbers(table, column):
     """A column of text as (n,) float32."""
     with np.errstate(over="ignore"):
         values = pd.to_numeric(table[column], errors="coerce").to_numpy(np.float64).astype(np.float32)
-    _check(table, ~np.isfinite(values), f"{column} {{{column}!r}} is not a finite number")
+    _check(table, ~(np.abs(values) < 1e10), f"{column} {{{column}!r}} is not a finite number below 1e10")
     return values
 
 
@@ -247,7 +254,18 @@ def _check(table, bad, problem, **more):
     bad = np.asarray(bad)
     if bad.any():
         row = np.argmax(bad)
-        raise _wrong(table.index.name, table.index[row], problem.format(**table.iloc[row], **more))
+        fields = table.iloc[row].astype(str).str[:100]
+        raise _wrong(table.index.name, table.index[row], problem.format(**fields, **more))
+
+
+def _check_kinds(table, *columns):
+    """Columns of which each value makes a column of E or F hold kinds, not free text."""
+    for column in columns:
+        kinds = set()
+        for line, value in table[column].items():
+            kinds.update(value.split("|"))
+            if len(kinds) > MOST_KINDS:
+                raise DataError(f"{table.index.name}, line {line}: {column} number {len(kinds)}; leave that column out")
 
 
 def _wrong(where, line, problem):
@@ -312,6 +330,7 @@ def _read_ml_100k(names, read):
     ratings = _table(*read("u.data"), "\t", ["user", "item", "rating", ""])
     users = _table(*read("u.user"), "|", ["user", "age", "gender", "occupation", ""])
     items = _table(*read("u.item"), "|", ["item", "title", "year", "", ""] + GENRES)
+    _check(items, ~items[GENRES].isin(["0", "1"]).all(axis=1), "a genre that is neither 0 nor 1")
     genres = ["|".join(np.array(GENRES)[row]) for row in items[GENRES].to_numpy() == "1"]
     return ratings, users.assign(age=_numbers(users, "age")), items.assign(genres=genres)
 
@@ -323,6 +342,9 @@ def _read_ml_1m(names, read):
     names = {str(code): name for code, name in enumerate(OCCUPATIONS)}
     occupations = [names.get(code, code) for code in users["occupation"]]
     return ratings, users.assign(age=_numbers(users, "age"), occupation=occupations), items.assign(year="")
+
+
+RATED = ["user", "item", "rating"]
 
 
 def _read_atomic(names, read):
@@ -344,9 +366,9 @@ def _read_csv(names, read, name="ratings.csv"):
 
 def _headed(names, read, sep, ratings, users, items):
     """Tables of files whose first line names the columns; users and items are None where not in names."""
-    ratings = _table(*read(ratings), sep, needed=["user", "item", "rating"])
-    users = _table(*read(users), sep, needed=["user"]) if users in names else None
-    items = _table(*read(items), sep, needed=["item"]) if items in names else None
+    ratings = _table(*read(ratings), sep, needed=RATED)
+    users = _table(*read(users), sep, needed=["user"], used=["age", "gender", "occupation"]) if users in names else None
+    items = _table(*read(items), sep, needed=["item"], used=["title", "year", "genres"]) if items in names else None
     if users is not None:
         users = users.assign(**{c: "" for c in ("gender", "occupation", "token_age") if c not in users})
         token = pd.to_numeric(users["token_age"], errors="coerce")     # may be text: then it is unknown
@@ -356,44 +378,42 @@ def _headed(names, read, sep, ratings, users, items):
     return ratings, users, items
 
 
-def _table(where, data, sep, fields=None, needed=()):
+def _table(where, data, sep, fields=None, needed=(), used=()):
     """Delimited bytes as a table of text; its index holds the line numbers, from 1, its name is where.
 
-    fields: the columns' names, "" for one to leave out, in Latin-1; or None: UTF-8 whose first line
-    names them, among them all of needed. All lines have as many fields; blank ones are skipped.
+    fields: the columns' names, "" for one to leave out, in UTF-8 or else Latin-1; or None: UTF-8 whose first line
+    names them, all of needed, perhaps some of used. All lines have as many fields; blank ones are skipped.
     """
-    encoding = "utf-8" if fields is None else "latin-1"
-    data = _clean(where, data, encoding)
+    data = _clean(where, data, latin=fields is not None)
     if sep == "::":                                    # pandas is fast with single characters only
         if b"\t" in data:
             raise _wrong(where, data.count(b"\n", 0, data.index(b"\t")) + 1, "a tab, where :: separates")
         data, sep = data.replace(b"::", b"\t"), "\t"
     quoted = sep == "," and b'"' in data
-    lines, widths = _widths(where, data, sep, quoted)
-    full = np.flatnonzero(widths)                      # not blank
-    width = len(fields) if fields else widths[full[0]] if len(full) else 0
-    for row in full[widths[full] != width][:1]:
+    lines, widths, data = _records(where, data, sep, quoted)
+    width = len(fields) if fields else widths[0] if len(widths) else 0
+    for row in np.flatnonzero(widths != width)[:1]:
         raise _wrong(where, lines[row], f"{widths[row]} fields where {width} are expected")
     parse = partial(pd.read_csv, sep=sep, header=None, dtype=str, na_filter=False, skip_blank_lines=False,
-                    encoding=encoding, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
-    if fields is None:
-        first = full[0] if len(full) else 0            # of an empty file there is no header to read
-        header = parse(io.BytesIO(data), skiprows=range(first), nrows=1).iloc[0] if len(full) else []
-        fields, full = _header(f"{where}, line {lines[first]}", header, needed), full[1:]
+                    encoding="utf-8", quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
+    headed = fields is None
+    if headed:
+        header = parse(io.BytesIO(data), nrows=1).iloc[0] if len(lines) else []
+        fields, lines = _header(f"{where}, line {[*lines, 1][0]}", header, needed, used), lines[1:]
     use = [i for i, field in enumerate(fields) if field]
-    if len(full) == 0:
+    if len(lines) == 0:
         return pd.DataFrame(columns=[fields[i] for i in use], index=pd.Index([], name=where), dtype=str)
-    skip = np.setdiff1d(np.arange(len(lines)), full).tolist()
-    table = parse(io.BytesIO(data), skiprows=skip, usecols=use).rename(columns=dict(enumerate(fields)))
-    return table.set_index(pd.Index(lines[full], name=where))
+    table = parse(io.BytesIO(data), skiprows=int(headed), usecols=use).rename(columns=dict(enumerate(fields)))
+    return table.set_index(pd.Index(lines, name=where))
 
 
-def _header(where, header, needed):
-    """Our names for the columns of a file: userId or user_id:token -> user; "" for those not used."""
+def _header(where, header, needed, used=()):
+    """Our names for the columns of a file: userId or user_id:token -> user; "" for those neither needed nor used."""
     fields = []
     for name, _, kind in (h.lower().replace("_", "").partition(":") for h in header):
         field = COLUMNS.get(re.sub("id$", "", name.strip()), "")
-        fields.append("token_age" if field == "age" and kind != "float" else field)
+        wanted = field in (*needed, *used) and (field in ("user", "item") or not name.strip().endswith("id"))
+        fields.append(("token_age" if field == "age" and kind != "float" else field) if wanted else "")
     for field in sorted(set(fields) - {""} | set(needed)):
         if fields.count(field) != 1:
             raise DataError(f"{where}: the first line must name {field} once, as userId,movieId,rating or "
@@ -401,39 +421,46 @@ def _header(where, header, needed):
     return fields
 
 
-def _clean(where, data, encoding):
-    """The bytes with no byte order mark and lines ending in a newline; raises unless text in the encoding."""
+def _clean(where, data, latin):
+    """The bytes as UTF-8 with no byte order mark and lines ending in a newline; latin: may be Latin-1."""
     if data.startswith(codecs.BOM_UTF8):
         data = data[len(codecs.BOM_UTF8):]
-    data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    bad, problem = data.find(b"\0"), "a NUL byte"
+    data, problems = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n"), {}
     try:
-        data.decode(encoding)
+        data.decode()
     except UnicodeDecodeError as error:
-        bad, problem = error.start, f"not {encoding} text"
-    if bad >= 0:
-        raise _wrong(where, data.count(b"\n", 0, bad) + 1, problem)
+        if latin:
+            data = data.decode("latin-1").encode()
+        else:
+            problems[error.start] = "not UTF-8 text"
+    problems.update({data.find(b"\0"): "a NUL byte", data.find(codecs.BOM_UTF8): "a byte order mark inside the file"})
+    for at in sorted(problems.keys() - {-1}):
+        raise _wrong(where, data.count(b"\n", 0, at) + 1, problems[at])
     return data if data.endswith(b"\n") else data + b"\n"
 
 
-def _widths(where, data, sep, quoted):
-    """First line and number of fields (0 if blank) of each record; vectorized, as files have millions."""
+def _records(where, data, sep, quoted):
+    """Each record's first line and number of fields, and data without the blank ones; vectorized, for millions."""
     characters = np.frombuffer(data, np.uint8)
     newlines, inside = np.flatnonzero(characters == ord("\n")), np.zeros(len(data), bool)
     if quoted:                                         # odd: in quotes; a doubled quote ends and starts them
-        inside = np.cumsum(characters == ord('"'), dtype=np.uint8) % 2 == 1
-        opening = np.flatnonzero(inside & (characters == ord('"')))
-        stray = opening[~np.isin(characters[opening - 1], [ord(c) for c in sep + '\n"'])]
+        quotes = characters == ord('"')
+        inside = np.cumsum(quotes, dtype=np.uint8) % 2 == 1
+        opening, closing = np.flatnonzero(quotes & inside), np.flatnonzero(quotes & ~inside)
+        edge = np.isin(characters, [ord(c) for c in sep + '\n"'])
+        stray = np.append(opening[~edge[opening - 1]], closing[~edge[closing + 1]])
         if inside[-1] or len(stray):
-            line = np.searchsorted(newlines, stray[0] if len(stray) else opening[-1]) + 1
-            raise _wrong(where, line, "a quote that is not closed or not at the start of a field")
+            line = np.searchsorted(newlines, stray.min() if len(stray) else opening[-1]) + 1
+            raise _wrong(where, line, "a quote that is not closed or not at the start or end of a field")
     ends = newlines[~inside[newlines]]
     starts = np.append(0, ends[:-1] + 1)
     separators = np.flatnonzero((characters == ord(sep)) & ~inside)
     widths = np.diff(np.searchsorted(separators, ends), prepend=0) + 1
-    for row in np.flatnonzero(widths == 1):
-        widths[row] = bool(data[starts[row]:ends[row]].strip())
-    return np.searchsorted(newlines, starts) + 1, widths
+    solid = np.logical_or.reduceat(~np.isin(characters, [ord(c) for c in " \t\n\v\f\r"]), starts)
+    full = (widths > 1) | solid
+    if not full.all():
+        data = characters[np.repeat(full, ends + 1 - starts)].tobytes()
+    return (np.searchsorted(newlines, starts) + 1)[full], widths[full], data
 
 
 # What people give to a trained model (an lfg.Recommender) and take from it.
@@ -470,23 +497,25 @@ def users_of(model, path):
     with _open_text(path) as file:
         lines = _csv_lines(file, path)
         number, header = next(lines, (1, []))
-        names = _header(f"{path}, line {number}", header, needed=["user", "item", "rating"])
-        user_at, item_at, rating_at = (names.index(name) for name in ("user", "item", "rating"))
+        names = _header(f"{path}, line {number}", header, needed=RATED)
+        user_at, item_at, rating_at = map(names.index, RATED)
         for number, fields in lines:
             if len(fields) != len(header):
                 raise _wrong(path, number, f"{len(fields)} fields where {len(header)} are expected")
             name, item = fields[user_at], fields[item_at]
+            if not name:
+                raise _wrong(path, number, "empty user id")
             if name != user:
                 if rated:
                     yield user, list(rated), list(rated.values())
                 if name in seen:
-                    raise DataError(f"{path}, line {number}: user {name!r} was there before; sort the file by user")
+                    raise DataError(f"{path}, line {number}: user {name[:100]!r} was there before; sort by user")
                 user, rated = name, {}
                 seen.add(name)
             place = place_of.get(item)
             if place is None or place in rated:
-                problem = "is not in the model" if place is None else f"is rated twice by user {name!r}"
-                raise _wrong(path, number, f"item {item!r} {problem}")
+                problem = "is not in the model" if place is None else f"is rated twice by user {name[:100]!r}"
+                raise _wrong(path, number, f"item {item[:100]!r} {problem}")
             rated[place] = _rating(model, fields[rating_at], path, number)
     if rated:
         yield user, list(rated), list(rated.values())
@@ -497,16 +526,14 @@ def read_ratings(model, typed, path):
 
     A first line that ends in the word rating is a header; when it begins with item or movie, ids follow.
     """
-    given = [(f"--rate {text}", *text.rpartition("=")[::2]) for text in typed]
+    given = [(f"--rate {text[:100]}", *text.rpartition("=")[::2]) for text in typed]
     for where, title, _ in given:
         if not title:
             raise DataError(f"{where}: no title or no rating; write TITLE=RATING")
-    if path:
-        given += _rated_lines(path)
-    rated_at, ratings = {}, []                                # where each place is rated
-    for where, title, rating in given:
+    rated_at, ratings, names = {}, [], _names(model)          # where each place is rated
+    for where, title, rating in itertools.chain(given, _rated_lines(path) if path else ()):
         try:
-            place = find_item(model, title.strip())
+            place = find_item(model, title.strip(), names)
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
         if place in rated_at:
@@ -518,14 +545,12 @@ def read_ratings(model, typed, path):
 
 def _rating(model, text, where, line=None):
     """A rating within the model's scale, which is of float32."""
-    try:
-        with np.errstate(over="ignore"):
-            rating = np.float32(text)
-    except ValueError:
-        rating = np.nan
+    number = re.fullmatch(r"\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?\s*", text, re.ASCII | re.IGNORECASE)
+    with np.errstate(over="ignore"):
+        rating = np.float32(text if number else np.nan)
     if not model.low <= rating <= model.high:
         where = where if line is None else f"{where}, line {line}"
-        raise DataError(f"{where}: {text!r} is no rating from {model.low:g} to {model.high:g}; give one")
+        raise DataError(f"{where}: {text[:100]!r} is no rating from {model.low:g} to {model.high:g}; give one")
     return rating
 
 
@@ -534,6 +559,8 @@ def read_side(model, profile):
     side = model.E_mean.copy()
     for kind, given in profile.items():
         known = {name.partition("=")[2]: at for at, name in enumerate(model.E_names) if name.startswith(kind + "=")}
+        if kind == "age":
+            known = {name: at for name, at in known.items() if re.fullmatch("[0-9]{1,3}", name)}
         if given is None:
             continue
         if not known:
@@ -549,33 +576,42 @@ def read_side(model, profile):
     return side
 
 
-def find_item(model, text):
+def find_item(model, text, names=None):
     """The place of the item that a user calls text: id:54, or a title, whatever its case and its article's place.
 
-    The year in brackets may be left out where one film has the name. Raises DataError that names the nearest titles.
+    The year in brackets may be left out where one film has the name. names: what _names gives, to look up many.
+    Raises DataError that names the nearest titles.
     """
     if text.startswith("id:"):
         found = np.flatnonzero(model.item_ids == text[3:].strip())
         if len(found) == 0:
-            raise DataError(f"{text} is no item's id; give a title, or an id of the data that the model was trained on")
+            raise DataError(f"{text[:100]} is no item's id; give a title, or an id of the data it was trained on")
         return found[0]
-    wanted, year = _title_keys(text)
-    names, found = {}, []
-    for place, title in enumerate(model.titles):
-        keys, its_year = _title_keys(str(title))
-        names.update((key, place) for key in keys)
-        if wanted[0] in keys and year in (None, its_year):
-            found.append(place)
+    names = names or _names(model)
+    (wanted, *_), year = _title_keys(text)
+    found = [place for place, its_year in names.get(wanted, []) if year in (None, its_year)]
     if not found:                                             # no film's name: then it may be an id
         found = np.flatnonzero(model.item_ids == text).tolist()
     if len(found) == 1:
         return found[0]
     problem, advice = "several items are called", "add the year, or write id:ID"
     if not found:
-        near = difflib.get_close_matches(wanted[0], names, n=5, cutoff=0.5)
-        found, problem, advice = dict.fromkeys(names[key] for key in near), "no item is called", "the nearest are"
+        near = difflib.get_close_matches(wanted[:LONGEST], names, n=5, cutoff=0.5)
+        found = dict.fromkeys(names[key][-1][0] for key in near)
+        problem, advice = "no item is called", "the nearest are"
     listed = ", ".join(f"{model.titles[place]} (id:{model.item_ids[place]})" for place in found)
-    raise DataError(f"{problem} {text!r}; " + (f"{advice}: {listed}" if listed else "nothing is near; give another"))
+    advice = f"{advice}: {listed}" if listed else "nothing is near; give another"
+    raise DataError(f"{problem} {text[:100]!r}; {advice}")
+
+
+def _names(model):
+    """{name: [(place, year)]} of all the names under which items are found."""
+    names = {}
+    for place, title in enumerate(model.titles):
+        keys, year = _title_keys(str(title))
+        for key in dict.fromkeys(keys):
+            names.setdefault(key, []).append((place, year))
+    return names
 
 
 def _title_keys(title):
@@ -588,15 +624,17 @@ def _title_keys(title):
 
 def _rated_lines(path):
     """(where, title or id:ID, rating) of each line."""
+    prefix, first = "", True
     with _open_text(path) as file:
-        lines = [(f"{path}, line {number}", fields) for number, fields in _csv_lines(file, path)]
-    prefix = ""
-    if lines and lines[0][1][-1].strip().lower() == "rating":
-        prefix = "id:" * lines.pop(0)[1][0].lower().startswith(("item", "movie"))
-    for where, fields in lines:
-        if len(fields) != 2:
-            raise DataError(f"{where}: {len(fields)} fields; write a title or id:ID and a rating, with a comma between")
-    return [(where, prefix + fields[0], fields[1]) for where, fields in lines]
+        for number, fields in _csv_lines(file, path):
+            if first and fields[-1].strip().lower() == "rating":
+                prefix = "id:" * fields[0].lower().startswith(("item", "movie"))
+            elif len(fields) != 2:
+                raise DataError(f"{path}, line {number}: {len(fields)} fields; write a title or id:ID and a rating, "
+                                "with a comma between")
+            else:
+                yield f"{path}, line {number}", prefix + fields[0], fields[1]
+            first = False
 
 
 @contextmanager
@@ -605,6 +643,8 @@ def _open_text(path):
     utf8 = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
     try:
         if path == "-":
+            if sys.stdin is None:
+                raise DataError("-: standard input is closed; name a CSV file")
             sys.stdin.reconfigure(**utf8)
             yield sys.stdin
         else:
@@ -615,17 +655,21 @@ def _open_text(path):
 
 
 def _csv_lines(file, path):
-    """(line number, fields) of each line that is not blank."""
-    reader = csv.reader(file, strict=True)
+    """(number of its first line, fields) of each record that is not blank."""
+    reader, number = csv.reader(file, strict=True), 1
     try:
         for fields in reader:
-            "".join(fields).encode()                          # which surrogates prevent
-            if fields:
-                yield reader.line_num, fields
+            text = "".join(fields)
+            text.encode()                                     # which surrogates prevent
+            if re.search("[\0\r\ufeff]", text):
+                raise _wrong(path, number, "a NUL byte, a carriage return or a byte order mark in it")
+            if len(fields) > 1 or text.strip():
+                yield number, fields
+            number = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {error}; correct that line") from error
+        raise DataError(f"{path}, line {number}: {error}; correct that line") from error
     except UnicodeEncodeError as error:
-        raise DataError(f"{path}, line {reader.line_num}: not UTF-8 text; save it as UTF-8") from error
+        raise DataError(f"{path}, line {number}: not UTF-8 text; save it as UTF-8") from error
 
 
 def export_model(model, folder):
@@ -633,7 +677,7 @@ def export_model(model, folder):
 
     All of it or nothing. Raises DataError.
     """
-    if os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
+    if not folder or os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
         raise DataError(f"{folder}: exists and is not an empty folder; name another")
     arrays, offset = [], 0
     with _told(folder, "name a folder that can be made"), _beside(folder) as part:
@@ -649,7 +693,9 @@ def export_model(model, folder):
                     "weights": model.weights, "E_names": model.E_names,
                     "items": [{"id": str(i), "title": str(t), "rated": bool(r)}
                               for i, t, r in zip(model.item_ids, model.titles, model.rated)]}
-        for name, content in [("manifest.json", manifest), ("vectors.json", _vectors(model))]:
+        with np.errstate(all="ignore"):                       # predict tells of weights out of all measure
+            vectors = _vectors(model)
+        for name, content in [("manifest.json", manifest), ("vectors.json", vectors)]:
             with open(part / name, "w", encoding="utf-8") as file:
                 json.dump(content, file, indent=1, ensure_ascii=False)
 
@@ -736,11 +782,14 @@ def _archive(path, top):
 def _told(what, remedy):
     """Turn what a library raises, of which zipfile has too many kinds to list, into a DataError."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")                   # of a zip's odd names
+            yield
     except DataError:
         raise
     except Exception as error:
-        raise DataError(f"{what}: {getattr(error, 'strerror', None) or error}; {remedy}") from error
+        problem = getattr(error, "strerror", None) or error
+        raise DataError(f"{what}: {problem if str(problem) else type(error).__name__}; {remedy}") from error
 
 
 def _fetch(name, folder, archive, progress):
@@ -797,7 +846,8 @@ def _download_wheel():
     """ML-100k's atomic files, path -> bytes, out of a package that pip downloads by the user's settings."""
     with tempfile.TemporaryDirectory() as scratch:
         run = subprocess.run([sys.executable, "-m", "pip", "download", "--no-deps", "--dest", scratch, WHEEL],
-                             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600)
+                             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600,
+                             env={**os.environ, "TMPDIR": scratch})            # which a pip that is killed leaves full
         wheels = list(Path(scratch).glob("*.whl"))
         if not wheels:
             raise OSError((run.stderr.strip().splitlines() or ["no wheel"])[-1])
@@ -826,7 +876,7 @@ def _keep(files, data_dir):
 def _beside(path):
     """A Path beside path for a file or a folder, which then takes path's place, or goes when that is not reached."""
     real = os.path.realpath(path)
-    part = Path(f"{real}.{os.getpid()}.part")
+    part = Path(real).with_name(f".{os.urandom(8).hex()}.part")
     try:
         yield part
         os.replace(part, real)
@@ -840,20 +890,24 @@ def _beside(path):
 # What the commands of lfg.py and experiments.py share.
 
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 arrived = []                                                  # signals: what is closed after one may raise an own error
 
 
 def command(main):
-    """Runs main as a process of its own: a signal is a KeyboardInterrupt, until main is done."""
+    """Runs main as a process of its own: the first signal is a KeyboardInterrupt, until main is done."""
     def stop(number, frame):
         arrived.append(number)
         sys.unraisablehook = lambda _: None                   # nor may what is thrown away complain
-        raise KeyboardInterrupt
-    for number in SIGNALS:
+        if len(arrived) == 1:
+            raise KeyboardInterrupt
+        if len(arrived) > 3:                                  # whatever it is that takes its time
+            os._exit(128 + number)
+    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]             # as by nohup
+    for number in heard:
         signal.signal(number, stop)
     code = main()
-    for number in SIGNALS:                                    # or the interpreter, while it ends, shows a traceback
+    for number in heard:                                      # or the interpreter, while it ends, shows a traceback
         signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
 
@@ -864,6 +918,9 @@ def guarded(name, run, interrupted):
     A mistake is told in one line on stderr, a signal in the one given, unless it is "".
     """
     try:
+        for stream in ("stdout", "stderr"):                   # closed ones have no file
+            if getattr(sys, stream) is None:
+                setattr(sys, stream, open(os.devnull, "w"))
         if hasattr(sys.stdout, "reconfigure"):                # a terminal that knows no Greek shows question marks
             sys.stdout.reconfigure(errors="replace")
         try:
@@ -877,8 +934,10 @@ def guarded(name, run, interrupted):
         if ending is None:
             raise
     problem, code = ending
-    if problem:
-        print(f"{name}: {' '.join(problem.split())}", file=sys.stderr)
+    try:
+        print(f"{name}: {' '.join(problem.split())}\n" if problem else "", end="", file=sys.stderr, flush=True)
+    except OSError:                                           # nobody hears it
+        sys.stderr = open(os.devnull, "w")
     return code
 
 
@@ -892,6 +951,8 @@ def _ending(error, interrupted):
         return "not enough memory; give less data", 2
     if not isinstance(error, OSError):
         return None
+    if error.filename:
+        return f"{error.filename}: {error.strerror}; give another", 2
     sys.stdout = open(os.devnull, "w")                        # of stdout; or the interpreter flushes it once more
     if isinstance(error, BrokenPipeError):                    # its reader has left
         return "", 1
@@ -902,26 +963,31 @@ class Parser(argparse.ArgumentParser):
     """argparse whose errors are one line."""
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: {message}; see --help\n")
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}; see --help\n")
 
 
-def output_path(path, source=None):
+def output_path(path, *sources):
     """The file that path names, links followed, which may not exist yet. Raises DataError before any work is done.
 
-    source: what is read, which must be another file.
+    sources: what is read, files or folders of data: neither these nor data in them may be replaced.
     """
     real = os.path.realpath(path)
-    if path == "-" or source is not None and real == os.path.realpath(source):
+    beside = [os.path.realpath(source) for source in sources]
+    data = os.path.dirname(real) in beside and re.search(r"\.(data|user|item|dat|inter|csv)$", real)
+    if path == "-" or real in beside or data:
         raise DataError(f"{path}: standard output, or what is read; give a file of its own")
-    if not os.path.isdir(os.path.dirname(real)) or os.path.exists(real) and not os.path.isfile(real):
+    folder = os.path.dirname(real)
+    if not os.path.isdir(folder) or os.path.exists(real) and not os.path.isfile(real):
         raise DataError(f"{path}: not a plain file in a folder that exists; give another name")
+    if not os.access(folder, os.W_OK):
+        raise DataError(f"{path}: Permission denied; name a folder that can be written to")
     return real
 
 
-def whole(least):
-    """A type for argparse: whole numbers from least on."""
+def whole(least, most=10 ** 6):
+    """A type for argparse: whole numbers from least to most."""
     def read(text):
-        if not text.isascii() or not text.isdigit() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
+        if not text.isascii() or not text.isdigit() or len(text) > 20 or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text[:100]!r} is no whole number from {least} to {most}")
         return int(text)
     return read

@@ -4,10 +4,17 @@ Beside them what the paper leaves out: new items, how many ratings a new user ha
 what a new user costs.
 """
 
-import argparse
-import json
 import os
 import signal
+
+if __name__ == "__main__":                                    # until data.command: the imports take their time
+    said = b"" if "LFG_SPEED" in os.environ else b"experiments.py: interrupted\n"    # of two processes one speaks
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda n, _: os._exit(os.write(2, said) * 0 + 128 + n))
+
+import argparse
+import json
 import subprocess
 import sys
 import tempfile
@@ -15,15 +22,11 @@ import time
 from typing import NamedTuple
 from xml.sax.saxutils import escape
 
-if __name__ == "__main__":                                    # until data.command: the imports take their time
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda n, _: sys.exit(print("experiments.py: interrupted", file=sys.stderr) or 128 + n))
-
 import numpy as np
 from tqdm import tqdm
 
 from data import DataError, Parser, Split, command, first_ratings, guarded, load, output_path, split, whole
-from lfg import LFG, Recommender, assemble, facts, item_side, joining_weight, write_whole
+from lfg import LFG, Recommender, assemble, facts, joining_weight, write_whole
 from svd import SVD, BiasSVD, Ratings, SVDpp, fold_in, mean_row, paired_dot
 
 COLUMNS = {                                                   # what each of --models adds to the table of a test
@@ -166,7 +169,8 @@ def run(options):
     """Prints one table after another, in the paper's order; rewrites --json and --svg after each."""
     names = ["ml-100k", "ml-1m"] if options.dataset == "all" else [options.dataset]
     tests = {"all": ["basic", "realtime"], "tune": options.of}.get(options.test, [options.test])
-    outputs = [output_path(path, options.dataset) for path in (options.json, options.svg) if path]
+    sources = [options.dataset, *(os.path.join(options.data_dir, name) for name in names)]
+    outputs = [output_path(path, *sources) for path in (options.json, options.svg) if path is not None]
     if len(set(outputs)) < len(outputs):                      # told before anything is trained
         raise DataError(f"{options.json}: both --json and --svg; give each a file of its own")
     asked = [test for test in tests if test in COLUMNS]
@@ -669,9 +673,16 @@ def keep(path, options):
     sides = [item_side(model, R, data.F, *ridge_of(settings, "LFG-item fold-in")) for model in item_models]
     model = recommender(facts(data.ratings, E, unit), lfgs, sides, settings, item_ids=data.item_ids, titles=data.titles,
                         E_names=E_names)
+    rmse = training_rmse(model, data.ratings, E)              # before the file: what follows it must be quick
     model.save(path, options.half)
-    print(f"training RMSE {training_rmse(model, data.ratings, E):.4f}; {path}: {os.path.getsize(path) / 1e6:.1f} MB",
-          file=sys.stderr)
+    print(f"training RMSE {rmse:.4f}; {' '.join(path.split())}: {os.path.getsize(path) / 1e6:.1f} MB", file=sys.stderr)
+
+
+def item_side(model, R, F, l2, l2_bias):
+    """(q, bi, centre) of an LFG fitted on (R.T, F): generated item factors (items, k) and biases (items,), and the
+    mean (k + 1,) of the training users' factors and biases, folded into those."""
+    q, bi = model.generate(R.T, F)
+    return q, bi, mean_row(R, q, bi, model.mu, l2, l2_bias)
 
 
 def recommender(known, lfgs, sides, settings, **catalogue):
@@ -774,9 +785,10 @@ def parse(argv):
                         help="columns of the tables")
     parser.add_argument("--folds", nargs="+", type=int, default=[1, 2, 3, 4, 5], choices=range(1, 6),
                         help="which folds")
-    parser.add_argument("--seeds", type=whole(1), help="runs of the item side that LFG-dual averages; "
+    parser.add_argument("--seeds", type=whole(1, 1000), help="runs of the item side that LFG-dual averages; "
                         "if not given, 5 on ML-100k and 2 on ML-1m")
-    parser.add_argument("--seed", type=whole(0), default=0, help="of the folds and of every random number in training")
+    parser.add_argument("--seed", type=whole(0, 2 ** 63), default=0,
+                        help="of the folds and of every random number in training")
     parser.add_argument("--data-dir", default=os.environ.get("LFG_DATA") or "data",
                         help="where ml-100k and ml-1m lie, and are put; LFG_DATA sets it too")
     parser.add_argument("--json", metavar="FILE", help="write the tables there as well")

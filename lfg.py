@@ -1,20 +1,28 @@
-"""LFG (Liu and Mi): a network that generates a user's latent factors from ratings and profile in one forward pass."""
+"""LFG (Liu and Mi): a network that generates a user's latent factors from ratings and profile in one forward pass.
 
-import argparse
-import io
+  python lfg.py train --dataset ml-1m --out ml-1m.npz
+  python lfg.py recommend --model ml-1m.npz --rate "Toy Story (1995)=5" --rate "Heat=2" --age 25 --gender F
+  python lfg.py score --model ml-1m.npz --ratings new-users.csv --out top.csv
+  python lfg.py export --model ml-1m.npz --out ported
+"""
+
 import os
 import signal
-import sys
-import zipfile
 
 if __name__ == "__main__":                                    # until data.command: the imports take their time
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda n, _: sys.exit(print("lfg.py: interrupted", file=sys.stderr) or 128 + n))
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda n, _: os._exit(os.write(2, b"lfg.py: interrupted\n") and 128 + n))
+
+import argparse
+import io
+import warnings
+import zipfile
 
 import numpy as np
 
 from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Sequential, Tanh, cosine, masked_mse
-from svd import DataError, even_slices, mean_row, paired_dot, report, ridge_solve, truncated_svd
+from svd import DataError, even_slices, paired_dot, report, ridge_solve, truncated_svd
 
 
 class LFG:
@@ -44,6 +52,8 @@ class LFG:
 
         Input and target of a user are the same training ratings, each zeroed in the input with probability `mask`.
         """
+        if len(E) != R.shape[0]:
+            raise DataError(f"E has {len(E)} rows for {R.shape[0]} users; give each user one")
         rng = np.random.default_rng(self.seed)
         self.start(R, E.shape[1], rng)
         self.facts = facts(R, E)
@@ -62,12 +72,12 @@ class LFG:
                 mse, grads = self.gradients(x, row, item, value, weight)
                 adam.step(grads, self.rate * cosine((epoch + n / len(batches)) / self.epochs))
                 loss += mse * len(x)
-            report(progress, epoch, loss / len(R), R.values)
+            report(progress, epoch, loss / len(R), R.values, params)
         return self
 
     def start(self, R, n_side, rng):
         """Everything before the first step: mu, item means, the network, M from the SVD, bi from 0."""
-        self.mu = R.values.mean()
+        self.mu = R.mean()
         # an item's mean deviation from mu, shrunk as by five ratings at 0: "not rated" and "as expected" then agree
         sums, counts = np.bincount(R.items, R.values - self.mu, R.shape[1]), np.bincount(R.items, minlength=R.shape[1])
         self.expected = (sums / (counts + 5)).astype(self.dtype)
@@ -116,7 +126,7 @@ class LFG:
     @np.errstate(invalid="ignore")                            # as at svd.fold_in
     def generate(self, R, E):
         """User factors U_G (users, k) and biases bu_G (users,) from the ratings R and E (users, columns): one pass."""
-        parts = []
+        parts = [np.zeros((0, self.n_factors + 1), self.dtype)]
         for b in even_slices(len(E), 512):
             users = np.arange(b.start, b.stop)
             parts.append(self.network.forward(self.encode(*R.rows(users), E[users]))[0])
@@ -155,7 +165,7 @@ class Recommender:
     An item is its place, from 0, in item_ids; side is (columns of E,), or None: the training users' mean.
     """
 
-    @np.errstate(invalid="ignore")                            # as at svd.fold_in
+    @np.errstate(over="ignore", invalid="ignore")             # as at svd.fold_in; predict tells of too large weights
     def __init__(self, arrays):
         """arrays: what `assemble` makes and `load` reads."""
         self.arrays, self.ridge = arrays, tuple(arrays["ridge"])
@@ -198,12 +208,12 @@ class Recommender:
             return np.stack([self.predict(*user) for user in one_by_one(items, ratings, side)])
         try:                                                  # weights that no training made are told below
             with np.errstate(over="ignore", invalid="ignore"):
-                predicted = self._joined(*self._checked(items, ratings, side))
+                predicted = self._joined(*self._checked(items, ratings, side)) * np.float32(self.unit)
         except np.linalg.LinAlgError:
             predicted = np.nan
         if not np.isfinite(predicted).all():
             raise DataError("the model's weights are out of all measure; make one with lfg.py train")
-        return predicted if self.unit == 1 else predicted * np.float32(self.unit)
+        return predicted
 
     def _joined(self, items, values, side):
         """What predict answers, in the unit of training: of the user side, the item side, or both."""
@@ -269,19 +279,27 @@ class Recommender:
 
     def save(self, path, half=False):
         """Writes the model to an .npz file, whole or not at all; half keeps matrices as float16. Raises DataError."""
-        arrays = {name: a.astype(np.float16) if half and a.ndim > 1 else a for name, a in self.arrays.items()}
+        problem = misfit(self.arrays)
+        if problem:
+            raise DataError(f"{path}: {problem} is not finite or beyond 1e10; lower the rate or the ratings")
+        arrays = {name: np.clip(a, -65504, 65504).astype(np.float16) if half and a.ndim > 1 else a
+                  for name, a in self.arrays.items()}
         write_whole(path, lambda file: np.savez(file, **arrays))
 
     @classmethod
     def load(cls, path):
         """The model in a file that `save` wrote. Raises DataError when it is not one, or not whole."""
         try:
-            with zipfile.ZipFile(path) as file:
+            if os.path.exists(path) and not os.path.isfile(path):
+                raise ValueError
+            with warnings.catch_warnings(), zipfile.ZipFile(path) as file:
+                warnings.simplefilter("ignore")               # of headers as others write them
                 sizes = {one.filename: one.file_size for one in file.infolist()}
                 # save writes an array once and compresses nothing: what unpacks to more than the file is not its
                 if len(sizes) < len(file.infolist()) or sum(sizes.values()) > os.path.getsize(path):
                     raise ValueError
                 arrays = {name: np.lib.format.read_array(io.BytesIO(file.read(name))) for name in sizes}
+                "".join(t for a in arrays.values() if a.dtype.kind == "U" for t in a.ravel().tolist()).encode()
         except OSError as error:
             raise DataError(f"{path}: {error.strerror or 'not a model file'}; make one with lfg.py train") from error
         except Exception as error:                            # zip, zlib and npy each complain in their own classes
@@ -315,7 +333,6 @@ def one_by_one(items, ratings, side):
 
 
 # A model as named arrays.
-
 FORMAT = 1
 
 
@@ -326,13 +343,6 @@ def facts(R, E, unit=1):
     """
     return {"rated": np.bincount(R.items, minlength=R.shape[1]) > 0, "mu": (R.values / unit).mean(),
             "scale": (R.values.min(), R.values.max(), unit), "E_mean": E[R.counts > 0].mean(0)}
-
-
-def item_side(model, R, F, l2, l2_bias):
-    """(q, bi, centre) of an LFG fitted on (R.T, F): generated item factors (items, k) and biases (items,), and the
-    mean (k + 1,) of the training users' factors and biases, folded into those."""
-    q, bi = model.generate(R.T, F)
-    return q, bi, mean_row(R, q, bi, model.mu, l2, l2_bias)
 
 
 def assemble(facts, user=None, sides=(), ridge=(1, 1), weights=(1, 1), **catalogue):
@@ -371,7 +381,7 @@ def misfit(arrays):
     for name, shape in shapes.items():
         a = arrays.get(name)
         kind = {"version": "i", "item_ids": "U", "titles": "U", "E_names": "U", "rated": "b"}.get(name, "f")
-        if a is None or a.shape != shape or a.dtype.kind != kind:
+        if a is None or a.shape != shape or a.dtype.kind != kind or 0 in shape and name[:2] != "E_":
             return name
         if kind == "f" and not (a.dtype == np.float32 and np.abs(a).max(initial=0) < 1e10):       # nor NaN
             return name
@@ -405,10 +415,10 @@ def write_whole(path, content):
     content: text, or a function that writes to a binary file. Raises DataError when that cannot be done.
     """
     path = os.path.realpath(path)
-    part = f"{path}.{os.getpid()}.part"
+    part = os.path.join(os.path.dirname(path), f".{os.urandom(8).hex()}.part")
     try:
         with open(part, "wb") as file:
-            file.write(content.encode()) if isinstance(content, str) else content(file)
+            file.write(content.encode(errors="replace")) if isinstance(content, str) else content(file)
         os.replace(part, path)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}; name a file that can be written") from error
@@ -421,14 +431,12 @@ def train(options):
     """The command: trains on all ratings of a data set and keeps what serving needs."""
     from data import output_path
     from experiments import keep
-
-    keep(output_path(options.out, options.dataset), options)
+    keep(output_path(options.out, options.dataset, os.path.join(options.data_dir, options.dataset)), options)
 
 
 def recommend(options):
     """The command: prints the best items for one user."""
     from data import read_ratings, read_side, shown
-
     model = Recommender.load(options.model)
     side = read_side(model, {kind: getattr(options, kind) for kind in ("age", "gender", "occupation")})
     best = model.recommend(*read_ratings(model, options.rate, options.ratings), side, options.n)
@@ -438,27 +446,22 @@ def recommend(options):
 def score(options):
     """The command: the best items of every user of a CSV, none of whom need be known, to a CSV user,item,rating."""
     from data import output_path, scored
-
+    out = output_path(options.out, options.ratings, options.model)
     model = Recommender.load(options.model)
-    out = output_path(options.out, options.ratings)
     write_whole(out, lambda file: file.writelines(scored(model, options.ratings, options.n)))
 
 
 def export(options):
     """The command: folded inference as plain arrays, a manifest and test vectors, for a port to another language."""
     from data import export_model
-
     export_model(Recommender.load(options.model), options.out)
 
 
 def parse(argv):
     """The options of a command; exits with code 2 and one line when they make no sense."""
     from data import Parser, whole
-
-    parser = Parser(prog="lfg.py", description=__doc__, epilog=EXAMPLES,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="lfg.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="{train,recommend,score,export}")
-
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument("--model", required=True, metavar="FILE", help="what train wrote")
 
@@ -475,8 +478,8 @@ def parse(argv):
     add("--generator", default="dual", choices=["user", "item", "dual"],
         help="what is generated: factors of users (the paper's LFG), of items, or both (the default)")
     add("--half", action="store_true", help="store float16: half the size")
-    add("--seed", type=whole(0), default=0)
-    add("--seeds", type=whole(1), help="runs of the item side")
+    add("--seed", type=whole(0, 2 ** 63), default=0)
+    add("--seeds", type=whole(1, 1000), help="runs of the item side")
     add("--epochs", type=whole(1), help="of each network")
     add("--factors", type=whole(1), help="of each network")
     add("--quiet", action="store_true", help="no progress on stderr")
@@ -500,17 +503,9 @@ def parse(argv):
     return parser.parse_args(argv)
 
 
-EXAMPLES = """examples:
-  python lfg.py train --dataset ml-1m --out ml-1m.npz
-  python lfg.py recommend --model ml-1m.npz --rate "Toy Story (1995)=5" --rate "Heat=2" --age 25 --gender F
-  python lfg.py score --model ml-1m.npz --ratings new-users.csv --out top.csv
-  python lfg.py export --model ml-1m.npz --out ported"""
-
-
 def main(argv=None):
     """Runs a command; its exit code, as data.guarded has it."""
     from data import guarded
-
     def work():
         options = parse(argv)
         options.run(options)
@@ -520,5 +515,4 @@ def main(argv=None):
 if __name__ == "__main__":
     import data
     import lfg  # so that its classes are the ones that experiments.py knows
-
     data.command(lfg.main)

@@ -52,7 +52,7 @@ class BiasSVD:
     def fit(self, R, progress=None):
         """Learns from R, a Ratings. progress(epoch, mean squared error) is called after each epoch."""
         rng = np.random.default_rng(self.seed)
-        self.mu = R.values.mean()
+        self.mu = R.mean()
         p, q = truncated_svd(R.with_values(R.values - self.mu), self.n_factors, self.seed)
         self.weight_i = np.sqrt(np.bincount(R.items, minlength=R.shape[1])).astype(np.float32)
         self.p, self.q = self.start * p, self.start * np.ascontiguousarray(q.T)
@@ -70,7 +70,7 @@ class BiasSVD:
                 user_adams[at].step(grads[:2], 20 * rate)     # users step once an epoch, items once a block
                 item_adam.step(grads[2:], rate)
                 loss += error
-            report(progress, epoch, loss / len(R), R.values)
+            report(progress, epoch, loss / len(R), R.values, [p, bu, *self.item_params()])
         self.p[users], self.bu[users] = p, bu
         return self
 
@@ -109,12 +109,12 @@ class BiasSVD:
         return self.mu + self.bu[users] + self.bi[items] + paired_dot(self.p, self.q, users, items)
 
 
-def report(progress, epoch, mse, values):
-    """Calls progress(epoch, mse), if there is one; raises DataError when training on values (n,) has diverged.
-
-    That is, when predictions are off by more than twice the range of the values, give or take one.
+def report(progress, epoch, mse, values, params):
+    """Calls progress(epoch, mse), if there is one; raises DataError when training on values (n,) has diverged: when
+    predictions are off by more than `most`, or the last step, of which mse does not know, left a parameter far beyond.
     """
-    if not mse < (2 * np.ptp(values) + 1) ** 2:               # nor NaN
+    most = 2 * np.ptp(np.append(values, 0)) + 1
+    if not (mse < most ** 2 and all(np.abs(p).max() < 1000 * most for p in params)):           # nor NaN
         raise DataError(f"training diverged: a mean squared error of {mse:.3g} in epoch {epoch + 1}; lower the rate")
     if progress:
         progress(epoch, mse)
@@ -160,7 +160,7 @@ class SVDpp(BiasSVD):
     def z(self, R):
         """The implicit part (users, k) of any users, trained on or not, from what they rated in R."""
         blocks = [np.arange(b.start, b.stop) for b in even_slices(R.shape[0], 512)]
-        return np.vstack([self.implicit(*R.rows(b)[:2], len(b))[1] for b in blocks])
+        return np.vstack([self.y[:0]] + [self.implicit(*R.rows(b)[:2], len(b))[1] for b in blocks])
 
 
 @np.errstate(invalid="ignore")                                # BLAS may raise the flag for lanes that it throws away
@@ -230,6 +230,12 @@ class Ratings:
 
     def __len__(self):
         return len(self.values)
+
+    def mean(self):
+        """The mean rating. Raises DataError where there is none."""
+        if not len(self):
+            raise DataError("no ratings to learn from; give some")
+        return self.values.mean()
 
     @property
     def T(self):

@@ -3,6 +3,7 @@
 With LFG_DATA naming a folder that holds ml-100k, the real data is read and its figures are checked as well.
 """
 
+import codecs
 import csv
 import hashlib
 import inspect
@@ -14,6 +15,7 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -22,6 +24,7 @@ import urllib.error
 import urllib.request
 import warnings
 import zipfile
+import zlib
 from array import array
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -37,7 +40,8 @@ import pytest
 import data
 import experiments
 from data import DataError, first_ratings, load, split, synthetic
-from lfg import LFG, Recommender, assemble, facts, item_side, joining_weight, write_whole
+from experiments import item_side
+from lfg import LFG, Recommender, assemble, facts, joining_weight, write_whole
 from lfg import main as lfg_main
 from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Sequential, Tanh, cosine, masked_mse
 from svd import SVD, BiasSVD, Ratings, SVDpp, fold_in, truncated_svd
@@ -922,7 +926,7 @@ def test_what_is_no_model_is_refused(tmp_path, kind):
         write_zip(path, "model", {"version": "1"})
     elif kind != "nothing":
         path.write_text("user,item,rating\n" * (kind == "text"))
-    said = {"nothing": "No such file or directory", "a folder": "Is a directory"}.get(kind, "not a model file")
+    said = "No such file or directory" if kind == "nothing" else "not a model file"
     assert refused(path).startswith(said)
 
 
@@ -2132,7 +2136,7 @@ def test_training_that_ends_early_leaves_the_old_file(serve, films, tmp_path, mo
     monkeypatch.setattr(experiments, "train", stop)
     write(tmp_path, {"model": "old"})
     got, out, err = serve("train", "--dataset", films, "--out", tmp_path / "model")
-    assert (got, out) == (code, "") and err.count("\n") == 1 and ("interrupted; what it writes is as it was" in err) == (code == 130)
+    assert (got, out) == (code, "") and err.count("\n") == 1 and ("lfg.py: interrupted; " in err) == (code == 130)
     assert (tmp_path / "model").read_text() == "old" and os.listdir(tmp_path) == ["model"]
 
 
@@ -2140,16 +2144,16 @@ def test_training_that_ends_early_leaves_the_old_file(serve, films, tmp_path, mo
     ([], "required"), (["other"], "other"), (["train"], "--out"), (["recommend"], "--model"),
     (["score", "--model", "m", "--out", "o"], "--ratings"), (["score", "--model", "m", "--ratings", "r"], "--out"),
     (["export", "--model", "m"], "--out"), (["train", "--out", "x", "--generator", "both"], "both"),
-    (["train", "--out", "x", "--seed", "-1"], "whole number of at least 0"),
-    (["train", "--out", "x", "--seeds", "0"], "whole number of at least 1"),
-    (["train", "--out", "x", "--epochs", "1.5"], "whole number of at least 1"),
-    (["train", "--out", "x", "--factors", "ten"], "whole number of at least 1"),
+    (["train", "--out", "x", "--seed", "-1"], "is no whole number from "),
+    (["train", "--out", "x", "--seeds", "0"], "is no whole number from "),
+    (["train", "--out", "x", "--epochs", "1.5"], "is no whole number from "),
+    (["train", "--out", "x", "--factors", "ten"], "is no whole number from "),
     (["train", "--out", "x", "--dataset", "nowhere"], "nowhere: no such file or folder"),
-    (["recommend", "--model", "m", "-n", "0"], "whole number of at least 1"),
-    (["recommend", "--model", "m", "-n", "²"], "whole number of at least 1"),
-    (["recommend", "--model", "m", "--age", "-1"], "whole number of at least 0"),
-    (["recommend", "--model", "m", "--age", ""], "whole number of at least 0"),
-    (["score", "--model", "m", "--ratings", "r", "--out", "o", "-n", "x"], "whole number of at least 1"),
+    (["recommend", "--model", "m", "-n", "0"], "is no whole number from "),
+    (["recommend", "--model", "m", "-n", "²"], "is no whole number from "),
+    (["recommend", "--model", "m", "--age", "-1"], "is no whole number from "),
+    (["recommend", "--model", "m", "--age", ""], "is no whole number from "),
+    (["score", "--model", "m", "--ratings", "r", "--out", "o", "-n", "x"], "is no whole number from "),
     (["recommend", "--model", "m"], "m: No such file or directory"),
     (["score", "--model", "m", "--ratings", "r", "--out", "o"], "m: No such file or directory"),
     (["export", "--model", "m", "--out", "o"], "m: No such file or directory")],
@@ -2304,7 +2308,8 @@ def test_ratings_come_from_a_csv_or_standard_input(serve, kept, tmp_path, text, 
     ("title,rating\nHeat (1995),6\n", ", line 2: '6' is no rating from 1 to 5"),
     ("movieId,rating\n50,4\n49,2\n", ", line 3: id:49 is no item's id"),
     ('"Heat,4\n', ", line 1: unexpected end of data"),
-    (b"Heat (1995),4\n\xe9,4\n", ", line 2: not UTF-8 text; save it as UTF-8"), (None, ": No such file or directory; name a"),
+    (b"Heat (1995),4\n\xe9,4\n", ", line 2: not UTF-8 text; save it as UTF-8"),
+    (None, ": No such file or directory; name a"),
     ("folder", ": Is a directory; name a CSV file")])
 def test_ratings_that_cannot_be_read_are_told_with_file_and_line(serve, kept, tmp_path, text, said):
     path = tmp_path / "r.csv"
@@ -2367,7 +2372,7 @@ MISTAKES = [
     ("u,i,r\n", ", line 1: the first line must name"), ("", ", line 1: the first line must name"),
     ("userId,movieId\n", ", line 1: the first line must name rating once"),
     ("user,item,movieId,rating\n", ", line 1: the first line must name item once"),
-    ("user,item,rating\n1,50,5\n2,50,5\n1,51,5\n", ", line 4: user '1' was there before; sort the file by user"),
+    ("user,item,rating\n1,50,5\n2,50,5\n1,51,5\n", ", line 4: user '1' was there before; sort by user"),
     ("user,item,rating\n1,50,5\n\n2,49,5\n", ", line 4: item '49' is not in the model"),
     ("user,item,rating\n1,50,5\n1,51,5\n1,50,5\n", ", line 4: item '50' is rated twice by user '1'"),
     ("user,item,rating\n1,50,5.5\n", ", line 2: '5.5' is no rating from 1 to 5"),
@@ -2838,7 +2843,7 @@ ERRORS = [                                                  # format, file, old,
     (ATOMIC, "x.inter", "10\t9", "10", "x.inter, line 4: 3 fields where 4"),
     (ATOMIC, "x.inter", "rating:", "stars:", "x.inter, line 1: the first line must name rating once"),
     (ATOMIC, "x.inter", "1\t9", "4\t9", "x.inter, line 3: user '4' is not in"),
-    (ATOMIC, "x.inter", "2\t10", b"2\t\xff", "x.inter, line 2: not utf-8 text"),
+    (ATOMIC, "x.inter", "2\t10", b"2\t\xff", "x.inter, line 2: not UTF-8 text"),
     (ATOMIC, "x.inter", ATOMIC["x.inter"], "", "x.inter, line 1: the first line must name item once"),
     (ATOMIC, "x.user", "age:token", "age:float\tn:token", "x.user, line 2: 5 fields where 6"),
     (ATOMIC, "x.user", AGE_HEADER + "1\t17", AGE_HEADER.replace("age:token", "age:float") + "1\told",
@@ -3209,7 +3214,8 @@ def content_of(path):
 
 def stop_everywhere(kind, given, folder, most=24):
     """Stops a command at its moments, by each of three signals. Runs in a process of its own, as it forks."""
-    home, err, name = Path(folder, "home"), Path(folder, "err"), {"zip": "ml-100k.zip", "wheel": "ml-100k"}.get(kind, "x")
+    home, err = Path(folder, "home"), Path(folder, "err")
+    name = {"zip": "ml-100k.zip", "wheel": "ml-100k"}.get(kind, "x")
     run, old = command_to_stop(kind, given, str(home / name)), b"old" if kind in ("train", "score", "--json") else None
     experiments.tqdm.set_lock(threading.RLock())            # its own is shared with forks, which die with it
     home.mkdir()
@@ -3229,7 +3235,7 @@ def stop_everywhere(kind, given, folder, most=24):
             if number == signal.SIGKILL:
                 assert code == -number and all(re.search(r"\.part$|^tmp", one) for one in left), (where, left)
             else:
-                assert code == 128 + number and said.count("\n") == 1 and "interrupted" in said and not left, (where, left)
+                assert (code, said.count("\n"), left) == (128 + number, 1, set()) and "interrupted" in said, where
     assert {(True, False), (False, True)} <= seen, (kind, seen)
     print(len(points))
 
@@ -3238,10 +3244,320 @@ def stop_everywhere(kind, given, folder, most=24):
 @pytest.mark.parametrize("kind", ["train", "score", "export", "--json", "zip", "wheel"])
 def test_a_process_stopped_at_any_moment_leaves_the_old_file_or_the_new(films, kept, tmp_path, kind):
     rows = "".join(f"{user},{item},4\n" for user in range(300) for item in range(50, 56))
-    given = {"films": films, "model": kept["dual"], "csv": write(tmp_path, {"r.csv": "user,item,rating\n" + rows}) / "r.csv",
+    given = {"films": films, "model": kept["dual"],
+             "csv": write(tmp_path, {"r.csv": "user,item,rating\n" + rows}) / "r.csv",
              "zip": write_zip(tmp_path / "web" / "ml-100k.zip", "ml-100k", ML_100K)}
     given = {name: str(path) for name, path in given.items()}
     code = f"import test_lfg; test_lfg.stop_everywhere({kind!r}, {given!r}, {str(tmp_path)!r})"
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True,
                           text=True, env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
     assert (done.returncode, done.stderr) == (0, "") and int(done.stdout.split()[-1]) >= 20
+
+
+# Fuzz: whatever its bytes are, a file is read as it stands or refused in one line
+
+
+WORDS = ["", " ", "nan", "inf", "-1e999", "1e39", "1e-400", "9" * 400, "0x10", "1_0", "٣", " 3 ", "-0", "3.5", "é", '"',
+         '""', "a,b", "|", "::", "\t", "id:54", "user", "rating", "None", "01", "1.0", "\x85", "\u2028", "\x0c", "'"]
+PIECES = [b"\xff", b"\xe9", b"\xc3", b"\0", b"\r", b"\n", b"\n\n", b"\r\n", codecs.BOM_UTF8, codecs.BOM_UTF16_LE, b'"',
+          b" ", b",", b"\t", b"::", b"|", b"\x1a", b"-", b"9" * 400]
+
+
+def in_lines(change):
+    """A mutation of bytes, from one that changes a list of lines in place."""
+    def mutate(rng, raw, sep):
+        lines = raw.split(b"\n")
+        change(rng, lines, rng.integers(len(lines)), sep)
+        return b"\n".join(lines)
+    return mutate
+
+
+def in_fields(change):
+    """A mutation of bytes, from one that changes the list of a line's fields in place."""
+    def mutate(rng, lines, at, sep):
+        fields = lines[at].split(sep)
+        change(rng, fields, rng.integers(len(fields)))
+        lines[at] = sep.join(fields)
+    return in_lines(mutate)
+
+
+def spliced(rng, raw, sep):
+    at = rng.integers(len(raw) + 1)
+    return raw[:at] + PIECES[rng.integers(len(PIECES))] + raw[at + rng.integers(2):]
+
+
+def recoded(rng, raw, sep):
+    source, target = rng.choice(["utf-8", "latin-1", "utf-16", "utf-8-sig", "cp037"], 2)
+    return raw.decode(source, "replace").encode(target, "replace")
+
+
+MUTATIONS = {
+    "cut": lambda rng, raw, sep: raw[:rng.integers(len(raw) + 1)],
+    "cut at the front": lambda rng, raw, sep: raw[rng.integers(len(raw) + 1):],
+    "double a line": in_lines(lambda rng, lines, at, sep: lines.insert(rng.integers(len(lines)), lines[at])),
+    "drop a line": in_lines(lambda rng, lines, at, sep: lines.pop(at)),
+    "blank lines": in_lines(lambda rng, lines, at, sep: lines.insert(at, b" \n\t\n\r" * rng.integers(4))),
+    "shuffle lines": in_lines(lambda rng, lines, at, sep: rng.shuffle(lines)),
+    "swap fields": in_fields(lambda rng, fields, at: rng.shuffle(fields)),
+    "drop a field": in_fields(lambda rng, fields, at: fields.pop(at)),
+    "another value": in_fields(lambda rng, fields, at: fields.__setitem__(at, rng.choice(WORDS).encode())),
+    "a field more": in_fields(lambda rng, fields, at: fields.insert(at, rng.choice(WORDS).encode())),
+    "another separator": lambda rng, raw, sep: raw.replace(sep, PIECES[rng.integers(len(PIECES))]),
+    "another one once": in_lines(lambda rng, lines, at, sep: lines.__setitem__(at, lines[at].replace(sep, b";"))),
+    "newlines": lambda rng, raw, sep: raw.replace(b"\n", rng.choice([b"\r\n", b"\r", b"\n\r", b"\n\n"])),
+    "twice": lambda rng, raw, sep: raw + raw, "splice": spliced, "recode": recoded,
+    "noise": lambda rng, raw, sep: bytes(b ^ (rng.random() < 0.01) * int(rng.integers(256)) for b in raw)}
+
+
+def mutated(rng, raw, sep, times=2):
+    """Bytes after one or more of MUTATIONS, and which."""
+    names = rng.choice(list(MUTATIONS), rng.integers(1, times + 1)).tolist()
+    for name in names:
+        raw = MUTATIONS[name](rng, raw, sep)
+    return raw, names
+
+
+def read_plainly(raw, sep, header):
+    """The ratings in a file without quotes, {(user, item): rating}, by the plainest reader."""
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = raw.decode("latin-1").removeprefix("ï»¿")
+    lines = [line.split(sep) for line in re.split("\r\n|\r|\n", text) if line.strip()]
+    names = lines.pop(0) if header else ["user", "item", "rating"]
+    names = [re.sub("id$", "", name.lower().replace("_", "").partition(":")[0].strip()) for name in names]
+    at = {name.replace("movie", "item"): n for n, name in enumerate(names)}
+    return {(line[at["user"]], line[at["item"]]): float(line[at["rating"]]) for line in lines}
+
+
+def check_dataset(d):
+    """What every Dataset has to be."""
+    R = d.ratings
+    assert R.shape == (len(d.user_ids), len(d.item_ids)) and 0 < len(R) == len(pairs(R)) and np.isfinite(R.values).all()
+    assert len(set(d.user_ids)) == len(d.user_ids) and len(set(d.item_ids)) == len(d.item_ids) == len(d.titles)
+    for side, names, n in ((d.E, d.E_names, len(d.user_ids)), (d.F, d.F_names, len(d.item_ids))):
+        assert side.shape == (n, len(names)) and side.dtype == np.float32 and set(side.ravel().tolist()) <= {0, 1}
+        assert len(set(names)) == len(names)
+
+
+def check_told(error, folder, raws):
+    """A DataError of one line names the file and, but for what has no line, the line; raws: {file's name: bytes}."""
+    message = str(error)
+    named = re.fullmatch(re.escape(f"{folder}{os.sep}") + r"(.*?)(?:, line ([0-9]+))?: ([^;]*.*); ([^;]+)", message)
+    assert named and "\n" not in message and len(message) < 2000, message
+    name, line, problem, _ = named.groups()
+    if line:
+        assert 1 <= int(line) <= len(re.split(b"\r\n|\r|\n", raws[name])), message
+    else:
+        assert problem.startswith(("no ratings in it", *(f"{n} is here but " for n in raws))), message
+
+
+NAMED = {"x.inter": "rating:float\tuser_id:token\titem_id:token\n"
+                    "4.5\tann\tHeat\n2\tbob\tHeat\n5\tann\t-7\n3\tc d\tÉté\n",
+         "x.item": "item_id:token\tmovie_title:token_seq\nHeat\tHeat (1995)\n-7\tSeven\nÉté\t\n"}
+FORMATS = {                                                 # files, the ratings first; their separators
+    "ml-100k": (ML_100K, ["\t", "|", "|"]), "ml-1m": (ML_1M, ["::"] * 3), "atomic": (ATOMIC, ["\t"] * 3),
+    "atomic, ids that are names": (NAMED, ["\t"] * 2), "csv": (CSV, [","] * 2)}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_fuzzed_data_is_read_as_it_stands_or_refused_with_file_and_line(tmp_path, kind):
+    rng, outcomes, files = np.random.default_rng(11), [], FORMATS[kind][0]
+    separator = dict(zip(files, FORMATS[kind][1]))
+    ratings = next(iter(files))
+    for n in range(450):
+        folder, raws = tmp_path / str(n), {name: encoded(name, text) for name, text in files.items()}
+        name = ratings if rng.random() < 0.6 else rng.choice(list(files))
+        raws[name], names = mutated(rng, raws[name], separator[name].encode())
+        if rng.random() < 0.03:
+            del raws[rng.choice(list(raws))]
+        write(folder, raws)
+        try:
+            d = load(folder)
+        except DataError as error:
+            assert str(error).startswith(str(folder)) and "\n" not in str(error), names
+            if len(raws) == len(files):
+                check_told(error, folder, raws)
+            outcomes.append("refused")
+        else:
+            check_dataset(d)
+            R, plain = d.ratings, {}
+            if b'"' not in raws[ratings]:
+                plain = read_plainly(raws[ratings], separator[ratings], kind[:2] != "ml")
+                read = {(d.user_ids[u], d.item_ids[i]): v for u, i, v in zip(R.users, R.items, R.values)}
+                assert read == {pair: np.float32(value) for pair, value in plain.items()}, names
+            outcomes.append("read")
+        assert sorted(os.listdir(folder)) == sorted(raws)
+    assert min(map(outcomes.count, ("read", "refused"))) > 40
+
+
+def zipped(rng, files):
+    """A zip archive of ml-100k, in one of many ways not what it should be; and which."""
+    members = {f"ml-100k/{name}": encoded(name, text) for name, text in files.items()}
+    one = rng.choice(list(members))
+    how = rng.choice("missing mutated ../ / folder twice bomb empty nested bytes lies method locked".split())
+    if how in ("missing", "folder"):
+        raw = members.pop(one)
+        members.update({f"{one}/": b""} if how == "folder" else {})
+    elif how == "mutated":
+        members[one], _ = mutated(rng, members[one], b"|")
+    elif how in ("../", "/", "twice"):
+        members[{"../": "../../evil", "/": "/evil", "twice": one}[how]] = b"1\t9\t5\t882\n"
+    elif how in ("bomb", "empty"):
+        members[one] = b"\n" * 10 ** 6 * (how == "bomb")
+    file = io.BytesIO()
+    method = rng.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+    with zipfile.ZipFile(file, "w", method) as archive:
+        for name, raw in members.items():
+            archive.writestr(name, raw)
+        if how == "twice":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                archive.writestr(one, b"1\t9\t5\t882\n")
+    raw = bytearray(file.getvalue())
+    if how == "bytes":
+        raw, _ = mutated(rng, bytes(raw), b"PK", 1)
+    elif how in ("lies", "method", "locked"):                   # in the table of contents
+        at = raw.index(b"PK\1\2")
+        where, value = {"lies": (24, 1), "method": (10, 97), "locked": (8, 1)}[how]
+        raw[at + where] ^= value
+    elif how == "nested":
+        inner, file = bytes(raw), io.BytesIO()
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("ml-100k/ml-100k.zip", inner)
+        raw = file.getvalue()
+    return bytes(raw), how
+
+
+def test_fuzzed_archives_are_read_or_refused_and_nothing_is_unpacked(tmp_path, monkeypatch):
+    no_network(monkeypatch)
+    fake_pip(monkeypatch)
+    monkeypatch.setattr(data, "MEMBER_LIMIT", 10 ** 5)
+    rng, outcomes = np.random.default_rng(12), {}
+    for n in range(400):
+        raw, how = zipped(rng, ML_100K)
+        path = write(tmp_path / str(n), {"ml-100k.zip": raw}) / "ml-100k.zip"
+        try:
+            d, outcome = load("ml-100k", path.parent), "read"
+            check_dataset(d)
+            assert how in ("mutated", "bytes") or pairs(d.ratings) == {(0, 0, 5), (1, 1, 3), (3, 0, 1)}
+        except DataError as error:
+            assert str(error).startswith(f"{path}") and "\n" not in str(error), (how, error)
+            outcome = "refused"
+        assert os.listdir(path.parent) == ["ml-100k.zip"] and path.read_bytes() == raw
+        outcomes.setdefault(how, set()).add(outcome)
+    assert {how for how, found in outcomes.items() if "read" not in found} == {
+        "missing", "folder", "twice", "bomb", "empty", "nested", "method", "locked"}
+    assert sorted(os.listdir(tmp_path)) == sorted(map(str, range(400)))        # nor beside
+
+
+def tampered(rng, arrays):
+    """The arrays of a model, one of them not what it should be; and how."""
+    arrays, name = dict(arrays), rng.choice(list(arrays))
+    a = arrays[name]
+    change = rng.choice([
+        lambda: a.reshape(-1), lambda: a[..., :-1] if a.ndim else a[None], lambda: a.ravel()[:0],
+        lambda: np.asfortranarray(a), lambda: a.astype(object), lambda: a.astype(a.dtype.newbyteorder()),
+        lambda: np.zeros(a.shape, [("x", "f4")]),
+        lambda: a.astype("U1") if a.dtype.kind == "U" else a.astype(rng.choice(["f2", "f8", "U3", "?", "S4", "c8"])),
+        None, "value", "value", "value"])
+    if change is None:
+        del arrays[name]
+    elif change != "value":
+        arrays[name] = change()
+    elif a.dtype.kind == "U":
+        arrays[name] = np.char.add(a, "\n\x00\ud800 x"[:rng.integers(1, 6)])
+    else:
+        arrays[name] = a.copy()
+        arrays[name][tuple(rng.integers(n) for n in a.shape)] = (
+            rng.choice([np.nan, np.inf, -np.inf, 3e38, -1e9, 1e-45, 0, 1e11]) if a.dtype.kind == "f" else 2)
+    return arrays, name
+
+
+def with_header(raw, rng):
+    """A model file one of whose arrays declares another shape or type; as long as before, so that zip offsets hold."""
+    at = rng.choice([found.start() for found in re.finditer(rb"'shape': \([^)]*\)", raw)])
+    old = re.match(rb"'shape': \([^)]*\)", raw[at:])[0]
+    new = rng.choice([b"9" * 40, b"-1", b"9L", b"1,1,1,1,1", b"((((((", b"8,"])
+    new = (b"'shape': (" + new)[:len(old) - 1] + b")"
+    new = new.ljust(len(old))
+    return raw[:at] + new + raw[at + len(old):]
+
+
+def crc_mended(raw):
+    """A zip whose checksums fit what it holds, so that more is reached than the checksums; or bytes that are no zip."""
+    raw = bytearray(raw)
+    for found in re.finditer(b"PK\1\2", bytes(raw)):
+        try:
+            size, = struct.unpack_from("<I", raw, found.start() + 24)
+            start, = struct.unpack_from("<I", raw, found.start() + 42)
+            name, extra = struct.unpack_from("<HH", raw, start + 26)
+            begin = start + 30 + name + extra
+            struct.pack_into("<I", raw, found.start() + 16, zlib.crc32(raw[begin:begin + size]))
+            struct.pack_into("<I", raw, start + 14, zlib.crc32(raw[begin:begin + size]))
+        except struct.error:
+            pass
+    return bytes(raw)
+
+
+@pytest.mark.parametrize("kind", ["user", "item", "dual"])
+def test_fuzzed_models_serve_or_are_refused(served, tmp_path, kind):
+    rng, outcomes, path = np.random.default_rng(13), [], tmp_path / "model"
+    model = served(kind)
+    model.save(path)
+    whole = path.read_bytes()
+    for n in range(300):
+        if n % 3 == 0:
+            arrays, how = tampered(rng, model.arrays)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                np.savez(path, **arrays)
+            os.replace(f"{path}.npz", path)
+        else:
+            raw, how = mutated(rng, whole, b"PK") if n % 3 == 1 else (with_header(whole, rng), "header")
+            path.write_bytes(crc_mended(raw))
+        try:
+            other = Recommender.load(path)
+        except DataError as error:
+            assert str(error).startswith(f"{path}: ") and "\n" not in str(error), how
+            outcomes.append("refused")
+            continue
+        for items, ratings in (([], []), ([1], [3]), ([5, 3, 30], [1, 2, 5])):
+            try:
+                places, predicted = other.recommend(items, ratings)
+            except DataError as error:
+                assert "\n" not in str(error)
+                continue
+            assert ((other.low <= predicted) & (predicted <= other.high)).all() and not set(places) & set(items), how
+        outcomes.append("read")
+    assert os.listdir(tmp_path) == ["model"] and min(map(outcomes.count, ("read", "refused"))) > 10
+
+
+RATINGS = ('title,rating\nHeat (1995),4\n"Matrix, The (1999)",5\nid:57,2\nToy Story (1995),3.5\n\n'
+           '"Été, L\' (1987)",1\n')
+
+
+@pytest.mark.parametrize("what,base", [("titles", RATINGS), ("ids", "movieId,rating\n50,4\n55,1\n"), ("score", SCORED)])
+def test_fuzzed_ratings_are_taken_or_refused_with_file_and_line(kept, tmp_path, monkeypatch, what, base):
+    rng, outcomes, model = np.random.default_rng(14), [], Recommender.load(kept["dual"])
+    for n in range(350):
+        raw, names = mutated(rng, base.encode(), b",")
+        path = write(tmp_path, {"r.csv": raw}) / "r.csv"
+        if n % 4 == 0:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw), encoding="ascii"))
+            path = "-"
+        try:
+            if what == "score":
+                rows = list(csv.reader(io.StringIO(b"".join(data.scored(model, path, 3)).decode(), newline="")))
+                assert all(row[1] in model.item_ids and 1 <= float(row[2]) <= 5 for row in rows[1:])
+            else:
+                places, ratings = data.read_ratings(model, [], path)
+                assert len(set(places)) == len(places) == len(ratings) and set(places) <= set(range(40))
+                assert all(1 <= rating <= 5 for rating in ratings)
+            outcomes.append("read")
+        except DataError as error:
+            named = re.match(re.escape(f"{path}, line ") + "([0-9]+): [^\n]*; [^\n]*$", str(error))
+            assert named and 1 <= int(named[1]) <= len(re.split(b"\r\n|\r|\n", raw)), (names, error)
+            outcomes.append("refused")
+        assert os.listdir(tmp_path) == ["r.csv"]
+    assert min(map(outcomes.count, ("read", "refused"))) > 40
