@@ -114,7 +114,7 @@ def report(progress, epoch, mse, values, params):
     predictions are off by more than `most`, or the last step, of which mse does not know, left a parameter far beyond.
     """
     most = 2 * np.ptp(np.append(values, 0)) + 1
-    if not (mse < most ** 2 and all(np.abs(p).max() < 1000 * most for p in params)):           # nor NaN
+    if not (mse < most ** 2 and all(np.abs(p).max() < 100 * most for p in params)):           # nor NaN
         raise DataError(f"training diverged: a mean squared error of {mse:.3g} in epoch {epoch + 1}; lower the rate")
     if progress:
         progress(epoch, mse)

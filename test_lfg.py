@@ -3,6 +3,7 @@
 With LFG_DATA naming a folder that holds ml-100k, the real data is read and its figures are checked as well.
 """
 
+import ast
 import codecs
 import csv
 import hashlib
@@ -3561,3 +3562,197 @@ def test_fuzzed_ratings_are_taken_or_refused_with_file_and_line(kept, tmp_path, 
             outcomes.append("refused")
         assert os.listdir(tmp_path) == ["r.csv"]
     assert min(map(outcomes.count, ("read", "refused"))) > 40
+
+
+# Any user, any data
+
+
+def odd_data():
+    """Odd data sets by name: triples of user, item, rating, and a shape."""
+    rng = np.random.default_rng(4)
+    full = [(u, i, rng.integers(1, 6)) for u in range(9) for i in range(7)]
+    return {
+        "one rating": ([(0, 0, 4)], (1, 1)), "one user": ([(0, i, i % 5 + 1) for i in range(6)], (1, 7)),
+        "one item": ([(u, 0, u % 5 + 1) for u in range(7)], (8, 1)), "every item rated by all": (full, (9, 7)),
+        "all ratings equal": ([(u, i, 3) for u, i, _ in full[::2]], (9, 7)),
+        "a user whose ratings are equal": ([(u, i, v if u else 5) for u, i, v in full], (9, 7)),
+        "one more user than a block": ([(u, (u * 5 + n) % 7, n + 1) for u in range(129) for n in range(3)], (129, 7)),
+        "users and items without ratings": ([(u, i, v) for u, i, v in full if u % 2 and i % 3], (9, 7)),
+        "stars of 0 to 1": ([(u, i, v / 5) for u, i, v in full], (9, 7)),
+        "a scale below 0": ([(u, i, v - 8) for u, i, v in full], (9, 7)),
+        "a scale far off": ([(u, i, v + 20_000_000) for u, i, v in full], (9, 7))}
+
+
+def odd(name, n_columns):
+    """Ratings of odd_data in the unit of training, the unit, and side information for users and items."""
+    triples, shape = odd_data()[name]
+    R = Ratings(*zip(*triples), shape)
+    unit, rng = experiments.rating_unit(R), np.random.default_rng(5)
+    return R, unit, *((rng.random((n, n_columns)) < 0.5).astype(np.float32) for n in shape)
+
+
+@pytest.mark.parametrize("n_columns", [0, 2])
+@pytest.mark.parametrize("name", odd_data())
+def test_all_models_answer_for_any_data(name, n_columns):
+    R, unit, E, F = odd(name, n_columns)
+    scaled, (users, items) = R.with_values(R.values / unit), np.indices(R.shape).reshape(2, -1)
+    for cls in (SVD, BiasSVD, SVDpp):                       # n_factors is above any rank here
+        model = cls(n_factors=20, epochs=3).fit(scaled)
+        assert np.isfinite(model.predict(users, items)).all()
+        assert all(np.isfinite(part).all() for part in fold_in(scaled, model.q, model.bi, model.mu, 1.0, 1.0))
+    for batch in (1, 128):                                  # alone in a batch, BatchNorm has no variance
+        for turned, side, other in ((scaled, E, users), (scaled.T, F, items)):
+            model = lfg(n_factors=20, batch=batch).fit(turned, side)
+            nobody = turned.where(np.zeros(len(turned), bool))
+            for profile in (turned, nobody):
+                assert np.isfinite(model.predict(other, items if turned is scaled else users, profile, side)).all()
+
+
+@pytest.mark.parametrize("kind", ["user", "item", "dual"])
+@pytest.mark.parametrize("name", odd_data())
+def test_a_served_model_answers_any_profile_within_the_scale(tmp_path, name, kind):
+    R, unit, E, F = odd(name, 2)
+    scaled, n_items = R.with_values(R.values / unit), R.shape[1]
+    sides = [item_side(lfg(n_factors=20).fit(scaled.T, F), scaled, F, 5.0, 3.0)] if kind != "user" else []
+    user = lfg(n_factors=20).fit(scaled, E) if kind != "item" else None
+    Recommender(assemble(facts(R, E, unit), user, sides, (5, 3), (0.5, 0.5))).save(tmp_path / "model")
+    model, low, high = Recommender.load(tmp_path / "model"), R.values.min(), R.values.max()
+    for n in {0, 1, n_items}:
+        for ratings in ([low] * n, [high] * n, np.linspace(low, high, n)):
+            for side in (None, E[0], E[0] * 0):
+                assert np.isfinite(model.predict(range(n), ratings, side)).all()
+                places, predicted = model.recommend(range(n), ratings, side)
+                assert ((low <= predicted) & (predicted <= high)).all()
+                assert sorted(places) == [i for i in range(n, n_items) if (R.items == i).any()]
+
+
+def test_an_item_that_no_training_rating_has_is_predicted(cli, small):
+    R = small.ratings
+    first = np.unique(R.items, return_index=True)[1]
+    R = R.where((R.items >= 20) | np.isin(np.arange(len(R)), first))       # one user rates each of the others
+    cli.data = replace(small, ratings=R)
+    for test in ("basic", "realtime"):
+        parts = {fold: split(R, test, fold, 0) for fold in range(1, 6)}
+        fold = next(fold for fold in parts if parts[fold].target.items.min() < 20)
+        assert not set(parts[fold].target.items[parts[fold].target.items < 20]) & set(parts[fold].train.items)
+        code, out, err = cli("--dataset", "synthetic", "--test", test, "--folds", fold)
+        assert (code, err) == (0, "") and "nan" not in out and len(rows_of(out)) == 5
+
+
+@pytest.mark.parametrize("test", [*experiments.COLUMNS, "ablation", "speed"])
+@pytest.mark.parametrize("value", [3.3, 20_000_001])
+def test_ratings_that_are_all_equal_end_in_tables(cli, busy, monkeypatch, test, value):
+    monkeypatch.setenv("LFG_SPEED", "1")
+    cli.data = replace(busy, ratings=busy.ratings.with_values(np.full(len(busy.ratings), value)))
+    code, out, err = cli("--dataset", "synthetic", "--test", test, "--folds", 1)
+    assert (code, err) == (0, "") and "nan" not in out
+
+
+@pytest.mark.parametrize("fit", [
+    lambda R, E: BiasSVD().fit(R), lambda R, E: SVDpp().fit(R), lambda R, E: LFG().fit(R, E)])
+def test_no_ratings_are_told(fit):
+    with pytest.raises(DataError, match="no ratings to learn from"):
+        fit(Ratings([], [], [], (3, 4)), np.zeros((3, 0)))
+
+
+def test_no_users_have_no_factors(small):
+    nobody = Ratings([], [], [], (0, 40))
+    assert lfg(epochs=1).fit(small.ratings, small.E).generate(nobody, small.E[:0])[0].shape == (0, 3)
+    assert SVDpp(n_factors=3, epochs=1).fit(small.ratings).z(nobody).shape == (0, 3)
+
+
+def test_side_information_is_of_all_users(small):
+    with pytest.raises(DataError, match="E has 59 rows for 60 users"):
+        lfg().fit(small.ratings, small.E[1:])
+
+
+# Numbers: every warning of NumPy is an error here, as pyproject.toml has it
+
+
+@pytest.mark.parametrize("rate,epochs", [(10, 5), (1e4, 1), (1e19, 1), (1e38, 1), (1e38, 5)])
+@pytest.mark.parametrize("fit", [
+    lambda R, E, **more: SVD(n_factors=5, **more).fit(R), lambda R, E, **more: BiasSVD(n_factors=5, **more).fit(R),
+    lambda R, E, **more: SVDpp(n_factors=5, **more).fit(R), lambda R, E, **more: LFG(**more).fit(R, E),
+    lambda R, E, **more: LFG(hidden=(8, 8), dtype=np.float64, **more).fit(R, E)])
+def test_a_training_that_diverges_says_so(small, fit, rate, epochs):
+    with pytest.raises(DataError, match="training diverged: a mean squared error of .* in epoch .; lower the rate$"):
+        fit(small.ratings, small.E, rate=rate, epochs=epochs)
+
+
+def test_a_command_whose_training_diverges_ends_in_one_line(cli, serve, films, tmp_path, monkeypatch):
+    rate = dict.fromkeys(experiments.CLASSES, {"rate": 10, "epochs": 5})
+    settings = {key: {name: {**setting, **rate.get(name, {})} for name, setting in of.items()}
+                for key, of in experiments.SETTINGS.items()}
+    monkeypatch.setattr(experiments, "SETTINGS", settings)
+    code, _, err = cli("--dataset", "synthetic", "--folds", 1)
+    assert (code, err.count("\n")) == (2, 1) and err.startswith("experiments.py: training diverged: ")
+    assert "training diverged: " in told(serve("train", "--dataset", films, "--out", tmp_path / "model"))
+    assert os.listdir(tmp_path) == []
+
+
+THREADS = """
+import json, sys, numpy as np, experiments
+from data import load
+from lfg import LFG
+d = load("synthetic:400x300x9000")
+model = LFG(n_factors=50, hidden=(256, 128))
+model.start(d.ratings, d.E.shape[1], np.random.default_rng(0))
+np.save(sys.argv[1] + ".npy", model.predict(d.ratings.users, d.ratings.items, d.ratings, d.E))
+experiments.main(["--dataset", "synthetic:400x300x9000", "--test", "realtime", "--folds", "1", "2", "--quiet",
+                  "--models", "biassvd", "svdpp", "lfg", "--json", sys.argv[1]])
+"""
+
+
+def test_one_thread_and_two_agree(tmp_path):
+    forward, tables = [], []
+    for threads in "12":
+        path = str(tmp_path / threads)
+        limits = dict.fromkeys(experiments.ONE_THREAD.keys() - {"LFG_SPEED"}, threads)
+        done = subprocess.run([sys.executable, "-W", "error", "-c", THREADS, path], cwd=Path(__file__).parent,
+                              capture_output=True, text=True, env={**os.environ, **limits})
+        assert (done.returncode, done.stderr) == (0, "")
+        forward.append(np.load(path + ".npy"))
+        tables.append(json.loads(Path(path).read_text())[0]["average"])
+    assert np.abs(forward[0] - forward[1]).max() < 1e-5 and forward[0].std() > 0.001
+    assert tables[0] == pytest.approx(tables[1], abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["item", "dual"])
+def test_what_a_file_cannot_hold_is_not_written(served, tmp_path, kind):
+    model = served(kind)
+    for value in (1e11, np.nan):
+        model.arrays["q0"] = np.full_like(model.arrays["q0"], value)
+        with pytest.raises(DataError, match="q0 is not finite or beyond 1e10"):
+            model.save(tmp_path / "x")
+    assert os.listdir(tmp_path) == []
+    model.arrays["q0"] = np.full_like(model.arrays["q0"], -1e6)
+    model.save(tmp_path / "x", half=True)
+    assert (Recommender.load(tmp_path / "x").arrays["q0"] == -65504).all()
+
+
+# Security
+
+
+BANNED = {"eval", "exec", "__import__", "pickle", "marshal", "shelve", "popen", "system", "shell", "allow_pickle",
+          "read_pickle", "extract", "extractall", "unpack_archive", "yaml", "mktemp"}
+
+
+def test_no_code_evaluates_text_unpickles_unpacks_or_calls_a_shell():
+    for path in sorted(Path(experiments.__file__).parent.glob("[!t]*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = {getattr(node, field, None) for field in ("id", "attr", "arg", "name", "module")}
+            assert not names & BANNED and ast.unparse(node) != "np.load", f"{path.name}, line {node.lineno}"
+
+
+class Trap:
+    def __reduce__(self):
+        return os.mkdir, ("trapped",)
+
+
+def test_a_pickle_in_a_model_is_not_run(served, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trap = np.empty(3, object)
+    trap[:] = Trap()
+    refused(file_of(tmp_path, {**served().arrays, "mu": trap}))
+    refused(file_of(tmp_path, {**served().arrays, "extra": trap}))
+    assert os.listdir(tmp_path) == ["x.npz"]
