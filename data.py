@@ -679,7 +679,7 @@ def export_model(model, folder):
     """
     if not folder or os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
         raise DataError(f"{folder}: exists and is not an empty folder; name another")
-    arrays, offset = [], 0
+    arrays, offset, vectors = [], 0, _vectors(model)
     with _told(folder, "name a folder that can be made"), _beside(folder) as part:
         part.mkdir()
         with open(part / "weights.bin", "wb") as file:
@@ -693,8 +693,6 @@ def export_model(model, folder):
                     "weights": model.weights, "E_names": model.E_names,
                     "items": [{"id": str(i), "title": str(t), "rated": bool(r)}
                               for i, t, r in zip(model.item_ids, model.titles, model.rated)]}
-        with np.errstate(all="ignore"):                       # predict tells of weights out of all measure
-            vectors = _vectors(model)
         for name, content in [("manifest.json", manifest), ("vectors.json", vectors)]:
             with open(part / name, "w", encoding="utf-8") as file:
                 json.dump(content, file, indent=1, ensure_ascii=False)
@@ -724,9 +722,9 @@ def _vectors(model, n=20):
         ratings = rng.uniform(model.low, model.high, len(items)).astype(np.float32)
         side = (rng.random(len(model.E_mean)) < 0.1).astype(np.float32)
         values, asked = ratings / np.float32(model.unit), rng.choice(len(model.item_ids), 5)
+        predicted = model.predict(items, ratings, side)[asked]        # first, as it tells of weights out of all measure
         G = model.generate(items, values, side) if model.layers else np.zeros(1)
         solved = [model.solve(items, values, *one).tolist() for one in model.sides]
-        predicted = model.predict(items, ratings, side)[asked]
         found.append({"items": items.tolist(), "ratings": ratings.tolist(), "side": side.tolist(),
                       "factors": G[:-1].tolist(), "bias": float(G[-1]), "solved": solved,
                       "predictions": [[int(i), float(p)] for i, p in zip(asked, predicted)]})

@@ -2857,6 +2857,13 @@ ERRORS = [                                                  # format, file, old,
     (CSV, "movies.csv", "Babe", 'Babe "a,b" c', "movies.csv, line 3: a quote that is not closed or not at"),
     (CSV, "ratings.csv", "timestamp", "user", "ratings.csv, line 1: the first line must name user once"),
     (CSV, "movies.csv", "10,Babe", "9,Babe", "movies.csv, line 3: item '9' is listed twice, first in line 2"),
+    (CSV, "ratings.csv", "2,10", '"2"3,10', "ratings.csv, line 2: a quote that is not closed or not at the start or"),
+    (CSV, "ratings.csv", "2,10", '"2" ,10', "ratings.csv, line 2: a quote that is not closed or not at the start or"),
+    (CSV, "ratings.csv", "3.5", "1e10", "ratings.csv, line 2: rating '1e10' is not a finite number below 1e10"),
+    (CSV, "ratings.csv", "3.5", "x" * 5000, "ratings.csv, line 2: rating '" + "x" * 100 + "' is not a finite number"),
+    (CSV, "ratings.csv", "1,9", "\ufeff1,9", "ratings.csv, line 3: a byte order mark inside the file"),
+    (ML_100K, "u.item", "|url|1", "|url|2", "u.item, line 3: a genre that is neither 0 nor 1"),
+    (ML_1M, "movies.dat", "Heat", "He\tat", "movies.dat, line 2: a tab, where :: separates"),
 ]
 
 
@@ -3756,3 +3763,305 @@ def test_a_pickle_in_a_model_is_not_run(served, tmp_path, monkeypatch):
     refused(file_of(tmp_path, {**served().arrays, "mu": trap}))
     refused(file_of(tmp_path, {**served().arrays, "extra": trap}))
     assert os.listdir(tmp_path) == ["x.npz"]
+
+
+# What broke when strangers used it
+
+
+def command_line(name, *arguments, before=(), **options):
+    """The real command line of lfg.py or experiments.py; before: a command that runs it."""
+    script = Path(experiments.__file__).with_name(name)
+    return subprocess.run([*before, sys.executable, script, *map(str, arguments)], **{
+        **dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True), **options})
+
+
+def shell(redirection):
+    """A command that runs another with its streams redirected."""
+    return ["sh", "-c", f'exec "$@" {redirection}', "sh"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX signals")
+@pytest.mark.parametrize("name", ["lfg.py", "experiments.py"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_importing_is_one_line_and_an_ignored_one_is_none(tmp_path, name, number):
+    write(tmp_path, {"argparse.py": f"import os\nos.kill(os.getpid(), {int(number)})\nraise SystemExit(7)\n"})
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = command_line(name, "recommend", env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", f"{name}: interrupted\n")
+    done = command_line(name, env={**environment, "LFG_SPEED": "1"})
+    assert (done.returncode, done.stderr) == (128 + number, "lfg.py: interrupted\n" * (name == "lfg.py"))
+    done = command_line(name, before=["sh", "-c", f"trap '' {int(number)}; exec \"$@\"", "sh"], env=environment)
+    assert (done.returncode, done.stderr) == (7, "")
+
+
+SIGNALLED = """
+import os, signal, sys, data
+def send(*numbers):
+    for number in numbers:
+        os.kill(os.getpid(), number)
+def work():
+    try:
+        send(numbers[0])
+    except KeyboardInterrupt:
+        send(*numbers[1:])
+        raise ValueError("closed by a library")
+    finally:
+        print("cleaned up", flush=True)
+numbers = [int(number) for number in sys.argv[1:]]
+data.command(lambda: data.guarded("x", work, "interrupted"))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX signals")
+@pytest.mark.parametrize("numbers,code,out", [([15], 143, "cleaned up\n"), ([2], 130, "cleaned up\n"),
+                                              ([1], 129, "cleaned up\n"), ([2, 2, 15], 130, "cleaned up\n"),
+                                              ([2, 2, 2, 15], 143, "")])
+def test_more_signals_leave_time_to_clean_up_but_not_for_ever(numbers, code, out):
+    done = subprocess.run([sys.executable, "-c", SIGNALLED, *map(str, numbers)], capture_output=True, text=True,
+                          cwd=Path(experiments.__file__).parent)
+    assert (done.returncode, done.stdout, done.stderr) == (code, out, "x: interrupted\n" * bool(out))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a POSIX shell")
+def test_closed_and_full_streams(kept, films, tmp_path):
+    model = kept["dual"]
+    for redirection, code in ((">&-", 0), ("2>&-", 0)):
+        assert command_line("lfg.py", "recommend", "--model", model, before=shell(redirection)).returncode == code
+    done = command_line("lfg.py", "recommend", "--model", tmp_path / "none", before=shell("2>&-"))
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+    done = command_line("lfg.py", "recommend", "--model", model, "--ratings", "-", before=shell("<&-"))
+    assert (done.returncode, done.stderr) == (2, "lfg.py: -: standard input is closed; name a CSV file\n")
+    done = command_line("experiments.py", "--dataset", films, "--models", "svd", "--folds", 1, before=shell("2>&-"))
+    assert done.returncode == 0 and "Average RMSE" in done.stdout
+
+
+def test_a_mistake_that_nobody_hears_ends_with_its_code(monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+    def mistake():
+        raise DataError("x")
+    monkeypatch.setattr(sys, "stderr", Full())
+    assert data.guarded("x", mistake, "") == 2
+    sys.stderr.close()                                      # the null device
+
+
+def test_an_error_of_the_system_names_its_file(capsys):
+    assert data.guarded("x", lambda: os.listdir("no such folder"), "") == 2
+    assert capsys.readouterr().err == "x: no such folder: No such file or directory; give another\n"
+
+
+def test_a_mistake_in_several_lines_is_one(cli):
+    code, out, err = cli("--models", "a\nb", "--dataset", "c\nd")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    code, out, err = cli("x\ny")
+    assert (code, out, err.count("\n")) == (2, "", 1) and "x y" in err
+
+
+@pytest.mark.parametrize("option", ["--seeds", "--seed", "--factors", "--epochs"])
+def test_numbers_beyond_all_measure_are_refused(serve, option):
+    for number in ("9" * 5000, "99999999999999999999"):
+        assert f"argument {option}: '999" in told(serve("train", "--out", "x", option, number))
+
+
+def test_what_is_read_is_not_replaced(serve, cli, films, kept, tmp_path):
+    before = content_of(films)
+    for name in ("u.data", "u.item"):
+        for code, out, err in (serve("train", "--dataset", films, "--out", films / name),
+                               serve("train", "--data-dir", films.parent, "--dataset", films.name, "--out",
+                                     films / name), cli("--dataset", films, "--json", films / name)):
+            assert (code, out) == (2, "") and "standard output, or what is read; give a file of its own" in err
+    write(tmp_path, {"m": kept["dual"].read_bytes(), "r.csv": SCORED})
+    model, csv_file = tmp_path / "m", tmp_path / "r.csv"
+    for out in (model, csv_file, tmp_path / "." / "m"):
+        assert "what is read" in told(serve("score", "--model", model, "--ratings", csv_file, "--out", out))
+    assert content_of(films) == before and model.read_bytes() == kept["dual"].read_bytes()
+
+
+def test_outputs_that_cannot_be_are_told_before_any_work(serve, cli, kept, films, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "exists and is not an empty folder" in told(serve("export", "--model", kept["dual"], "--out", ""))
+    assert "not a plain file" in told(serve("train", "--dataset", films, "--out", ""))
+    assert cli("--dataset", films, "--json", "")[0] == 2 and os.listdir(tmp_path) == []
+    monkeypatch.setattr(data.os, "access", lambda folder, mode: False)     # root may write anywhere
+    monkeypatch.setattr(experiments, "train", lambda *_: pytest.fail("too late"))
+    assert "m: Permission denied; name a folder" in told(serve("train", "--dataset", films, "--out", "m"))
+
+
+def test_a_name_as_long_as_a_name_may_be_is_written(tmp_path):
+    write_whole(tmp_path / ("x" * 255), "text")
+    assert os.listdir(tmp_path) == ["x" * 255]
+
+
+def test_threads_save_to_one_path(served, tmp_path):
+    model = served()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(model.save, [tmp_path / "x"] * 40))
+    assert os.listdir(tmp_path) == ["x"] and differing(Recommender.load(tmp_path / "x").arrays, model.arrays) == []
+
+
+def test_a_name_that_is_no_text_or_has_lines_stands_in_a_title(tmp_path):
+    assert load(write(tmp_path / "a\nb", ML_100K)).name == "a b"
+    odd_name = tmp_path / os.fsdecode(b"d\xff")
+    try:
+        write(odd_name, ML_100K)
+    except OSError:
+        pytest.skip("a file system of text names")
+    assert load(odd_name).name == "d?"
+
+
+def test_utf_8_in_grouplens_layout_is_read_as_such(tmp_path):
+    files = {name: text.encode() for name, text in ML_100K.items()}
+    assert load(write(tmp_path, files)).titles == load(write(tmp_path / "b", ML_100K)).titles
+    assert load(tmp_path).titles[0] == "Été, L' (1987)"
+
+
+def test_columns_with_other_ids_and_unused_names_are_left_alone(tmp_path):
+    text = "userId,movieId,ratingId,rating,title,movie_title\n1,2,77,3,a,b\n2,2,78,5,a,b\n"
+    assert load(write(tmp_path / "a", {"ratings.csv": text})).ratings.values.tolist() == [3, 5]
+    text = text.replace(",rating,", ",value,")
+    assert "must name rating once" in fail(write(tmp_path / "b", {"ratings.csv": text}))
+
+
+@pytest.mark.parametrize("files,name,column", [
+    ("atomic", "x.user", "occupation"), ("atomic", "x.user", "gender"), ("atomic", "x.item", "genres"),
+    ("csv", "movies.csv", "genres")])
+def test_free_text_where_kinds_are_expected_is_told(tmp_path, monkeypatch, files, name, column):
+    monkeypatch.setattr(data, "MOST_KINDS", 1)
+    files = {"atomic": ATOMIC, "csv": CSV}[files]
+    for other in {"gender", "occupation"} - {column}:
+        files = {key: text.replace(f"{other}:token", "x:token") for key, text in files.items()}
+    said = f"{name}, line {2 if column == 'genres' else 3}: {column} number 2; leave that column out"
+    assert said in fail(write(tmp_path, files))
+
+
+def test_ids_and_titles_have_a_length(tmp_path):
+    long = "x" * (data.LONGEST + 1)
+    header, rows = "userId,movieId,rating\n", {"user": f"1,2,3\n{long},2,3\n", "item": f"1,2,3\n1,{long},3\n"}
+    for kind, text in rows.items():
+        message = fail(write(tmp_path / kind, {"ratings.csv": header + text}))
+        assert f"ratings.csv, line 3: {kind} id of over 1000 characters" in message and len(message) < 500
+        d = load(write(tmp_path / kind, {"ratings.csv": header + text.replace(long, long[1:])}))
+        assert len(max([*d.user_ids, *d.item_ids], key=len)) == data.LONGEST
+    movies = f"movieId,title\n2,{long}\n"
+    message = fail(write(tmp_path / "title", {"ratings.csv": header + "1,2,3\n", "movies.csv": movies}))
+    assert "movies.csv, line 2: a title of more than 1000 characters" in message and len(message) < 500
+
+
+def test_blank_lines_are_counted_and_take_no_part(tmp_path):
+    text = "\n" * 10 ** 5 + "userId,movieId,rating\n" + " \n" * 10 ** 5 + "1,2,3\n\n1,2,4\n"
+    message = fail(write(tmp_path, {"ratings.csv": text}))
+    assert "line 200004: user '1' rates item '2' twice, first in line 200002" in message
+
+
+@pytest.mark.parametrize("line,said", [
+    ("1,50,1_0", "'1_0' is no rating"), ("1,50,٤", "'٤' is no rating"), ("1,50,0x4", "'0x4' is no rating"),
+    (",50,4", "empty user id"), ("a\0,50,4", "a NUL byte"), ('"a\rb",50,4', "a NUL byte, a carriage return"),
+    ("\ufeffa,50,4", "byte order mark"), ('"a\n\nb",49,4', "item '49' is not in the model")])
+def test_score_and_recommend_refuse_at_the_first_line_of_what_is_wrong(serve, kept, tmp_path, line, said):
+    path = write(tmp_path, {"r.csv": f"user,item,rating\n \n0,50,4\n{line}\n5,50,4\n"}) / "r.csv"
+    err = told(serve("score", "--model", kept["dual"], "--ratings", path, "--out", tmp_path / "o"))
+    assert err.startswith(f"lfg.py: {path}, line 4: ") and said in err or sys.version_info < (3, 11) and "NUL" in err
+    if "no rating" in said:
+        write(tmp_path, {"r.csv": f"id:51,4\nid:50,{line.split(',')[-1]}\n"})
+        err = told(serve("recommend", "--model", kept["dual"], "--ratings", path))
+        assert err.startswith(f"lfg.py: {path}, line 2: {said}")
+
+
+@pytest.mark.parametrize("text", ["4", " 4 ", "+4.", "4e0", ".4E1", "04"])
+def test_what_is_a_rating(kept, text):
+    assert data._rating(Recommender.load(kept["dual"]), text, "x") == 4
+
+
+def test_ratings_are_read_until_the_first_that_is_wrong(kept, monkeypatch):
+    def lines():
+        yield "Heat (1995),4\n"
+        yield "Heat (1995),9\n"
+        pytest.fail("reads on")
+    monkeypatch.setattr(data, "_open_text", lambda path: nullcontext(lines()))
+    with pytest.raises(DataError, match="line 2: '9' is no rating|rated twice"):
+        data.read_ratings(Recommender.load(kept["dual"]), [], "-")
+
+
+def test_titles_are_looked_up_in_one_index(kept, tmp_path, monkeypatch):
+    calls, model = record(data, "_title_keys", monkeypatch.setattr), Recommender.load(kept["dual"])
+    path = write(tmp_path, {"r.csv": "Heat (1995),4\nToy Story (1995),3\nFilm 9,2\nFilm 10,2\n"}) / "r.csv"
+    data.read_ratings(model, [], path)
+    assert len(calls) == 40 + 4
+
+
+def test_standard_input_reads_like_a_file_whatever_the_locale(kept, tmp_path):
+    raw = "\ufeffmovieId,rating\n54,4\n".encode()
+    path = write(tmp_path, {"r.csv": raw}) / "r.csv"
+    command = ["recommend", "--model", kept["dual"], "--json", "--ratings"]
+    expected = command_line("lfg.py", *command, path).stdout
+    for encoding in ("latin-1", "ascii", "utf-8"):
+        with open(path) as file:
+            done = command_line("lfg.py", *command, "-", stdin=file, env={**os.environ, "PYTHONIOENCODING": encoding})
+        assert done.returncode == 0 and json.loads(done.stdout)[0]["id"] == json.loads(expected)[0]["id"]
+    assert '"id": "54"' not in expected
+    path.write_bytes(b"user,item,rating\n\xff,50,5\n")
+    with open(path) as file:
+        done = command_line("lfg.py", "score", "--model", kept["dual"], "--ratings", "-", "--out", tmp_path / "o",
+                            stdin=file, env={**os.environ, "PYTHONIOENCODING": "utf-8:surrogateescape"})
+    assert done.stderr == "lfg.py: -, line 2: not UTF-8 text; save it as UTF-8\n"
+
+
+@pytest.mark.parametrize("name,value", [("E_names", "\ud800"), ("titles", "\udcff"), ("item_ids", "a\ud800")])
+def test_text_that_cannot_be_shown_is_no_model(served, tmp_path, name, value):
+    a = served().arrays[name].astype("U40")
+    a[1] = value
+    assert "not a model file" in refused(file_of(tmp_path, {**served().arrays, name: a}))
+
+
+def test_a_network_of_no_width_and_a_model_of_no_items_are_refused(served, tmp_path):
+    arrays = served("user").arrays
+    narrow = {name: arrays[name][..., :0] for name in ("W0", "b0", "gain", "shift", "mean", "var")}
+    narrow = {**arrays, **narrow}
+    assert "not as the rest" in refused(file_of(tmp_path, {**narrow, "W1": arrays["W1"][:0]}))
+    nothing = served("item").arrays
+    nothing = {name: a[:0] if len(a.shape) and len(a) == 40 else a for name, a in nothing.items()}
+    assert "not as the rest" in refused(file_of(tmp_path, nothing))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+def test_a_pipe_is_no_model(tmp_path):
+    os.mkfifo(tmp_path / "x")
+    assert "not a model file" in refused(tmp_path / "x")
+
+
+def test_ages_that_are_no_numbers_are_no_brackets(served):
+    model = served()
+    model.E_names[3:6] = ["age=x", "age=", "age=" + "9" * 5000]
+    side = data.read_side(model, {"age": 30})
+    assert np.flatnonzero(side == 1).tolist() == [model.E_names.index("age=25")]
+
+
+def test_weights_out_of_all_measure_are_told_by_export_too(serve, served, tmp_path):
+    arrays = served("item").arrays
+    path = file_of(tmp_path, {**arrays, "q0": np.full_like(arrays["q0"], 1e5), "ridge": np.float32([1e-9, 1e-9])})
+    assert "out of all measure" in told(serve("export", "--model", path, "--out", tmp_path / "ported"))
+    assert os.listdir(tmp_path) == ["x.npz"]
+
+
+def test_an_answer_beyond_all_numbers_is_told(served):
+    model = served("item", unit=2.25)
+    model.unit = 3e38
+    with pytest.raises(DataError, match="out of all measure"):
+        model.predict([], [])
+
+
+def test_a_zip_that_python_warns_of_is_read_in_silence(tmp_path):
+    info = zipfile.ZipInfo("ml-100k/u.data")
+    info.extra = b"up\x00\x00"                              # an empty Unicode path
+    write_zip(tmp_path / "ml-100k.zip", "ml-100k", {name: ML_100K[name] for name in ("u.user", "u.item")})
+    with zipfile.ZipFile(tmp_path / "ml-100k.zip", "a") as archive:
+        archive.writestr(info, ML_100K["u.data"])
+    assert len(load("ml-100k", tmp_path).ratings) == 3
+
+
+def test_an_error_without_words_has_its_name():
+    with pytest.raises(DataError, match="^x: EOFError; y$"):
+        with data._told("x", "y"):
+            raise EOFError
