@@ -47,6 +47,7 @@ OCCUPATIONS = ("other,academic/educator,artist,clerical/admin,college/grad stude
 COLUMNS = {"user": "user", "item": "item", "movie": "item", "rating": "rating", "age": "age",
            "gender": "gender", "occupation": "occupation", "title": "title", "movietitle": "title",
            "releaseyear": "year", "class": "genres", "genre": "genres", "genres": "genres"}      # by a file's header
+RATED = ["user", "item", "rating"]                     # of these, what a file of ratings has to have
 
 
 @dataclass(frozen=True)
@@ -342,9 +343,6 @@ def _read_ml_1m(names, read):
     names = {str(code): name for code, name in enumerate(OCCUPATIONS)}
     occupations = [names.get(code, code) for code in users["occupation"]]
     return ratings, users.assign(age=_numbers(users, "age"), occupation=occupations), items.assign(year="")
-
-
-RATED = ["user", "item", "rating"]
 
 
 def _read_atomic(names, read):

@@ -3231,8 +3231,8 @@ def content_of(path):
     return re.sub(rb'"seconds": {[^}]*}', b'"seconds": {}', path.read_bytes()) if path.exists() else None
 
 
-def stop_everywhere(kind, given, folder, most=24):
-    """Stops a command at its moments, by each of three signals. Runs in a process of its own, as it forks."""
+def stop_everywhere(kind, given, folder, most=30):
+    """Kills a command at its moments, and stops it there by other signals; in a process of its own, as it forks."""
     home, err = Path(folder, "home"), Path(folder, "err")
     name = {"zip": "ml-100k.zip", "wheel": "ml-100k"}.get(kind, "x")
     run, old = command_to_stop(kind, given, str(home / name)), b"old" if kind in ("train", "score", "--json") else None
@@ -3242,7 +3242,7 @@ def stop_everywhere(kind, given, folder, most=24):
     moments, new, seen = int(err.read_text().split()[-1]), content_of(home / name), set()
     points = np.unique(np.linspace(1, moments, min(most, moments)).astype(int)).tolist()
     for n in points:
-        for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGKILL, data.SIGNALS[n % len(data.SIGNALS)]):
             shutil.rmtree(home)
             home.mkdir()
             if old:
@@ -3831,6 +3831,15 @@ def test_more_signals_leave_time_to_clean_up_but_not_for_ever(numbers, code, out
     done = subprocess.run([sys.executable, "-c", SIGNALLED, *map(str, numbers)], capture_output=True, text=True,
                           cwd=Path(experiments.__file__).parent)
     assert (done.returncode, done.stdout, done.stderr) == (code, out, "x: interrupted\n" * bool(out))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX signals")
+@pytest.mark.parametrize("number", [1, 2, 15])
+def test_a_signal_that_is_ignored_stays_ignored(number):
+    ignoring = ["sh", "-c", f"trap '' {number}; exec \"$@\"", "sh"]
+    done = subprocess.run([*ignoring, sys.executable, "-c", SIGNALLED, str(number)],
+                          capture_output=True, text=True, cwd=Path(experiments.__file__).parent)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "cleaned up\n", "")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a POSIX shell")
