@@ -3952,7 +3952,7 @@ def test_free_text_where_kinds_are_expected_is_told(tmp_path, monkeypatch, files
     files = {"atomic": ATOMIC, "csv": CSV}[files]
     for other in {"gender", "occupation"} - {column}:
         files = {key: text.replace(f"{other}:token", "x:token") for key, text in files.items()}
-    said = f"{name}, line {2 if column == 'genres' else 3}: {column} number 2; leave that column out"
+    said = f"{name}, line {2 if column == 'genres' else 3}: {column} has more than 1 different values; leave"
     assert said in fail(write(tmp_path, files))
 
 
