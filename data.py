@@ -87,6 +87,8 @@ def load(dataset, data_dir=None, seed=0, progress=False):
     sizes = re.fullmatch("synthetic(?::([0-9]{1,9})x([0-9]{1,9})x([0-9]{1,9}))?", str(dataset))
     if sizes:
         return synthetic(*(int(size) for size in sizes.groups() if size), seed=seed)
+    if str(dataset).startswith("synthetic:"):
+        raise DataError(f"{dataset}: no three sizes; write synthetic:USERSxITEMSxRATINGS")
     if dataset in MD5:
         if data_dir is None:
             raise DataError(f"{dataset} needs a data directory; give one, or use --dataset synthetic")
@@ -266,8 +268,8 @@ def _check_kinds(table, *columns):
         for line, value in table[column].items():
             kinds.update(value.split("|"))
             if len(kinds) > MOST_KINDS:
-                raise DataError(f"{table.index.name}, line {line}: {column} has more than {MOST_KINDS} different values; "
-                                "leave that column out")
+                raise DataError(f"{table.index.name}, line {line}: {column} has more than {MOST_KINDS} values; leave that "
+                                "column out")
 
 
 def _wrong(where, line, problem):
@@ -390,15 +392,15 @@ def _table(where, data, sep, fields=None, needed=(), used=()):
         data, sep = data.replace(b"::", b"\t"), "\t"
     quoted = sep == "," and b'"' in data
     lines, widths, data = _records(where, data, sep, quoted)
-    width = len(fields) if fields else widths[0] if len(widths) else 0
-    for row in np.flatnonzero(widths != width)[:1]:
-        raise _wrong(where, lines[row], f"{widths[row]} fields where {width} are expected")
     parse = partial(pd.read_csv, sep=sep, header=None, dtype=str, na_filter=False, skip_blank_lines=False,
                     encoding="utf-8", quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
     headed = fields is None
     if headed:
         header = parse(io.BytesIO(data), nrows=1).iloc[0] if len(lines) else []
-        fields, lines = _header(f"{where}, line {[*lines, 1][0]}", header, needed, used), lines[1:]
+        fields = _header(f"{where}, line {[*lines, 1][0]}", header, needed, used)
+    for row in np.flatnonzero(widths != len(fields))[:1]:
+        raise _wrong(where, lines[row], f"{widths[row]} fields where {len(fields)} are expected")
+    lines = lines[int(headed):]
     use = [i for i, field in enumerate(fields) if field]
     if len(lines) == 0:
         return pd.DataFrame(columns=[fields[i] for i in use], index=pd.Index([], name=where), dtype=str)
@@ -409,9 +411,11 @@ def _table(where, data, sep, fields=None, needed=(), used=()):
 def _header(where, header, needed, used=()):
     """Our names for the columns of a file: userId or user_id:token -> user; "" for those neither needed nor used."""
     fields = []
-    for name, _, kind in (h.lower().replace("_", "").partition(":") for h in header):
-        field = COLUMNS.get(re.sub("id$", "", name.strip()), "")
-        wanted = field in (*needed, *used) and (field in ("user", "item") or not name.strip().endswith("id"))
+    if len(header) == 1 and re.search("[;\t]", header[0]):
+        raise DataError(f"{where}: no commas in {header[0][:100]!r}; save it with a comma between fields")
+    for name, _, kind in (re.sub("[_ ]", "", h.lower()).partition(":") for h in header):
+        field = COLUMNS.get(re.sub("id$", "", name), "")
+        wanted = field in (*needed, *used) and (field in ("user", "item") or not name.endswith("id"))
         fields.append(("token_age" if field == "age" and kind != "float" else field) if wanted else "")
     for field in sorted(set(fields) - {""} | set(needed)):
         if fields.count(field) != 1:
@@ -424,15 +428,15 @@ def _clean(where, data, latin):
     """The bytes as UTF-8 with no byte order mark and lines ending in a newline; latin: may be Latin-1."""
     if data.startswith(codecs.BOM_UTF8):
         data = data[len(codecs.BOM_UTF8):]
-    data, problems = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n"), {}
+    data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     try:
         data.decode()
     except UnicodeDecodeError as error:
-        if latin:
-            data = data.decode("latin-1").encode()
-        else:
-            problems[error.start] = "not UTF-8 text"
-    problems.update({data.find(b"\0"): "a NUL byte", data.find(codecs.BOM_UTF8): "a byte order mark inside the file"})
+        if not latin:
+            line = data.count(b"\n", 0, error.start) + 1
+            raise DataError(f"{where}, line {line}: not UTF-8 text; save it as UTF-8") from error
+        data = data.decode("latin-1").encode()
+    problems = {data.find(b"\0"): "a NUL byte", data.find(codecs.BOM_UTF8): "a byte order mark inside the file"}
     for at in sorted(problems.keys() - {-1}):
         raise _wrong(where, data.count(b"\n", 0, at) + 1, problems[at])
     return data if data.endswith(b"\n") else data + b"\n"
@@ -588,7 +592,8 @@ def find_item(model, text, names=None):
     if text.startswith("id:"):
         found = np.flatnonzero(model.item_ids == text[3:].strip())
         if len(found) == 0:
-            raise DataError(f"{text[:100]} is no item's id; give a title, or an id of the data it was trained on")
+            raise DataError(f"{text[:100]} is no item's id; give an id of the data that the model was trained on, or a "
+                            "title, in a file below a first line title,rating")
         return found[0]
     names = names or _names(model)
     (wanted, *_), year = _title_keys(text)
@@ -975,8 +980,10 @@ def output_path(path, *sources):
     real = os.path.realpath(path)
     beside = [os.path.realpath(source) for source in sources]
     data = os.path.dirname(real) in beside and re.search(r"\.(data|user|item|dat|inter|csv)$", real)
-    if path == "-" or real in beside or data:
-        raise DataError(f"{path}: standard output, or what is read; give a file of its own")
+    if path == "-":
+        raise DataError("-: standard output is for messages; give the name of a file")
+    if real in beside or data:
+        raise DataError(f"{path}: is or may be what is read; give a file of its own")
     folder = os.path.dirname(real)
     if not os.path.isdir(folder) or os.path.exists(real) and not os.path.isfile(real):
         raise DataError(f"{path}: not a plain file in a folder that exists; give another name")

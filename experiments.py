@@ -9,7 +9,7 @@ import signal
 
 if __name__ == "__main__":                                    # until data.command: the imports take their time
     said = b"" if "LFG_SPEED" in os.environ else b"experiments.py: interrupted\n"    # of two processes one speaks
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda n, _: os._exit(os.write(2, said) * 0 + 128 + n))
 
@@ -797,6 +797,8 @@ def parse(argv):
     options = parser.parse_args(argv)
     if options.svg and options.test != "coldstart":
         parser.error("--svg draws --test coldstart only")
+    if options.test in ("ablation", "speed") and options.models != list(COLUMNS["basic"]):
+        parser.error(f"--models is not for --test {options.test}, which has rows of its own")
     options.folds = sorted(set(options.folds))
     return options
 

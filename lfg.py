@@ -10,7 +10,7 @@ import os
 import signal
 
 if __name__ == "__main__":                                    # until data.command: the imports take their time
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda n, _: os._exit(os.write(2, b"lfg.py: interrupted\n") and 128 + n))
 
@@ -421,7 +421,7 @@ def write_whole(path, content):
             file.write(content.encode(errors="replace")) if isinstance(content, str) else content(file)
         os.replace(part, path)
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}; name a file that can be written") from error
+        raise DataError(f"{path}: {error.strerror or error}; make room or name another file") from error
     finally:
         if os.path.exists(part):
             os.remove(part)
@@ -487,7 +487,7 @@ def parse(argv):
     add = command(recommend, model)
     add("--rate", action="append", default=[], metavar="TITLE=RATING", help='"Heat=2" or "id:54=5"; one --rate an item')
     add("--ratings", metavar="FILE", help="a CSV with a title or id:ID and a rating in each line; - is standard input")
-    add("--age", type=whole(0), help="in years")
+    add("--age", type=whole(0, 150), help="in years")
     add("--gender", help="F or M in MovieLens")
     add("--occupation", help="as in the data the model was trained on")
     add("-n", type=whole(1), default=10, help="how many")

@@ -1056,7 +1056,7 @@ def test_write_whole_takes_text_or_a_function(tmp_path, content):
 
 
 @pytest.mark.parametrize("error,raised,message", [
-    (OSError(28, "No space left on device"), DataError, "x: No space left on device; name a file that can be written$"),
+    (OSError(28, "No space left on device"), DataError, "x: No space left on device; make room or name another file$"),
     (DataError("line 3"), DataError, "^line 3$"), (KeyboardInterrupt("stop"), KeyboardInterrupt, "^stop$")])
 def test_write_whole_leaves_the_old_file_when_writing_fails(tmp_path, error, raised, message):
     def half(file):
@@ -1828,6 +1828,10 @@ def test_help_shows_all_defaults(cli, monkeypatch):
     (["--dataset", "synthetic", "--json", "half"], "half"), (["--of", "all"], "--of"),
     (["--dataset", "few.csv", "--test", "newitem"], "few users"),
     (["--dataset", "few.csv", "--test", "coldstart"], "few users"),
+    (["--test", "ablation", "--models", "svd"], "--models is not for --test ablation"),
+    (["--test", "speed", "--models", "svd"], "--models is not for --test speed"),
+    (["--dataset", "synthetic:10x10"], "write synthetic:USERSxITEMSxRATINGS"),
+    (["--dataset", "synthetic", "--json", "-"], "standard output is for messages"),
     (["--svg", "x.svg"], "--svg"), (["--test", "newitem", "--svg", "x.svg"], "--svg"),
     (["--test", "coldstart", "--svg", "no/such/x.svg"], "not a plain file in a folder that exists; give another name")],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value)
@@ -1870,7 +1874,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(cli, tmp_path, monkeyp
     monkeypatch.setattr("lfg.open", half, raising=False)
     path = write(tmp_path, {"old": "[]"}) / "old"
     code, _, err = cli("--dataset", "synthetic", "--folds", 1, "--test", "coldstart", "--models", "lfg", option, path)
-    assert code == 2 and err.count("\n") == 1 and f"{path}: No space left on device; name a file" in err
+    assert code == 2 and err.count("\n") == 1 and f"{path}: No space left on device; make room" in err
     assert path.read_text() == "[]" and os.listdir(tmp_path) == ["old"]
 
 
@@ -2372,6 +2376,7 @@ def test_score_of_no_users_is_a_header(serve, kept, tmp_path):
 MISTAKES = [
     ("u,i,r\n", ", line 1: the first line must name"), ("", ", line 1: the first line must name"),
     ("userId,movieId\n", ", line 1: the first line must name rating once"),
+    ("user;item;rating\n1;50;4,5\n", ", line 1: no commas in 'user;item;rating'; save it with a comma between fields"),
     ("user,item,movieId,rating\n", ", line 1: the first line must name item once"),
     ("user,item,rating\n1,50,5\n2,50,5\n1,51,5\n", ", line 4: user '1' was there before; sort by user"),
     ("user,item,rating\n1,50,5\n\n2,49,5\n", ", line 4: item '49' is not in the model"),
@@ -2859,6 +2864,9 @@ ERRORS = [                                                  # format, file, old,
     (CSV, "movies.csv", "10,Babe", "9,Babe", "movies.csv, line 3: item '9' is listed twice, first in line 2"),
     (CSV, "ratings.csv", "2,10", '"2"3,10', "ratings.csv, line 2: a quote that is not closed or not at the start or"),
     (CSV, "ratings.csv", "2,10", '"2" ,10', "ratings.csv, line 2: a quote that is not closed or not at the start or"),
+    (CSV, "ratings.csv", CSV["ratings.csv"], "userId;movieId;rating\n1;2;3,5\n", "ratings.csv, line 1: no commas in"),
+    (CSV, "movies.csv", CSV["movies.csv"], "movieId\ttitle\n1\t2\n", "movies.csv, line 1: no commas in 'movieId"),
+    (ATOMIC, "x.inter", "2\t10", b"2\t\xff", "x.inter, line 2: not UTF-8 text; save it as UTF-8"),
     (CSV, "ratings.csv", "3.5", "1e10", "ratings.csv, line 2: rating '1e10' is not a finite number below 1e10"),
     (CSV, "ratings.csv", "3.5", "x" * 5000, "ratings.csv, line 2: rating '" + "x" * 100 + "' is not a finite number"),
     (CSV, "ratings.csv", "1,9", "\ufeff1,9", "ratings.csv, line 3: a byte order mark inside the file"),
@@ -3793,7 +3801,7 @@ def shell(redirection):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX signals")
 @pytest.mark.parametrize("name", ["lfg.py", "experiments.py"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", data.SIGNALS)
 def test_a_signal_while_importing_is_one_line_and_an_ignored_one_is_none(tmp_path, name, number):
     write(tmp_path, {"argparse.py": f"import os\nos.kill(os.getpid(), {int(number)})\nraise SystemExit(7)\n"})
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
@@ -3891,11 +3899,11 @@ def test_what_is_read_is_not_replaced(serve, cli, films, kept, tmp_path):
         for code, out, err in (serve("train", "--dataset", films, "--out", films / name),
                                serve("train", "--data-dir", films.parent, "--dataset", films.name, "--out",
                                      films / name), cli("--dataset", films, "--json", films / name)):
-            assert (code, out) == (2, "") and "standard output, or what is read; give a file of its own" in err
+            assert (code, out) == (2, "") and "is or may be what is read; give a file of its own" in err
     write(tmp_path, {"m": kept["dual"].read_bytes(), "r.csv": SCORED})
     model, csv_file = tmp_path / "m", tmp_path / "r.csv"
     for out in (model, csv_file, tmp_path / "." / "m"):
-        assert "what is read" in told(serve("score", "--model", model, "--ratings", csv_file, "--out", out))
+        assert "may be what is read" in told(serve("score", "--model", model, "--ratings", csv_file, "--out", out))
     assert content_of(films) == before and model.read_bytes() == kept["dual"].read_bytes()
 
 
@@ -3952,7 +3960,7 @@ def test_free_text_where_kinds_are_expected_is_told(tmp_path, monkeypatch, files
     files = {"atomic": ATOMIC, "csv": CSV}[files]
     for other in {"gender", "occupation"} - {column}:
         files = {key: text.replace(f"{other}:token", "x:token") for key, text in files.items()}
-    said = f"{name}, line {2 if column == 'genres' else 3}: {column} has more than 1 different values; leave"
+    said = f"{name}, line {2 if column == 'genres' else 3}: {column} has more than 1 values; leave that column out"
     assert said in fail(write(tmp_path, files))
 
 
