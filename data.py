@@ -268,8 +268,8 @@ def _check_kinds(table, *columns):
         for line, value in table[column].items():
             kinds.update(value.split("|"))
             if len(kinds) > MOST_KINDS:
-                raise DataError(f"{table.index.name}, line {line}: {column} has more than {MOST_KINDS} values; leave that "
-                                "column out")
+                raise DataError(f"{table.index.name}, line {line}: {column} has more than {MOST_KINDS} values; "
+                                "leave that column out")
 
 
 def _wrong(where, line, problem):
