@@ -2971,8 +2971,9 @@ def no_network(monkeypatch):
 
 
 def fake_pip(monkeypatch, files=None, top="recbole/dataset_example/ml-100k"):
-    def run(command, **_):
+    def run(command, env, **_):
         assert command[1:5] == ["-m", "pip", "download", "--no-deps"] and command[-1] == "recbole==1.2.1"
+        assert env == {**os.environ, "TMPDIR": command[command.index("--dest") + 1]}
         if files is None:
             return subprocess.CompletedProcess(command, 1, "", "warning\nERROR: no such package\n")
         write_zip(Path(command[command.index("--dest") + 1], "recbole-1.2.1-py3-none-any.whl"), top, files)
@@ -3815,6 +3816,9 @@ def test_a_signal_while_importing_is_one_line_and_an_ignored_one_is_none(tmp_pat
 
 SIGNALLED = """
 import os, signal, sys, data
+class Loud:
+    def __del__(self):
+        raise ValueError("closed too late")
 def send(*numbers):
     for number in numbers:
         os.kill(os.getpid(), number)
@@ -3822,6 +3826,7 @@ def work():
     try:
         send(numbers[0])
     except KeyboardInterrupt:
+        Loud()
         send(*numbers[1:])
         raise ValueError("closed by a library")
     finally:
@@ -4051,6 +4056,22 @@ def test_a_network_of_no_width_and_a_model_of_no_items_are_refused(served, tmp_p
     nothing = served("item").arrays
     nothing = {name: a[:0] if len(a.shape) and len(a) == 40 else a for name, a in nothing.items()}
     assert "not as the rest" in refused(file_of(tmp_path, nothing))
+
+
+def test_a_header_that_numpy_warns_of_is_read_in_silence(served, tmp_path):
+    model, path = served("user"), tmp_path / "x"
+    model.save(path)
+    raw = path.read_bytes()
+    assert raw.count(b"'shape': (40,), }") > 1
+    path.write_bytes(crc_mended(raw.replace(b"'shape': (40,), }", b"'shape': (40L,),}")))     # as Python 2 wrote it
+    assert differing(Recommender.load(path).arrays, model.arrays) == []
+
+
+def test_export_through_a_link_fills_the_folder_it_names(serve, kept, tmp_path):
+    (tmp_path / "folder").mkdir()
+    os.symlink("folder", tmp_path / "link")
+    assert serve("export", "--model", kept["user"], "--out", tmp_path / "link")[0] == 0
+    assert os.path.islink(tmp_path / "link") and len(os.listdir(tmp_path / "folder")) == 3
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
