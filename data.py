@@ -459,9 +459,9 @@ def _records(where, data, sep, quoted):
     starts = np.append(0, ends[:-1] + 1)
     separators = np.flatnonzero((characters == ord(sep)) & ~inside)
     widths = np.diff(np.searchsorted(separators, ends), prepend=0) + 1
-    solid = np.logical_or.reduceat(~np.isin(characters, [ord(c) for c in " \t\n\v\f\r"]), starts)
-    full = (widths > 1) | solid
-    if not full.all():
+    full = widths > 1
+    if not full.all():                                 # one field, or blank
+        full |= np.logical_or.reduceat(~np.isin(characters, [ord(c) for c in " \t\n\v\f\r"]), starts)
         data = characters[np.repeat(full, ends + 1 - starts)].tobytes()
     return (np.searchsorted(newlines, starts) + 1)[full], widths[full], data
 

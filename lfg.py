@@ -208,7 +208,7 @@ class Recommender:
             return np.stack([self.predict(*user) for user in one_by_one(items, ratings, side)])
         try:                                                  # weights that no training made are told below
             with np.errstate(over="ignore", invalid="ignore"):
-                predicted = self._joined(*self._checked(items, ratings, side)) * np.float32(self.unit)
+                predicted = self._joined(*self._checked(items, ratings, side))
         except np.linalg.LinAlgError:
             predicted = np.nan
         if not np.isfinite(predicted).all():
@@ -216,7 +216,7 @@ class Recommender:
         return predicted
 
     def _joined(self, items, values, side):
-        """What predict answers, in the unit of training: of the user side, the item side, or both."""
+        """What predict answers: of the user side, the item side, or both; values are in the unit of training."""
         predicted = 0
         if self.layers:
             predicted = self.M1 @ self.generate(items, values, side) + self.base
@@ -224,7 +224,7 @@ class Recommender:
             solved = [mean_user + q1 @ self.solve(items, values, q1, mean_user) for q1, mean_user in self.sides]
             weight = joining_weight(len(items), *self.weights)
             predicted = weight * predicted + (1 - weight) / len(solved) * sum(solved)
-        return predicted
+        return predicted if self.unit == 1 else predicted * np.float32(self.unit)
 
     def generate(self, items, values, side):
         """U_G and bu_G (k + 1,) of a user in one forward pass that reads only the rated rows of the first Linear."""

@@ -113,7 +113,7 @@ def report(progress, epoch, mse, values, params):
     """Calls progress(epoch, mse), if there is one; raises DataError when training on values (n,) has diverged: when
     predictions are off by more than `most`, or the last step, of which mse does not know, left a parameter far beyond.
     """
-    most = 2 * np.ptp(np.append(values, 0)) + 1
+    most = 2 * (max(0, values.max()) - min(0, values.min())) + 1
     if not (mse < most ** 2 and all(np.abs(p).max() < 100 * most for p in params)):           # nor NaN
         raise DataError(f"training diverged: a mean squared error of {mse:.3g} in epoch {epoch + 1}; lower the rate")
     if progress:
