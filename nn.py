@@ -1,15 +1,15 @@
-"""A small neural network library in NumPy: each layer's backward pass stands beside its forward pass.
+"""A small neural network library in NumPy: each backward pass stands next to its forward pass.
 
-`forward(x, training)` returns (y, cache). `backward(dy, cache)` is pure: it takes the gradient of the loss
-with respect to y and returns (dx, grads), grads in the order of `params`. What it leaves out: autograd,
-convolution, anything on a GPU. Shapes: B rows of a batch, D columns in, H columns out.
+`forward(x, training)` returns (y, cache). `backward(dy, cache)` is pure: it takes the gradient of
+the loss with respect to y and returns (dx, grads), grads in the order of `params`. What it leaves
+out: autograd, convolution, GPUs. Shapes: B rows of a batch, D columns in, H columns out.
 """
 
 import numpy as np
 
 
 class Linear:
-    """y = x W + b, with W drawn from N(0, 1 / (3 D)): small enough that a Tanh behind it starts in its slope."""
+    """y = x W + b, with W drawn from N(0, 1 / (3 D)): a Tanh behind it starts unsaturated."""
 
     def __init__(self, n_in, n_out, rng, dtype=np.float32):
         self.W = (rng.standard_normal((n_in, n_out)) * np.sqrt(1 / (3 * n_in))).astype(dtype)
@@ -19,11 +19,12 @@ class Linear:
     def params(self):
         return [self.W, self.b]
 
-    def forward(self, x, training=False):                     # (B, D), (D, H), (H,) -> (B, H)
+    def forward(self, x, training=False):                  # (B, D), (D, H), (H,) -> (B, H)
         return x @ self.W + self.b, x
 
-    def backward(self, dy, x, input_grad=True):               # (B, H) -> (B, D), [(D, H), (H,)]
-        dx = dy @ self.W.T if input_grad else None            # the first layer's costs a product nobody reads
+    def backward(self, dy, x, input_grad=True):            # (B, H) -> (B, D), [(D, H), (H,)]
+        # nothing stands before the first layer, so its input gradient would be a wasted product
+        dx = dy @ self.W.T if input_grad else None
         return dx, [x.T @ dy, dy.sum(0)]
 
 
@@ -36,8 +37,8 @@ class LeakyReLU:
         self.slope = slope
 
     def forward(self, x, training=False):
-        """(B, D) -> (B, D); the cache holds the slope taken at each value."""
-        # multiplying by a table of two slopes: np.where mispredicts a branch at every other element
+        """(B, D) -> (B, D); the cache holds the slope used at each value."""
+        # a lookup in a table of two slopes: np.where mispredicts a branch at every other element
         slopes = np.array([self.slope, 1], x.dtype)[(x > 0).view(np.int8)]
         return x * slopes, slopes
 
@@ -59,15 +60,16 @@ class Tanh:
 
 
 class Dropout:
-    """While training, zero each value with probability `rate` and divide the others by 1 - rate."""
+    """While training, set each value to 0 with probability `rate`, divide the rest by 1 - rate."""
 
     params = []
 
     def __init__(self, rate, rng):
-        self.rate, self.rng = rate, rng
+        self.rate = rate
+        self.rng = rng
 
     def forward(self, x, training=False):
-        """(B, D) -> (B, D); the cache is what x was multiplied by. At inference x passes as it is."""
+        """(B, D) -> (B, D); the cache is what x was multiplied by. At inference y = x."""
         if not training:
             return x, None
         keep = (self.rng.random(x.shape, np.float32) >= self.rate) / x.dtype.type(1 - self.rate)
@@ -78,44 +80,47 @@ class Dropout:
 
 
 class BatchNorm:
-    """y = gain (x - mean) / sqrt(var + eps) + shift, each column normalised on its own.
+    """y = gain (x - mean) / sqrt(var + eps) + shift, for each column.
 
-    Training uses the batch's mean and variance and moves the running ones towards them by `momentum`;
-    inference uses the running ones, so that an answer does not depend on who else is in the batch.
+    Training uses the mean and variance of the batch and moves the running ones towards them by
+    `momentum`. Inference uses the running ones, so an answer does not depend on the other rows.
     """
 
     eps = 1e-5
 
     def __init__(self, n, momentum=0.1, dtype=np.float32):
-        self.gain, self.shift = np.ones(n, dtype), np.zeros(n, dtype)
-        self.mean, self.var, self.momentum = np.zeros(n, dtype), np.ones(n, dtype), momentum
+        self.gain = np.ones(n, dtype)
+        self.shift = np.zeros(n, dtype)
+        self.mean = np.zeros(n, dtype)
+        self.var = np.ones(n, dtype)
+        self.momentum = momentum
 
     @property
     def params(self):
         return [self.gain, self.shift]
 
-    def forward(self, x, training=False):                     # (B, H), (H,), (H,) -> (B, H)
-        """Training moves the running statistics, the one thing that a forward pass changes."""
+    def forward(self, x, training=False):                  # (B, H), (H,), (H,) -> (B, H)
+        """Training also moves the running statistics: all that a forward pass changes."""
+        mean, var = self.mean, self.var
         if training:
             mean, var = x.mean(0), x.var(0)
             self.mean += self.momentum * (mean - self.mean)
             self.var += self.momentum * (var - self.var)
-        else:
-            mean, var = self.mean, self.var
         scale = 1 / np.sqrt(var + self.eps)
         normal = (x - mean) * scale
         return self.gain * normal + self.shift, (normal, scale)
 
     def backward(self, dy, cache):
-        """Of the training mode: the batch's mean and variance depend on x as well."""
+        """Gradients in training mode, where mean and variance depend on x as well."""
         normal, scale = cache
-        dgain, dshift = (dy * normal).sum(0), dy.sum(0)       # (H,), (H,)
+        dgain = (dy * normal).sum(0)                       # (H,)
+        dshift = dy.sum(0)                                 # (H,)
         dx = self.gain * scale * (dy - (dshift + normal * dgain) / len(dy))
         return dx, [dgain, dshift]
 
 
 class Sequential:
-    """Layers one after another; caches and gradients are lists in the layers' order."""
+    """Layers applied in order; caches and gradients are lists in the same order."""
 
     def __init__(self, *layers):
         self.layers = layers
@@ -125,7 +130,7 @@ class Sequential:
         return [p for layer in self.layers for p in layer.params]
 
     def forward(self, x, training=False):
-        """The last layer's output, and the list of caches that backward takes."""
+        """The output of the last layer, and the list of caches that backward needs."""
         caches = []
         for layer in self.layers:
             x, cache = layer.forward(x, training)
@@ -136,18 +141,18 @@ class Sequential:
         """Gradients of all parameters; the first layer is a Linear, whose input needs none."""
         grads = []
         for layer, cache in zip(self.layers[:0:-1], caches[:0:-1]):
-            dy, own = layer.backward(dy, cache)
-            grads = own + grads
+            dy, layer_grads = layer.backward(dy, cache)
+            grads = layer_grads + grads
         return self.layers[0].backward(dy, caches[0], input_grad=False)[1] + grads
 
 
 def masked_mse(prediction, row, column, target, weight=1):
-    """Squared error over the observed entries of a batch / B, and its gradient: (B, C), (n,)... -> (), (B, C).
+    """Squared error over the observed entries of a batch / B, and its gradient.
 
-    Entry i is observed at (row[i], column[i]) with the value target[i]; the gradient is 0 elsewhere.
-    weight: of each entry in the sum, (n,) or a number.
+    (B, C), (n,), (n,), (n,) -> (), (B, C). Entry i is observed at (row[i], column[i]) with the
+    value target[i]; the gradient is 0 elsewhere. weight: of each entry, (n,) or a number.
     """
-    residual = prediction[row, column] - target               # (n,)
+    residual = prediction[row, column] - target            # (n,)
     gradient = np.zeros_like(prediction)
     gradient[row, column] = residual * weight * prediction.dtype.type(2 / len(prediction))
     return residual @ (residual * weight) / len(prediction), gradient
@@ -159,26 +164,28 @@ def cosine(progress):
 
 
 class Adam:
-    """Adam (Kingma and Ba, 2015) on a list of arrays, each with its own l2 * |p|^2 added to the loss.
+    """Adam (Kingma and Ba, 2015) on a list of arrays, each with its own penalty l2 * |p|^2.
 
     With g including the 2 l2 p of that penalty: m = b1 m + g, v = b2 v + g^2,
     p -= rate * m (1 - b1) / (1 - b1^t) / (sqrt(v (1 - b2) / (1 - b2^t)) + eps).
-    m and v are the paper's over 1 - b1 and 1 - b2: two passes over the arrays fewer.
+    m and v are the paper's divided by 1 - b1 and 1 - b2, which saves two passes over the arrays.
     """
 
-    chunk = 1 << 16                                           # elements: what a chunk touches stays in the L2 cache
+    chunk = 1 << 16                                        # elements; a chunk fits the L2 cache
 
     def __init__(self, params, l2=0, b1=0.9, b2=0.999, eps=1e-8):
-        assert all(p.flags.c_contiguous for p in params)      # a step works on flat views
-        self.params, self.b1, self.b2, self.eps, self.t = params, b1, b2, eps, 0
+        assert all(p.flags.c_contiguous for p in params)   # a step works on flat views
+        self.params = params
         self.l2 = l2 if isinstance(l2, list) else [l2] * len(params)
+        self.b1, self.b2, self.eps = b1, b2, eps
+        self.t = 0
         self.m = [np.zeros_like(p) for p in params]
         self.v = [np.zeros_like(p) for p in params]
 
     def step(self, grads, rate):
         """One update of the parameters in place; grads are overwritten.
 
-        Goes chunk by chunk: a third faster than whole arrays, which leave the cache between passes.
+        Works chunk by chunk: a third faster than whole arrays, which leave the cache in between.
         """
         self.t += 1
         root = ((1 - self.b2) / (1 - self.b2 ** self.t)) ** 0.5
@@ -202,3 +209,24 @@ class Adam:
         np.divide(m, g, out=g)
         g *= rate
         p -= g
+
+
+def end_epoch(progress, epoch, mse, values, params):
+    """Call progress(epoch, mse), if given, unless training on values (n,) has diverged.
+
+    It has when predictions are off by more than `most`, or when the last step, which mse does not
+    cover, left a parameter far beyond that. Raises FloatingPointError.
+    """
+    most = 2 * (max(0, values.max()) - min(0, values.min())) + 1
+    # written so that NaN counts as diverged
+    if not (mse < most ** 2 and all(np.abs(p).max() < 100 * most for p in params)):
+        raise FloatingPointError(f"training diverged in epoch {epoch + 1} "
+                                 f"(mean squared error {mse:.3g}); use a lower learning rate")
+    if progress:
+        progress(epoch, mse)
+
+
+def even_slices(n, size):
+    """Slices that cut range(n) into parts of nearly equal length, at most size."""
+    edges = np.linspace(0, n, -(-n // size) + 1).astype(int)
+    return [slice(a, b) for a, b in zip(edges, edges[1:])]

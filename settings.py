@@ -1,0 +1,121 @@
+"""Every hyperparameter: one setting per model and table, and the grid that --test tune varies.
+
+All were chosen on a validation part of the training ratings; `python experiments.py --test tune`
+prints the grid around each. What is not named here is the default of the class in svd.py or lfg.py.
+"LFG-dual": seeds of LFG-item (of LFG-item's mirror in newitem) that it averages, and the weight of
+LFG in that mean: user_weight for a long profile, empty_weight for an empty one (if it differs).
+"""
+
+from math import log
+
+COUNTS = (0, 1, 2, 5, 10, 20, 50)                          # ratings shown in the test coldstart
+SIZES = {"ml-100k": 100_000, "ml-1m": 1_000_209}           # ratings of each data set
+
+SETTINGS = {
+    ("ml-100k", "basic"): {
+        "SVD": dict(n_factors=10, l2=1.1, start=0.1, epochs=40),
+        "BiasSVD": dict(n_factors=50, l2=1.2, l2_bias=0.6, epochs=20, rate=0.02),
+        "SVD++": dict(n_factors=20, l2=1.4, l2_bias=0.6, epochs=20, rate=0.02),
+        "LFG": dict(n_factors=200, l2=0.2, l2_M=0.6, mask=0.3, epochs=30, rate=5e-3),
+        "LFG-item": dict(n_factors=200, l2=0.05, l2_M=0.15, mask=0.5, shown_weight=0.2,
+                         svd_rows=30, rate=5e-3),
+        "LFG-item fold-in": dict(l2=512.0, l2_bias=3.0),
+        "LFG-dual": dict(seeds=5, user_weight=0.15),
+    },
+    ("ml-1m", "basic"): {
+        "SVD": dict(n_factors=20, l2=1.1, start=0.3, epochs=40),
+        "BiasSVD": dict(n_factors=50, l2=1.2, l2_bias=0.6, epochs=20, rate=0.02),
+        "SVD++": dict(n_factors=10, l2=1.25, l2_bias=0.6, epochs=40, rate=0.02),
+        "LFG": dict(n_factors=200, hidden=(500,), l2=0.02, l2_M=0.2, mask=0.3, epochs=30),
+        "LFG-item": dict(n_factors=200, hidden=(500,), l2=0.02, l2_M=0.06, mask=0.5,
+                         shown_weight=0.2),
+        "LFG-item fold-in": dict(l2=512.0, l2_bias=3.0),
+        "LFG-dual": dict(seeds=2, user_weight=0.2),
+    },
+    ("ml-100k", "realtime"): {
+        "SVD": dict(n_factors=10, l2=1.1, start=0.1, epochs=40),
+        "BiasSVD": dict(n_factors=50, l2=1.1, l2_bias=0.3, epochs=20, rate=0.02),
+        "BiasSVD fold-in": dict(l2=5.0, l2_bias=3.0),
+        "SVD++": dict(n_factors=50, l2=1.2, l2_bias=0.3, epochs=20, rate=0.02),
+        "SVD++ fold-in": dict(l2=5.0, l2_bias=3.0),
+        "LFG": dict(n_factors=200, l2=0.3, l2_M=0.6, mask=0.3, epochs=40, rate=5e-3),
+        "LFG-item": dict(n_factors=200, l2=0.05, l2_M=0.15, mask=0.5, shown_weight=0.2,
+                         svd_rows=30, batch=256),
+        "LFG-item fold-in": dict(l2=200.0, l2_bias=3.0),
+        "LFG-dual": dict(seeds=5, user_weight=0.15),
+    },
+    ("ml-1m", "realtime"): {
+        "SVD": dict(n_factors=20, l2=1.1, start=0.3, epochs=40),
+        "BiasSVD": dict(n_factors=50, l2=1.2, l2_bias=0.3, epochs=20, rate=0.02),
+        "BiasSVD fold-in": dict(l2=6.0, l2_bias=3.0),
+        "SVD++": dict(n_factors=20, l2=1.2, l2_bias=0.3, epochs=40, rate=0.02),
+        "SVD++ fold-in": dict(l2=5.0, l2_bias=3.0),
+        "LFG": dict(n_factors=200, hidden=(500,), l2=0.02, l2_M=0.2, mask=0.3, epochs=30),
+        "LFG-item": dict(n_factors=200, hidden=(500,), l2=0.02, l2_M=0.06, mask=0.5,
+                         shown_weight=0.2),
+        "LFG-item fold-in": dict(l2=350.0, l2_bias=3.0),
+        "LFG-dual": dict(seeds=2, user_weight=0.1),
+    },
+}
+SETTINGS["ml-100k", "newitem"] = {
+    "BiasSVD": dict(n_factors=50, l2=1.2, l2_bias=0.6, epochs=20, rate=0.02),
+    "BiasSVD fold-in": dict(l2=5.0, l2_bias=1.0, centre="mean"),
+    "LFG": dict(n_factors=200, l2=0.15, l2_M=0.6, mask=0.3, epochs=40, rate=5e-3),
+    "LFG fold-in": dict(l2=400.0, l2_bias=3.0, centre="mean"),
+    "LFG-item": dict(n_factors=200, l2=0.05, l2_M=0.15, mask=0.3, shown_weight=0.5,
+                     svd_rows=30, batch=64),
+    "LFG-dual": dict(seeds=5, user_weight=0.3),
+}
+SETTINGS["ml-1m", "newitem"] = {
+    "BiasSVD": dict(n_factors=100, l2=1.5, l2_bias=0.3, epochs=20, rate=0.01),
+    "BiasSVD fold-in": dict(l2=5.0, l2_bias=2.0, centre="mean"),
+    "LFG": SETTINGS["ml-1m", "realtime"]["LFG"],
+    "LFG fold-in": dict(l2=600.0, l2_bias=1.0, centre="mean"),
+    "LFG-item": dict(n_factors=200, l2=0.04, l2_M=0.06, mask=0.3, shown_weight=0.5, epochs=60),
+    "LFG-dual": dict(seeds=2, user_weight=0.4),
+}
+SETTINGS["ml-100k", "coldstart"] = {
+    **SETTINGS["ml-100k", "realtime"],
+    "BiasSVD fold-in": dict(l2=3.0, l2_bias=6.0, centre="mean"),
+    "LFG": dict(n_factors=200, l2=0.6, l2_M=0.6, mask=(0.3, 1.0), epochs=40, rate=5e-3),
+    "LFG-item fold-in": dict(l2=250.0, l2_bias=6.0, centre="mean"),
+    "LFG-dual": dict(seeds=5, user_weight=0.15, empty_weight=0.5),
+}
+SETTINGS["ml-1m", "coldstart"] = {
+    **SETTINGS["ml-1m", "realtime"],
+    "BiasSVD fold-in": dict(l2=4.0, l2_bias=3.0, centre="mean"),
+    "LFG": dict(n_factors=100, hidden=(500,), l2=0.02, l2_M=0.2, mask=(0.3, 1.0), epochs=30),
+    "LFG-item fold-in": dict(l2=350.0, l2_bias=6.0, centre="mean"),
+    "LFG-dual": dict(seeds=2, user_weight=0.2, empty_weight=0.6),
+}
+
+RIDGE_GRID = {"l2": (0.5, 2), "l2_bias": (0.3, 3)}
+FACTORIZATION_GRID = {"n_factors": (0.5, 2), "l2": (0.8, 1.25), "l2_bias": (0.5, 2),
+                      "epochs": (0.5, 2), "rate": (0.5, 2)}
+GRID = {                                                   # factors on one value at a time
+    "SVD": {"n_factors": (0.5, 2), "l2": (0.8, 1.25), "start": (0.3, 3), "epochs": (0.5, 2),
+            "rate": (0.5, 2)},
+    "BiasSVD": FACTORIZATION_GRID,
+    "SVD++": FACTORIZATION_GRID,
+    "LFG": {"n_factors": (0.5, 2), "l2": (0.5, 2), "l2_M": (0.7, 1.4), "mask": (0.7, 1.4),
+            "rate": (0.6, 1.6)},
+    "LFG-item": {"l2": (0.5, 2), "l2_M": (0.7, 1.4), "mask": (0.7, 1.4), "shown_weight": (0.5, 2),
+                 "rate": (0.6, 1.6)},
+    "BiasSVD fold-in": RIDGE_GRID,
+    "SVD++ fold-in": RIDGE_GRID,
+    "LFG fold-in": RIDGE_GRID,
+    "LFG-item fold-in": RIDGE_GRID,
+    "LFG-dual": {"user_weight": (0, 0.5, 2), "empty_weight": (0.5, 1.5)},
+}
+
+
+def settings_for(n_ratings, test, seeds=None):
+    """Settings of a test, {name: keyword arguments}: those of the data set nearest in size.
+
+    Nearest by factor. seeds: replaces the number of seeds that LFG-dual averages.
+    """
+    name = min(SIZES, key=lambda name: abs(log(SIZES[name] / n_ratings)))
+    settings = dict(SETTINGS[name, test])
+    if seeds:
+        settings["LFG-dual"] = {**settings["LFG-dual"], "seeds": seeds}
+    return settings
