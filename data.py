@@ -1,6 +1,6 @@
 """Ratings, data sets and their folds; reading and fetching MovieLens and files like it.
 
-Needs only NumPy when imported; pandas and tqdm are imported where they are used.
+Needs only NumPy when imported; pandas is imported where it is used.
 """
 
 import csv
@@ -20,13 +20,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-BASE_URL = "https://files.grouplens.org/datasets/movielens/"
+URL = "https://files.grouplens.org/datasets/movielens/"
 MD5 = {"ml-100k": "0e33842e24a9c977be4e0107933c0723", "ml-1m": "c4d9eecfca2ab87c1945afe126590906"}
-WHEEL = "recbole==1.2.1"                          # a package that contains ML-100k as an example
-WHEEL_MD5 = "6e47046882bad158b0efbb84cd5cb987"    # of its ratings below the header, as in u.data
-ARCHIVE_LIMIT = 64 << 20                          # bytes, packed or not; ML-1m unpacks to 25 MB
-MOST_VALUES = 1000                                # of one column, each a column of E or F
-AGES = (1, 18, 25, 35, 45, 50, 56)                # where each bracket starts; 1 is "under 18"
+WHEEL = "recbole==1.2.1"                        # a package that contains ML-100k as an example
+WHEEL_MD5 = "6e47046882bad158b0efbb84cd5cb987"  # of its ratings below the header, as in u.data
+SIZE_LIMIT = 64 << 20                           # bytes of an archive; ML-1m unpacks to 25 MB
+MOST_VALUES = 1000                              # of one column, each a column of E or F
+AGES = (1, 18, 25, 35, 45, 50, 56)              # where each bracket starts; 1 is "under 18"
 GENRES = ("unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy "
           "Film-Noir Horror Musical Mystery Romance Sci-Fi Thriller War Western").split()
 OCCUPATIONS = ("other,academic/educator,artist,clerical/admin,college/grad student,"
@@ -34,13 +34,12 @@ OCCUPATIONS = ("other,academic/educator,artist,clerical/admin,college/grad stude
                "K-12 student,lawyer,programmer,retired,sales/marketing,scientist,self-employed,"
                "technician/engineer,tradesman/craftsman,unemployed,writer").split(",")  # by code
 RATED = ["user", "item", "rating"]
-PROFILE = ["age", "gender", "occupation"]
-COLUMNS = {"user": "user", "userid": "user", "item": "item", "itemid": "item", "movie": "item",
-           "movieid": "item", "title": "title", "movietitle": "title", "year": "year",
-           "releaseyear": "year", "class": "genres", "genre": "genres", "genres": "genres",
-           "rating": "rating", "age": "age", "gender": "gender", "occupation": "occupation"}
-LAYOUTS = {                                       # of GroupLens: names, separators, columns
-    "u.data": [("u.data", "\t", [*RATED, ""]), ("u.user", "|", ["user", *PROFILE, ""]),
+PROFILE = ["user", "age", "gender", "occupation"]
+ABOUT = ["item", "title", "genres", "year"]
+ALIASES = {"userid": "user", "itemid": "item", "movieid": "item", "movie": "item",
+           "movietitle": "title", "releaseyear": "year", "class": "genres", "genre": "genres"}
+LAYOUTS = {  # files without header: names, separators, columns ("" for one that is not used)
+    "u.data": [("u.data", "\t", [*RATED, ""]), ("u.user", "|", [*PROFILE, ""]),
                ("u.item", "|", ["item", "title", "year", "", "", *GENRES])],
     "ratings.dat": [("ratings.dat", "::", [*RATED, ""]),
                     ("users.dat", "::", ["user", "gender", "age", "occupation", ""]),
@@ -57,7 +56,7 @@ class DataError(ValueError):
 class Ratings:
     """Observed entries of a (users x items) matrix, sorted by user, then by item.
 
-    users, items: (n,) int32; values: (n,) float32; counts: (users,), the number of ratings per user;
+    users, items: (n,) int32; values: (n,) float32; counts: (users,), ratings per user;
     the ratings of user u are at starts[u]:starts[u + 1]. `T` is the transposed matrix.
     Raises ValueError if a rating is outside of the shape or not finite, or if a pair occurs twice.
     """
@@ -78,7 +77,7 @@ class Ratings:
         self._set(users, items, values, shape)
 
     def _set(self, users, items, values, shape):
-        """Fill in sorted and valid arrays."""
+        """Store arrays that are known to be valid and sorted."""
         self.users = users
         self.items = items
         self.values = values
@@ -99,27 +98,27 @@ class Ratings:
     @property
     def T(self):
         order = np.argsort(self.items, kind="stable")          # keeps the users of an item sorted
-        return Ratings.__new__(Ratings)._set(
-            self.items[order], self.users[order], self.values[order], self.shape[::-1])
+        T = Ratings.__new__(Ratings)
+        return T._set(self.items[order], self.users[order], self.values[order], self.shape[::-1])
 
     def where(self, keep):
         """The ratings picked by a boolean mask or an index array, in a matrix of the same shape."""
         mask = np.zeros(len(self), bool)
         mask[keep] = True
-        return Ratings.__new__(Ratings)._set(
-            self.users[mask], self.items[mask], self.values[mask], self.shape)
+        part = Ratings.__new__(Ratings)
+        return part._set(self.users[mask], self.items[mask], self.values[mask], self.shape)
 
     def with_values(self, values):
         """The same users and items with other values (n,)."""
         if len(values) != len(self):
             raise ValueError("users, items and ratings must have the same length")
-        return Ratings.__new__(Ratings)._set(
-            self.users, self.items, np.array(values, np.float32), self.shape)
+        other = Ratings.__new__(Ratings)
+        return other._set(self.users, self.items, np.array(values, np.float32), self.shape)
 
     def rows(self, users):
         """Entries of some users: index into users (n,), items (n,), values (n,)."""
         sizes = self.counts[users]
-        first = np.cumsum(sizes) - sizes                       # where each user starts in the result
+        first = np.cumsum(sizes) - sizes  # where each user starts in the result
         at = np.repeat(self.starts[users] - first, sizes) + np.arange(sizes.sum())
         return np.repeat(np.arange(len(users)), sizes), self.items[at], self.values[at]
 
@@ -164,11 +163,11 @@ class Split(NamedTuple):
 
 
 def load(dataset, data_dir=None, seed=0, progress=False, columns=None):
-    """The Dataset called "ml-100k", "ml-1m" or "synthetic", or the one at a path: folder or CSV file.
+    """The Dataset called "ml-100k", "ml-1m" or "synthetic", or the one in a folder or CSV file.
 
     A named one is read from data_dir/NAME/ or data_dir/NAME.zip, and fetched if neither is there.
     "synthetic:6040x3706x1000209" has that many users, items and ratings; seed is for these.
-    progress: show a bar on stderr while fetching. columns: {name in a CSV file: "user", "item" or
+    progress: tell on stderr what is fetched. columns: {name in a CSV file: "user", "item" or
     "rating"} for files with other headers. Raises DataError.
     """
     sizes = re.fullmatch("synthetic(?::([0-9]{1,9})x([0-9]{1,9})x([0-9]{1,9}))?", str(dataset))
@@ -176,20 +175,16 @@ def load(dataset, data_dir=None, seed=0, progress=False, columns=None):
         return synthetic(*(int(size) for size in sizes.groups() if size), seed=seed)
     if str(dataset).startswith("synthetic:"):
         raise DataError(f"{dataset}: write synthetic:USERSxITEMSxRATINGS")
-    try:
-        if dataset in MD5:
-            return _load_named(dataset, data_dir, progress)
-        path = Path(dataset)
-        if path.is_file():
-            files = {file.name: file for file in path.parent.iterdir()}
-            return _load_files(files, path.name, path.name, columns)
-        found = _load_folder(path, os.path.basename(os.path.realpath(path)), columns)
-    except OSError as error:
-        raise DataError(f"{error.filename or dataset}: {error.strerror or error}") from error
-    if found is None:
+    if dataset in MD5:
+        return _load_named(dataset, data_dir, progress)
+    path = Path(dataset)
+    if path.is_file():
+        return _load_files(_list_files(path.parent), path.name, path.name, columns)
+    found = _load_folder(path, os.path.basename(os.path.realpath(path)), columns)
+    if not found:
         problem = "no ratings here" if path.exists() else "no such file or folder"
-        raise DataError(f"{path}: {problem}; give ml-100k, ml-1m, synthetic, a CSV file or a folder "
-                        "with u.data, ratings.dat, NAME.inter or ratings.csv")
+        raise DataError(f"{path}: {problem}; give ml-100k, ml-1m, synthetic, a CSV file or a "
+                        "folder with u.data, ratings.dat, NAME.inter or ratings.csv")
     return found
 
 
@@ -277,22 +272,18 @@ def _draw_pairs(n_users, n_items, n, rng):
 
 def _draw_taste(X, rng):
     """(n, 6), standard normal; half of the variance comes from the columns of X (n, C)."""
-    told = X.astype(np.float64) @ rng.normal(size=(X.shape[1], 6))           # (n, C), (C, 6) -> (n, 6)
+    told = X.astype(np.float64) @ rng.normal(size=(X.shape[1], 6))  # (n, C), (C, 6) -> (n, 6)
     told = (told - told.mean(0)) / (told.std(0) + 1e-9)
     return (told + rng.normal(size=told.shape)) / np.sqrt(2)
-
-
-# Data sets from tables
-
 
 def to_dataset(name, ratings, users=None, items=None):
     """Dataset from DataFrames, which are not changed.
 
-    ratings: columns user, item, rating. users: column user; age becomes brackets in E, and any other
-    column one-hot columns "column=value". items: column item and perhaps title, genres ("A|B") and
-    year, which may also stand in the title, "(1995)"; F has genres and decades. NaN, None and ""
-    mean unknown. Users with ratings who are not in users get the mean row of E, such items zeros.
-    Integer ids stay integers, others become text. Raises DataError about the first mistake.
+    ratings: columns user, item, rating. users: column user; age becomes brackets in E and any
+    other column one-hot columns "column=value". items: column item, perhaps title, genres ("A|B")
+    and year, which may also be in the title, "(1995)"; F has genres and decades. NaN, None and ""
+    mean unknown. Users missing in users get the mean row of E, items missing in items zeros.
+    Integer ids stay integers, others become text. Raises DataError about the first mistake found.
     """
     pd = _pandas()
     _check_columns(_place(ratings, "ratings"), RATED, ratings, ratings)
@@ -307,25 +298,20 @@ def to_dataset(name, ratings, users=None, items=None):
     twice = pd.Series(rows * len(item_ids) + columns).duplicated()
     _check_rows(ratings, "ratings", twice, "user {user!r} rates item {item!r} twice")
 
-    n = len(user_ids)
-    kinds = [] if users is None else [kind for kind in users if kind not in ("user", "age")]
-    ages = pd.to_numeric(_texts(users, "age", user_at, n), errors="coerce")
-    E, E_names = _user_columns(ages, {kind: _texts(users, kind, user_at, n) for kind in kinds})
-    if users is not None:
-        E[np.setdiff1d(np.arange(n), user_at)] = E[user_at].mean(0)
+    E, E_names = _user_side(users, user_at, len(user_ids))
     titles, genres, dates = (_texts(items, column, item_at, len(item_ids))
                              for column in ("title", "genres", "year"))
     titles, years = _titles_and_years(titles, dates)
+    titles = [title or str(one) for title, one in zip(titles, item_ids)]
     F, F_names = _item_columns(genres, years)
-    return Dataset(name, Ratings(rows, columns, values, (n, len(item_ids))), user_ids, item_ids,
-                   E, E_names, F, F_names, [title or str(one) for title, one in zip(titles, item_ids)],
-                   genres, years)
+    ratings = Ratings(rows, columns, values, (len(user_ids), len(item_ids)))
+    return Dataset(name, ratings, user_ids, item_ids, E, E_names, F, F_names, titles, genres, years)
 
 
 def _match_ids(kind, ratings, listed):
-    """All ids of users or items, sorted, and the index among them of each rating's and listed row's.
+    """Ids of all users or items, sorted, and the index of each rating's and each listed row's id.
 
-    listed: the table users or items, or None.
+    kind: "user" or "item"; listed: the table users or items, or None.
     """
     codes, rated = _distinct_ids(kind, ratings, "ratings")
     listed_codes, others = codes[:0], []
@@ -334,8 +320,8 @@ def _match_ids(kind, ratings, listed):
         _check_columns(_place(listed, table), [kind], listed, listed)
         listed_codes, others = _distinct_ids(kind, listed, table)
         if not set(rated).intersection(others):
-            raise DataError(f"{_place(listed, table)}: no {kind} of the ratings is here; ids such as "
-                            f"{rated[0]!r} and {others[:1]} must be of the same type")
+            raise DataError(f"{_place(listed, table)}: none of the rated {kind}s, such as "
+                            f"{rated[0]!r}, is among {others[:3]}; do the types of ids differ?")
     ids = set(rated).union(others)
     numeric = all(type(one) is int or re.fullmatch("-?[0-9]{1,18}", one) for one in ids)
     ids = sorted(ids, key=(lambda one: (int(one), one)) if numeric else None)
@@ -367,17 +353,16 @@ def _place(frame, table, row=None):
 def _check_rows(frame, table, bad, problem):
     """Raise DataError about the first row where bad (n,); problem: a template over the columns."""
     for row in np.flatnonzero(bad)[:1]:
-        fields = {str(column): frame[column].iloc[[row]].tolist()[0] for column in frame}
-        raise DataError(f"{_place(frame, table, row)}: {problem.format(**fields)}")
-
+        fields = frame.iloc[[row]].to_dict("records")[0]
+        raise DataError(f"{_place(frame, table, row)}: {problem.format_map(fields)}")
 
 
 def _check_columns(where, needed, found, names):
     """Raise DataError unless found has all that is needed; names: what the columns are called."""
     missing = [column for column in needed if column not in found]
     if missing:
-        raise DataError(f"{where}: no column {' or '.join(missing)}, only {', '.join(map(str, names))}; "
-                        "rename, or name them with columns= or --columns")
+        raise DataError(f"{where}: no column {' or '.join(missing)} among "
+                        f"{', '.join(map(str, names))}; rename or use columns= (--columns)")
 
 
 def _texts(frame, column, at, n):
@@ -387,6 +372,17 @@ def _texts(frame, column, at, n):
         for index, value, known in zip(at, frame[column].tolist(), frame[column].notna()):
             texts[index] = str(value) if known else ""
     return texts
+
+
+def _user_side(users, at, n):
+    """E (n, columns) and its names from the table users, of which row i is user at[i]."""
+    if users is None:
+        return np.zeros((n, 0), np.float32), []
+    kinds = [column for column in users if column not in ("user", "age")]
+    ages = _pandas().to_numeric(_texts(users, "age", at, n), errors="coerce")
+    E, names = _user_columns(ages, {kind: _texts(users, kind, at, n) for kind in kinds})
+    E[np.setdiff1d(np.arange(n), at)] = E[at].mean(0)
+    return E, names
 
 
 def _user_columns(ages, categories):
@@ -407,10 +403,10 @@ def _item_columns(genres, years):
 
 
 def _one_hot(column, rows, values=None):
-    """(n, values) float32 zeros and ones, and the columns' names; rows: n lists of texts, "" none."""
+    """(n, values) float32 zeros and ones, and names; rows: n lists of texts, "" for none."""
     values = values or sorted(set().union(*rows) - {""})
     if len(values) > MOST_VALUES:
-        raise DataError(f"column {column} has more than {MOST_VALUES} different values; leave it out")
+        raise DataError(f"column {column} has more than {MOST_VALUES} values; leave it out")
     index = {str(value): n for n, value in enumerate(values)}
     X = np.zeros((len(rows), len(values)), np.float32)
     for x, texts in zip(X, rows):
@@ -430,16 +426,13 @@ def _titles_and_years(titles, dates):
     return shown, years
 
 
-# File formats
-
-
 class _File(NamedTuple):
-    path: object       # a Path, or what a message calls it
-    data: bytes        # UTF-8; lines end in "\n"
+    path: object     # a Path, or "-"
+    data: bytes      # UTF-8, lines end in "\n"
     sep: str
-    quoting: int
-    fields: list       # our names of the columns, "" for one that is not used
-    start: int = 0     # lines before the first record
+    quoting: int     # of csv and pandas
+    fields: list     # our names of the columns, "" for one that is not used
+    start: int = 0   # lines above the first record
 
 
 def read_ratings(path, columns=None):
@@ -447,19 +440,23 @@ def read_ratings(path, columns=None):
 
     columns: as in load. Raises DataError.
     """
-    try:
-        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
-    file = _open(path, data, ",", columns=columns)
+    file = _open(Path(path), ",", None, RATED, columns)
     table = _read_ratings(file)
     to_dataset("", table)                                      # for its checks
     return table
 
 
+def _list_files(folder):
+    """{name: path} of a folder, a Path or a zipfile.Path; empty if there is no such folder."""
+    try:
+        return {path.name: path for path in folder.iterdir()} if folder.is_dir() else {}
+    except OSError as error:
+        raise DataError(f"{folder}: {error.strerror}") from error
+
+
 def _load_folder(folder, name, columns=None):
     """Dataset of the first format whose ratings are in a folder; None if there are none."""
-    files = {file.name: file for file in folder.iterdir()} if folder.is_dir() else {}
+    files = _list_files(folder)
     inter = sorted(file for file in files if file.endswith(".inter"))
     if len(inter) > 1:
         raise DataError(f"{folder}: {inter[0]} and {inter[1]}; keep one data set per folder")
@@ -475,39 +472,42 @@ def _load_files(files, ratings, name, columns):
     if ratings in LAYOUTS:
         parts = LAYOUTS[ratings]
     elif ratings.endswith(".inter"):
-        parts = [(ratings, "\t", None), (stem + ".user", "\t", None), (stem + ".item", "\t", None)]
+        parts = [(ratings, "\t", None), (f"{stem}.user", "\t", None), (f"{stem}.item", "\t", None)]
     else:
         parts = [(ratings, ",", None), ("", ",", None), ("movies.csv", ",", None)]
     tables = [None, None, None]
     readers = [_read_ratings, _read_side, _read_side]
-    wanted = [RATED, ["user", *PROFILE], ["item", "title", "genres", "year"]]
+    wanted = [RATED, PROFILE, ABOUT]
     for n, (file, sep, fields) in enumerate(parts):
         if file in files:
-            path = files[file]
-            tables[n] = readers[n](_open(path, path.read_bytes(), sep, fields, wanted[n], columns))
+            tables[n] = readers[n](_open(files[file], sep, fields, wanted[n], columns))
         elif fields:
             raise DataError(f"{files[ratings]} is here but {file} is missing; add it")
     return to_dataset(name, *tables)
 
 
-def _open(path, data, sep, fields=None, wanted=RATED, columns=None):
-    """The _File of these bytes. fields: names of its columns, or None: its first line has them."""
+def _open(path, sep, fields, wanted, columns=None):
+    """The _File at a path. fields: names of its columns, or None: its first line has them."""
+    data = _read_utf8(path, latin=fields is not None)
     if sep == "::":                                            # pandas is fast with one character
         data = data.replace(b"::", b"\t")
         sep = "\t"
-    data = _to_utf8(path, data, latin=fields is not None)
     quoting = csv.QUOTE_MINIMAL if sep == "," else csv.QUOTE_NONE
     file = _File(path, data, sep, quoting, fields or [])
     if fields is None:
         line, header = next(_records(file), (1, [""]))
-        fields = _match_header(f"{path}, line {line}", [name.strip() for name in header], wanted,
-                               columns or {})
+        names = [name.strip() for name in header]
+        fields = _match_header(f"{path}, line {line}", names, wanted, columns or {})
         file = file._replace(fields=fields, start=line)
     return file
 
 
-def _to_utf8(path, data, latin):
-    """Bytes as UTF-8 without byte order mark, every line ending in a newline; perhaps Latin-1."""
+def _read_utf8(path, latin):
+    """Bytes of a file, in UTF-8, every line ending in a newline. latin: it may be Latin-1."""
+    try:
+        data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
     data = data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     data = data.rstrip(b"\n") + b"\n"
     try:
@@ -527,18 +527,13 @@ def _match_header(where, header, wanted, columns):
                         "save it with commas between fields")
     if wanted is RATED:
         _check_columns(where, columns, header, header)
-    columns = {name: columns[name] for name in header if name in columns}
-    fields = []
-    for name in header:
-        field = COLUMNS.get(re.sub("[_ ]", "", name.lower()).partition(":")[0])
-        field = "" if field in columns.values() else field     # columns says which one it is
-        fields.append(columns.get(name, field))
-    fields = [field if field in wanted else "" for field in fields]
+    fields = [""] * len(header)
+    for name in sorted(header, key=lambda name: name not in columns):        # those named first
+        plain = re.sub("[_ ]", "", name.lower()).partition(":")[0]
+        field = columns.get(name, ALIASES.get(plain, plain))
+        if field in wanted and field not in fields:
+            fields[header.index(name)] = field
     _check_columns(where, wanted if wanted is RATED else wanted[:1], fields, header)
-    for field in wanted:
-        if fields.count(field) > 1:
-            raise DataError(f"{where}: several columns for {field} in {', '.join(header)}; "
-                            "choose one with columns= or --columns")
     return fields
 
 
@@ -549,7 +544,8 @@ def _records(file):
     line = 1
     try:
         for fields in reader:
-            if line > file.start and (len(fields) > 1 or "".join(fields).strip()):
+            blank = not fields or len(fields) == 1 and fields[0].isspace()
+            if line > file.start and not blank:
                 if len(fields) != len(file.fields or fields):
                     raise csv.Error(f"{len(fields)} fields where {len(file.fields)} are expected")
                 yield line, fields
@@ -559,23 +555,23 @@ def _records(file):
 
 
 def _read_table(file, dtype=object):
-    """DataFrame of the columns that file.fields names, text if not typed; attrs and index say where.
+    """DataFrame of the named columns, text if no dtype says else; its attrs and index say where.
 
-    Fast. Only if some line is unusual, all are read one by one first, to name one that is wrong.
+    Fast. Only if a file has quotes, blank or wrong lines, every line is looked at first, slowly.
     """
     pd = _pandas()
-    # Without all but separators and newlines, every line is the same.
-    marks = file.data.translate(None, bytes(set(range(256)) - set(file.sep.encode() + b"\n\"")))
-    usual = file.sep.encode() * (len(file.fields) - 1) + b"\n"
+    separator = file.sep.encode()
+    # Without all but separators, quotes and newlines, usual lines are the same.
+    marks = file.data.translate(None, bytes(set(range(256)) - set(separator + b'"\n')))
     lines = None
-    if marks.replace(usual, b"") or file.sep == "," and b'"' in marks:
+    if marks.replace(separator * (len(file.fields) - 1) + b"\n", b""):
         lines = np.fromiter((line for line, _ in _records(file)), np.int64)
     table = pd.read_csv(io.BytesIO(file.data), sep=file.sep, header=None, skiprows=file.start,
                         names=[field or n for n, field in enumerate(file.fields)],
                         usecols=[field for field in file.fields if field], dtype=dtype,
                         na_filter=False, quoting=file.quoting, encoding="utf-8")
-    table.index = pd.RangeIndex(len(table)) + file.start + 1 if lines is None else lines
-    table.attrs["file"] = file.path
+    table.index = np.arange(len(table)) + file.start + 1 if lines is None else lines
+    table.attrs["file"] = str(file.path)
     return table
 
 
@@ -609,9 +605,6 @@ def _pandas():
     return pandas
 
 
-# Fetching
-
-
 def _load_named(name, data_dir, progress):
     """Dataset of data_dir/NAME/ or data_dir/NAME.zip, fetched if neither is there."""
     if data_dir is None:
@@ -619,12 +612,11 @@ def _load_named(name, data_dir, progress):
     folder = Path(data_dir, name)
     archive = folder.with_name(f"{name}.zip")
     found = _load_folder(folder, name)
-    if found is None and not archive.is_file():
+    if not found and not archive.is_file():
         _fetch(name, folder, archive, progress)
         found = _load_folder(folder, name)
-    if found is None:
-        found = _load_folder(_open_archive(archive, f"{name}/"), name)
-    if found is None:
+    found = found or _load_folder(_open_archive(archive, f"{name}/"), name)
+    if not found:
         raise DataError(f"{archive}: no ratings below {name}/; delete it and load again")
     return found
 
@@ -632,33 +624,33 @@ def _load_named(name, data_dir, progress):
 def _open_archive(path, folder):
     """A folder of a zip archive as a zipfile.Path, to be used like a Path."""
     try:
-        archive = zipfile.ZipFile(path)
-        if sum(member.file_size for member in archive.infolist()) > ARCHIVE_LIMIT:
-            raise ValueError(f"larger than {ARCHIVE_LIMIT >> 20} MB")
-        if archive.testzip():
-            raise ValueError("damaged")
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > SIZE_LIMIT:
+                raise ValueError(f"larger than {SIZE_LIMIT >> 20} MB")
+            if archive.testzip():
+                raise ValueError("damaged")
     except Exception as error:                                 # zipfile and zlib have many kinds
-        raise DataError(f"{path}: {error or type(error).__name__}; delete it and load again") from error
-    return zipfile.Path(archive, folder)
+        raise DataError(f"{path}: {error}; delete it and load again") from error
+    return zipfile.Path(path, folder)
 
 
 def _fetch(name, folder, archive, progress):
     """Write NAME.zip or, for ml-100k if that cannot be had, the files of WHEEL in folder."""
-    url = f"{BASE_URL}{name}.zip"
-    tried = [str(folder), str(archive)]
+    url = f"{URL}{name}.zip"
     if progress:
         print(f"{name} is not in {folder.parent}: fetching it from {url}", file=sys.stderr)
-    files = {}
-    try:
-        files = {archive: _check_md5(_download(url, progress), MD5[name])}
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        tried.append(f"{url} ({error})")
-    if not files and name == "ml-100k":
+    sources = {url: lambda: {archive: _download(url, MD5[name])}}
+    if name == "ml-100k":
+        sources[f"pip download {WHEEL}"] = lambda: _download_wheel(folder)
+    tried = [str(folder), str(archive)]
+    for source, get in sources.items():
         try:
-            files = _download_wheel(folder)
-        except (OSError, ValueError, LookupError, subprocess.SubprocessError) as error:
-            tried.append(f"pip download {WHEEL} ({error})")
-    if not files:
+            files = get()
+            break
+        except (OSError, ValueError, LookupError, subprocess.SubprocessError,
+                http.client.HTTPException) as error:
+            tried.append(f"{source} ({error})")
+    else:
         raise DataError(f"cannot get {name}: tried {', '.join(tried)}; put {name}.zip from "
                         f"grouplens.org/datasets/movielens in {folder.parent}, "
                         "or use --dataset synthetic")
@@ -667,28 +659,22 @@ def _fetch(name, folder, archive, progress):
         write_whole(path, lambda file, data=data: file.write(data))
 
 
+def _download(url, md5):
+    """The bytes at url, at most SIZE_LIMIT of them."""
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        if not answer.url.startswith("https://"):
+            raise OSError(f"redirected to {answer.url}, which is not https")
+        data = answer.read(SIZE_LIMIT + 1)
+    if len(data) > SIZE_LIMIT:
+        raise OSError(f"larger than {SIZE_LIMIT >> 20} MB")
+    _check_md5(data, md5)
+    return data
+
+
 def _check_md5(data, expected):
     found = hashlib.md5(data, usedforsecurity=False).hexdigest()
     if found != expected:
         raise ValueError(f"MD5 {found} instead of {expected}")
-    return data
-
-
-def _download(url, progress):
-    """The bytes at url, at most ARCHIVE_LIMIT of them."""
-    from tqdm import tqdm
-    data = bytearray()
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        if not answer.url.startswith("https://"):
-            raise OSError(f"redirected to {answer.url}, which is not https")
-        size = int(answer.headers.get("Content-Length") or 0)
-        with tqdm(total=size or None, unit="B", unit_scale=True, disable=not progress) as bar:
-            for chunk in iter(lambda: answer.read(1 << 16), b""):
-                data += chunk
-                bar.update(len(chunk))
-                if len(data) > ARCHIVE_LIMIT:
-                    raise OSError(f"larger than {ARCHIVE_LIMIT >> 20} MB")
-    return bytes(data)
 
 
 def _download_wheel(folder):
@@ -705,9 +691,6 @@ def _download_wheel(folder):
         files = {folder / name: (example / name).read_bytes() for name in names}
     _check_md5(files[folder / names[-1]].partition(b"\n")[2], WHEEL_MD5)
     return files
-
-
-# Writing
 
 
 def write_whole(path, write):

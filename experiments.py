@@ -75,14 +75,13 @@ def run(argv):
             if options.test == "tune":
                 tables += [tune(data, test, column, options)
                            for column in columns if not column.startswith("μ")]
-            elif test == "coldstart":
-                tables.append(cold_start(data, columns, options))
             elif test == "ablation":
                 tables += ablate(data, options)
             elif test == "speed":
-                tables.append(speed(data, options))
+                tables += speed(data, options)
             else:
-                tables.append(cross_validate(data, test, columns, options))
+                table = cold_start if test == "coldstart" else cross_validate
+                tables += table(data, test, columns, options)
             if options.json:
                 write_whole(options.json, json.dumps(tables, indent=1))
             if options.interrupted:
@@ -214,8 +213,6 @@ def run_folds(data, test, plan, options):
                 folds.append(result)
     except KeyboardInterrupt:
         options.interrupted = True
-    if not folds:
-        raise KeyboardInterrupt
     return folds
 
 
@@ -228,9 +225,11 @@ def epochs_of(plan, seed):
 
 
 def cross_validate(data, test, columns, options):
-    """One table of the paper, or of new items; returns its JSON object."""
+    """One table of the paper, or of new items; returns a list of its JSON object."""
     settings = settings_for(len(data.ratings), test, options.seeds)
     folds = run_folds(data, test, {c: (c, settings) for c in columns}, options)
+    if not folds:
+        return []
     number, paper = PAPER.get((data.name, test), (None, None))
     table = table_object(data, test, folds, options, table=number, paper=paper)
     prefix = f"Table {number}: " if number else ""
@@ -241,20 +240,22 @@ def cross_validate(data, test, columns, options):
         numbers = [f["rmse"][c] for f in folds] + [table["average"][c], (paper or {}).get(c)]
         show_row([c, *("" if x is None else f"{x:.4f}" for x in numbers), seconds_of(folds, c)])
     print()
-    return {**table, "differences": differences(folds, table["average"])}
+    return [{**table, "differences": differences(folds, table["average"])}]
 
 
-def cold_start(data, columns, options):
-    """RMSE by the number of ratings that a new user has given; returns the JSON object."""
-    settings = settings_for(len(data.ratings), "coldstart", options.seeds)
-    folds = run_folds(data, "coldstart", {c: (c, settings) for c in columns}, options)
-    table = table_object(data, "coldstart", folds, options, ratings=COUNTS)
-    print(f"{title('coldstart', data, folds)}\n")
+def cold_start(data, test, columns, options):
+    """RMSE by the number of ratings that a new user has given; returns a list, as above."""
+    settings = settings_for(len(data.ratings), test, options.seeds)
+    folds = run_folds(data, test, {c: (c, settings) for c in columns}, options)
+    if not folds:
+        return []
+    table = table_object(data, test, folds, options, ratings=COUNTS)
+    print(f"{title(test, data, folds)}\n")
     show_row = table_printer(["Ratings shown".ljust(15), *(f"{n:>6}" for n in COUNTS), "Seconds"])
     for c in columns:
         show_row([c, *(f"{x:.4f}" for x in table["average"][c]), seconds_of(folds, c)])
     print()
-    return table
+    return [table]
 
 
 def ablate(data, options):
@@ -264,9 +265,12 @@ def ablate(data, options):
         if not options.interrupted:
             settings = settings_for(len(data.ratings), test, options.seeds)
             folds = run_folds(data, test, choices(settings), options)
-            tables.append(table_object(data, "ablation", folds, options, of=test))
-    print(f"{title('ablation', data, folds)}\n")
-    show_row = table_printer(["Choice".ljust(64), " Basic", "Real-time"])
+            if folds:
+                tables.append(table_object(data, "ablation", folds, options, of=test))
+    if not tables:
+        return []
+    print(f"{title('ablation', data, tables[0]['folds'])}\n")
+    show_row = table_printer(["Choice".ljust(64), " Basic", "Real-time"][:1 + len(tables)])
     for choice in tables[0]["models"]:
         show_row([choice, *(f"{table['average'][choice]:.4f}" for table in tables)])
     print()
@@ -395,7 +399,8 @@ def speed(data, options):
     new = np.flatnonzero(target.counts)
     users = [(*profile.rows(u[None])[1:], data.E[u]) for u in new]       # items, ratings, profile
     columns = ["BiasSVD fold-in", "SVD", "LFG-dual"]
-    n_epochs = epochs_of([(c, settings) for c in columns + 3 * columns[:2]], options.seed)
+    n_epochs = epochs_of([(c, settings) for c in columns], options.seed)
+    n_epochs += 3 * epochs_of([(c, settings) for c in columns[:2]], options.seed)
     trained = {}
     with progress_bar(n_epochs, options.quiet) as bar:
         bias, svd, dual = (fitted(c, settings, data, "realtime", R, options.seed, trained, bar,
@@ -414,7 +419,7 @@ def speed(data, options):
                 for u in new[:3]]
     table = speed_object(data, options, seconds, trained, models["LFG-dual"])
     show_speed(data, table)
-    return table
+    return [table]
 
 
 def timed(answer, calls, warm=50):
@@ -546,10 +551,9 @@ def parse(argv):
     if options.test in ("ablation", "speed") and options.models != models:
         parser.error(f"--models is not for --test {options.test}, which has rows of its own")
     tests = {"all": ["basic"], "tune": options.of}.get(options.test, [options.test])
-    for test in set(tests) & set(COLUMNS):
-        if not set(options.models) & set(COLUMNS[test]):
-            parser.error(f"--models {' '.join(options.models)}: {test} has only "
-                         f"{' '.join(COLUMNS[test])}")
+    known = {model: None for test in tests for model in COLUMNS.get(test, options.models)}
+    if not known.keys() & set(options.models):
+        parser.error(f"--models {' '.join(options.models)}: {tests[0]} has only {' '.join(known)}")
     options.models = [model for model in models if model in options.models]
     options.folds = sorted(set(options.folds))
     options.interrupted = False

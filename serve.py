@@ -33,7 +33,7 @@ class Recommender:
     >>> table = pd.DataFrame({"user": [1, 1, 2, 2], "item": ["Alien", "Heat", "Alien", "Fargo"],
     ...                       "rating": [5, 2.5, 4, 3]})
     >>> model = Recommender.train(table, epochs=2, seeds=1)
-    >>> model.recommend({"Heat": 4.5, "Alien": 2}, n=1)["item"].tolist()
+    >>> model.recommend({"Heat": 4.5, "Alien": 3}, n=1)["item"].tolist()
     ['Fargo']
 
     No call changes the model and nothing is stored about users: threads can share one. `arrays` is
@@ -68,7 +68,8 @@ class Recommender:
         on the size of the data. Raises DataError when something is wrong with a table.
         """
         if columns:
-            ratings = ratings.rename(columns=columns)
+            taken = [name for name in columns.values() if name in ratings and name not in columns]
+            ratings = ratings.drop(columns=taken).rename(columns=columns)
         data = to_dataset("ratings", ratings, users, items)
         model = train_model(data, generator, epochs, factors, seeds, seed, quiet)
         return cls.from_model(model, data, data.ratings)
@@ -158,12 +159,13 @@ class Recommender:
     def check_rating(self, rating):
         """The rating, a number or text, as float32. Raises DataError unless it is on the scale."""
         try:
-            value = np.float32(rating)
+            with np.errstate(over="ignore"):
+                value = np.float32(float(rating))
         except (TypeError, ValueError):
             value = np.float32("nan")
         if not self.low <= value <= self.high:
-            shown = repr(rating)[:100] if rating != "" else "missing"
-            raise DataError(f"rating is {shown}; it must be between {self.low:g} and {self.high:g}")
+            shown = repr(rating[:100]) if isinstance(rating, str) else rating
+            raise DataError(f"rating {shown} must be between {self.low:g} and {self.high:g}")
         return value
 
     def profile_row(self, profile):
@@ -209,9 +211,11 @@ class Recommender:
                     self.indices_of_name.setdefault(name, []).append(index)
         (wanted, *_), year = names_of(text)
         known = self.indices_of_name
-        groups = [known.get(wanted, []),
-                  [n for name in known if wanted and wanted in name for n in known[name]]]
-        for group in groups:
+        parts = []
+        if re.search(r"[^\W\d_]{3}", wanted):              # a part of a title, but not of an id
+            parts = [n for name in known if wanted in name for n in known[name]
+                     if self.titles[n] != str(self.item_ids[n])]
+        for group in (known.get(wanted, []), parts):
             found = [n for n in dict.fromkeys(group)
                      if not year or f"({year})" in str(self.titles[n])]
             if len(found) == 1:
@@ -230,7 +234,7 @@ class Recommender:
 
     def save(self, path, half=False):
         """Write the model to an .npz file; half keeps matrices as float16. Raises DataError."""
-        arrays = {name: a.astype(np.float16) if half and a.ndim == 2 else a
+        arrays = {name: a.clip(-65504, 65504).astype(np.float16) if half and a.ndim == 2 else a
                   for name, a in self.arrays.items()}
         write_whole(path, lambda file: np.savez(file, **arrays))
 
@@ -240,29 +244,33 @@ class Recommender:
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-        except OSError as error:
-            raise DataError(f"{path}: {error.strerror or 'not a model file'}") from error
+            known = arrays.get("format", np.array(0)).tolist() == FORMAT
+        except FileNotFoundError as error:
+            raise DataError(f"{path}: no such file; make one with lfg.py train") from error
         except Exception as error:                         # zipfile, zlib and NumPy have their own
-            raise DataError(f"{path}: not a model file, or damaged") from error
-        if arrays.get("format", 0) != FORMAT:
+            raise DataError(f"{path}: not a model file, or damaged; train it again") from error
+        if not known:
             raise DataError(f"{path}: not a model of format {FORMAT}; train it again")
         arrays = {name: a.astype(np.float32) if a.dtype == np.float16 else a
                   for name, a in arrays.items()}
         try:
             model = cls(arrays)
             model.check()
-        except (KeyError, ValueError, IndexError, np.linalg.LinAlgError) as error:
-            raise DataError(f"{path}: damaged ({error}); train it again") from error
+        except Exception as error:                         # whatever a wrong array leads to
+            raise DataError(f"{path}: damaged; train it again") from error
         return model
 
     @np.errstate(over="ignore", invalid="ignore")
     def check(self):
         """Answer a user who rated every item, which reads every array. Raises if one is wrong."""
+        a = self.arrays
         n = len(self.item_ids)
-        values = np.full(n, self.high, np.float32)
-        scores = self.scores(np.arange(n), values, self.E_mean)
-        lengths = {len(self.arrays[name]) for name in ("titles", "genres", "years", "rated")}
-        if lengths != {n} or scores.shape != (n,) or not np.isfinite(scores).all():
+        scores = self.scores(np.arange(n), np.full(n, self.high, np.float32), self.E_mean)
+        lengths = {len(a[name]) for name in ("titles", "genres", "years", "rated")}
+        parts = [sum(name.startswith(part) for name in a) for part in ("q", "base", "centre")]
+        whole = parts[0] == parts[2] == parts[1] - ("M1" in a) and ("M1" in a) == ("W_E" in a)
+        if not (whole and lengths == {n} and len(self.E_names) == len(self.E_mean)
+                and self.low <= self.high and scores.shape == (n,) and np.isfinite(scores).all()):
             raise ValueError("arrays do not fit together")
 
 
@@ -435,20 +443,24 @@ def score(options):
 def scored(model, table, n):
     """Lines, as bytes, of a CSV user,item,rating: the n best items for each user of a table."""
     import pandas as pd
-    items = table["item"].astype(str).map(model.index_of_id)
+    items = table["item"].map(model.index_of_id)
+    values = table["rating"].to_numpy(np.float32)
+    wrong = items.isna() | (values < model.low) | (values > model.high)
+    for row in np.flatnonzero(wrong)[:1]:
+        try:
+            model.find_id(f"id:{table['item'].iloc[row]}")
+            model.check_rating(table["rating"].iloc[row])
+        except DataError as error:
+            where = f"{table.attrs['file']}, line {table.index[row]}"
+            raise DataError(f"{where}: {error}") from error
     users, names = pd.factorize(table["user"])
-    for row in np.flatnonzero(items.isna() | table.duplicated(["user", "item"]))[:1]:
-        user, item = table["user"].iloc[row], table["item"].iloc[row]
-        problem = "is not in the model" if items.isna().iloc[row] else f"is rated twice by {user}"
-        raise DataError(f"{table.index.name}, line {table.index[row]}: item {item!r} {problem}")
-    items = items.to_numpy(np.intp)
-    values = [model.check_rating(rating) for rating in table["rating"]]
-    order = np.argsort(users, kind="stable")
-    values = np.array(values, np.float32)[order]
+    order = np.argsort(users, kind="stable")               # the rows of a user in any order
+    items = items.to_numpy(np.intp)[order]
+    values = values[order]
     edges = np.flatnonzero(np.diff(users[order], prepend=-1, append=len(names)))
     yield b"user,item,rating\n"
     for user, start, stop in zip(names, edges, edges[1:]):
-        best, predicted = model.best(items[order[start:stop]], values[start:stop], model.E_mean, n)
+        best, predicted = model.best(items[start:stop], values[start:stop], model.E_mean, n)
         text = io.StringIO()
         rows = ((user, model.item_ids[i], f"{rating:.4f}") for i, rating in zip(best, predicted))
         csv.writer(text, lineterminator="\n").writerows(rows)
