@@ -361,8 +361,8 @@ def _check_columns(where, needed, found, names):
     """Raise DataError unless found has all that is needed; names: what the columns are called."""
     missing = [column for column in needed if column not in found]
     if missing:
-        raise DataError(f"{where}: no column {' or '.join(missing)} among "
-                        f"{', '.join(map(str, names))}; rename or use columns= (--columns)")
+        raise DataError(f"{where}: no column {' or '.join(missing)}; there are "
+                        f"{', '.join(map(str, names))}; rename them or use --columns")
 
 
 def _texts(frame, column, at, n):
@@ -655,7 +655,6 @@ def _fetch(name, folder, archive, progress):
                         f"grouplens.org/datasets/movielens in {folder.parent}, "
                         "or use --dataset synthetic")
     for path, data in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, lambda file, data=data: file.write(data))
 
 
@@ -699,8 +698,9 @@ def write_whole(path, write):
     write: text, or a function that writes to a binary file. Raises DataError if that fails.
     """
     real = os.path.realpath(path)
-    part = f"{real}.{os.getpid()}.part"
+    part = f"{real}.{os.urandom(4).hex()}.part"
     try:
+        os.makedirs(os.path.dirname(real), exist_ok=True)
         with open(part, "wb") as file:
             file.write(write.encode()) if isinstance(write, str) else write(file)
         os.replace(part, real)

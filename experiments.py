@@ -270,7 +270,7 @@ def ablate(data, options):
     if not tables:
         return []
     print(f"{title('ablation', data, tables[0]['folds'])}\n")
-    show_row = table_printer(["Choice".ljust(64), " Basic", "Real-time"][:1 + len(tables)])
+    show_row = table_printer(["Choice".ljust(66), " Basic", "Real-time"][:1 + len(tables)])
     for choice in tables[0]["models"]:
         show_row([choice, *(f"{table['average'][choice]:.4f}" for table in tables)])
     print()

@@ -560,7 +560,7 @@ def add_data_options(add):
     """Options that say which data is read; add: a parser's add_argument."""
     add("--dataset", default="ml-100k", metavar="{ml-100k,ml-1m,synthetic,PATH}",
         help="the data; PATH: a CSV whose first line names user, item and rating, or a folder in "
-             "GroupLens' or RecBole's layout")
+             "GroupLens' or RecBole's layout; experiments.py also has all: ml-100k and ml-1m")
     add("--data-dir", default=os.environ.get("LFG_DATA") or "data", metavar="DIR",
         help="folder of ml-100k and ml-1m, downloaded if missing; also LFG_DATA")
     add_columns_option(add)
