@@ -361,8 +361,8 @@ def _check_columns(where, needed, found, names):
     """Raise DataError unless found has all that is needed; names: what the columns are called."""
     missing = [column for column in needed if column not in found]
     if missing:
-        raise DataError(f"{where}: no column {' or '.join(missing)}; there are "
-                        f"{', '.join(map(str, names))}; rename them or use --columns")
+        raise DataError(f"{where}: no column {' or '.join(missing)} among "
+                        f"{', '.join(map(str, names))}; use --columns (in Python columns=)")
 
 
 def _texts(frame, column, at, n):

@@ -206,9 +206,11 @@ class Recommender:
         DataError, with the titles that fit or are nearest.
         """
         if not self.indices_of_name:
+            found = {}
             for index, title in enumerate(self.titles.tolist()):
                 for name in names_of(title)[0]:
-                    self.indices_of_name.setdefault(name, []).append(index)
+                    found.setdefault(name, []).append(index)
+            self.indices_of_name = found                   # whole, as threads may share the model
         (wanted, *_), year = names_of(text)
         known = self.indices_of_name
         parts = []
@@ -242,7 +244,7 @@ class Recommender:
     def load(cls, path):
         """The model in a file that save wrote. Raises DataError when it is not one, or damaged."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             known = arrays.get("format", np.array(0)).tolist() == FORMAT
         except FileNotFoundError as error:
@@ -393,8 +395,8 @@ def rated_items(model, rates, path):
         try:
             if not item.strip():
                 raise DataError("title or rating is missing; write TITLE=RATING")
-            find = model.find_id if item.startswith("id:") else model.find_title
-            index = find(item.strip())
+            item = item.strip()
+            index = (model.find_id if item.startswith("id:") else model.find_title)(item)
             if index in first:
                 raise DataError(f"rated twice, first in {first[index]}")
             values.append(model.check_rating(rating.strip()))
