@@ -446,6 +446,12 @@ def read_ratings(path, columns=None):
     return table
 
 
+def csv_records(path):
+    """Yield (line number, fields) of the lines of a CSV that are not blank; "-" as above."""
+    data = _read_utf8(Path(path), latin=False)
+    return _records(_File(path, data, ",", csv.QUOTE_MINIMAL, []))
+
+
 def _list_files(folder):
     """{name: path} of a folder, a Path or a zipfile.Path; empty if there is no such folder."""
     try:

@@ -90,7 +90,7 @@ class LFG(FactorModel):
                 adam.step(grads, self.rate * cosine((epoch + n / len(batches)) / self.epochs))
                 error += mse * len(x)
             end_epoch(progress, epoch, error / len(R), R.values, params)
-        self.q1 = self.unit * with_ones(self.M.T)          # (items, k + 1)
+        self.q1 = with_ones(self.M.T)                      # (items, k + 1)
         self.base = self.unit * (self.mu + self.bi)        # (items,)
         return self
 
@@ -161,14 +161,14 @@ class LFG(FactorModel):
 
     @np.errstate(invalid="ignore")                         # BLAS can raise it in lanes it discards
     def user_factors(self, users, shown, E=None):
-        """[U_G, bu_G] (len(users), k + 1), generated from `shown` and E: one forward pass."""
+        """[U_G, bu_G] (len(users), k + 1), times the unit: one forward pass from `shown` and E."""
         E = side_of(shown, E)
         G = np.empty((len(users), self.n_factors + 1), self.dtype)
         for b in even_slices(len(users), 512):
             row, item, value = shown.rows(users[b])
             x = self.encode(row, item, value / self.unit, E[users[b]])
             G[b] = self.network.forward(x)[0]
-        return G
+        return self.unit * G
 
     def folded(self):
         """The arrays that generate_one and scoring need, by name; BatchNorm goes into W1 and b1.
@@ -189,11 +189,11 @@ class LFG(FactorModel):
         gain = norm.gain / np.sqrt(norm.var + norm.eps)
         arrays["b1"] = arrays["b1"] + (norm.shift - norm.mean * gain) @ arrays["W1"]
         arrays["W1"] = gain[:, None] * arrays["W1"]
-        return {**arrays, "M1": self.q1, "base": self.base}
+        return {**arrays, "M1": self.unit * self.q1, "base": self.base}
 
 
 def generate_one(a, items, values, profile):
-    """[U_G, bu_G] (k + 1,) of one user from the arrays a of LFG.folded: what user_factors gives.
+    """[U_G, bu_G] (k + 1,) of one user from the arrays a of LFG.folded, as user_factors / unit.
 
     items (n,), values (n,), profile (columns,). Of the first Linear it reads only the rows of rated
     items: a fifth of the time of the dense forward pass on ML-1m.
@@ -249,9 +249,9 @@ class LFGItem(FoldIn):
         generator = self.model
         Rt = R.T
         ensure_fitted(generator, Rt, F, E, progress)
-        G = generator.user_factors(np.arange(R.shape[1]), Rt, F)         # (items, k + 1)
-        base = generator.unit * (generator.mu + G[:, -1])                # mu + bi
-        return self.solve_into(with_ones(G[:, :-1]), base, R)
+        G = generator.user_factors(np.arange(R.shape[1]), Rt, F)         # unit * (items, k + 1)
+        base = generator.unit * generator.mu + G[:, -1]                  # mu + bi
+        return self.solve_into(with_ones(G[:, :-1] / generator.unit), base, R)
 
 
 class LFGDual:

@@ -16,7 +16,7 @@ import tempfile
 
 import numpy as np
 
-from data import DataError, load, output_path, read_ratings, to_dataset, write_whole
+from data import DataError, csv_records, load, output_path, read_ratings, to_dataset, write_whole
 from lfg import LFG, LFGDual, LFGItem, forward_weight, generate_one
 from settings import settings_for
 from svd import fold_in
@@ -117,8 +117,7 @@ class Recommender:
 
     def best(self, items, values, profile, n):
         """Indices (n,) and ratings (n,) of the best items; arguments as in scores."""
-        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
-            raise DataError(f"n is {n!r}; it must be a whole number above 0")
+        check_count("n", n)
         scores = self.scores(items, values, profile)
         candidate = self.rated.copy()
         candidate[items] = False
@@ -180,7 +179,9 @@ class Recommender:
                                 f"{', '.join(names) or 'nothing'}")
             if name == "age":
                 value = age_bracket(value, known)
-            found = {one.casefold(): one for one in known}.get(str(value).casefold())
+            value = str(value)
+            found = value if value in known else {one.casefold(): one for one in known}.get(
+                value.casefold())
             if found is None:
                 raise DataError(f"{name}: {value!r} is not known; choose one of {', '.join(known)}")
             row[list(known.values())] = 0
@@ -276,6 +277,12 @@ class Recommender:
             raise ValueError("arrays do not fit together")
 
 
+def check_count(name, value):
+    """Raise DataError unless an argument is a whole number above 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise DataError(f"{name} is {value!r}; it must be a whole number above 0")
+
+
 def age_bracket(age, known):
     """The name of the bracket an age is in; known: names of brackets, the ages they begin at."""
     try:
@@ -310,8 +317,8 @@ def train_model(data, generator="dual", epochs=None, factors=None, seeds=None, s
     The arguments are those of Recommender.train. Raises DataError when they make no sense.
     """
     for name, value in [("epochs", epochs), ("factors", factors), ("seeds", seeds)]:
-        if value is not None and (not isinstance(value, (int, np.integer)) or value < 1):
-            raise DataError(f"{name} is {value!r}; it must be a whole number above 0")
+        if value is not None:
+            check_count(name, value)
     if generator not in ("user", "item", "dual"):
         raise DataError(f"generator is {generator!r}; it must be user, item or dual")
     if generator == "user" and seeds:
@@ -408,30 +415,16 @@ def rated_items(model, rates, path):
 
 def rated_lines(path):
     """(where, title or id:ID, rating) of each line of a CSV without or with a header."""
-    try:
-        if path == "-":
-            text = sys.stdin.buffer.read().decode("utf-8-sig")
-        else:
-            with open(path, encoding="utf-8-sig", newline="") as file:
-                text = file.read()
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text; save it as UTF-8") from error
-    reader = csv.reader(io.StringIO(text, newline=""))
     prefix = ""
-    header = True                                          # may come yet
-    for fields in reader:
-        if not any(field.strip() for field in fields):
-            continue
-        if header and fields[-1].strip().lower() == "rating":
+    for n, (line, fields) in enumerate(csv_records(path)):
+        where = f"{path}, line {line}"
+        if n == 0 and fields[-1].strip().lower() == "rating":
             prefix = "id:" * fields[0].strip().lower().startswith(("item", "movie"))
         elif len(fields) != 2:
-            raise DataError(f"{path}, line {reader.line_num}: {len(fields)} fields where 2 are "
-                            "expected: a title or id:ID, a comma, and a rating")
+            raise DataError(f"{where}: {len(fields)} fields where 2 are expected: a title or "
+                            "id:ID, a comma, and a rating")
         else:
-            yield f"{path}, line {reader.line_num}", prefix + fields[0], fields[1]
-        header = False
+            yield where, prefix + fields[0], fields[1]
 
 
 def score(options):

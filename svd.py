@@ -230,6 +230,8 @@ class FoldIn(FactorModel):
 
     def solve_into(self, q1, base, R):
         """Take item factors q1 (items, k + 1) and base (items,); R: the training ratings."""
+        if self.centre not in (None, "mean") and not callable(self.centre):
+            raise ValueError(f"centre is {self.centre!r}; it must be None, 'mean' or a function")
         self.q1 = q1
         self.base = base
         self.ridge = np.full(q1.shape[1], self.l2, q1.dtype)
@@ -242,7 +244,7 @@ class FoldIn(FactorModel):
     def user_factors(self, users, shown, E=None):
         """x (len(users), k + 1), solved; a user without ratings gets the centre."""
         if callable(self.centre):
-            x = self.centre(users, shown)
+            x = self.centre(users, shown).copy()
         else:
             x = np.tile(self.mean_row, (len(users), 1))
         for n, u in enumerate(users):
