@@ -614,7 +614,7 @@ def _pandas():
 def _load_named(name, data_dir, progress):
     """Dataset of data_dir/NAME/ or data_dir/NAME.zip, fetched if neither is there."""
     if data_dir is None:
-        raise DataError(f"{name} needs a data directory; give one, or use --dataset synthetic")
+        raise DataError(f"{name}: data_dir is missing; say where it is, or use synthetic")
     folder = Path(data_dir, name)
     archive = folder.with_name(f"{name}.zip")
     found = _load_folder(folder, name)

@@ -549,7 +549,7 @@ def parse(argv):
     add("--json", metavar="FILE", help="write the tables there as well")
     options = parser.parse_args(argv)
     if options.test in ("ablation", "speed") and options.models != models:
-        parser.error(f"--models is not for --test {options.test}, which has rows of its own")
+        parser.error(f"--models does not apply to --test {options.test}")
     tests = {"all": ["basic"], "tune": options.of}.get(options.test, [options.test])
     known = {model: None for test in tests for model in COLUMNS.get(test, options.models)}
     if not known.keys() & set(options.models):

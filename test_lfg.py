@@ -995,7 +995,7 @@ def test_mistakes_name_file_and_line(tmp_path, files, name, old, new, message):
 def test_mistakes_of_paths(tmp_path):
     assert "nowhere: no such file or folder; give ml-100k" in fail(tmp_path / "nowhere")
     assert f"{tmp_path}: no ratings here" in fail(tmp_path)
-    assert "needs a data directory" in fail("ml-100k")
+    assert "data_dir is missing" in fail("ml-100k")
     assert "write synthetic:USERSxITEMSxRATINGS" in fail("synthetic:3x4")
     folder = write(tmp_path / "a", {"u.data": "1\t1\t1\t1\n"})
     assert "u.data is here but u.user is missing; add it" in fail(folder)
@@ -2668,7 +2668,7 @@ lfg.py export --model m --out no/such/x | no/such/x: No such file or directory
 experiments.py --folds 6 | --folds
 experiments.py --models knn | knn
 experiments.py --dataset synthetic --test newitem --models svd | newitem has only biassvd lfg
-experiments.py --test speed --models svd | --models is not for --test speed
+experiments.py --test speed --models svd | --models does not apply to --test speed
 experiments.py --dataset few.csv | few users or ratings for five folds
 experiments.py --dataset synthetic:60x9x300 --test coldstart | no new user of fold 1 has 8 ratings
 experiments.py --dataset synthetic:10x10 | write synthetic:USERSxITEMSxRATINGS
