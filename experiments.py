@@ -235,9 +235,10 @@ def cross_validate(data, test, columns, options):
     prefix = f"Table {number}: " if number else ""
     print(f"{prefix}{title(test, data, folds)}\n")
     show_row = table_printer(["Model".ljust(15), *(f"Fold {f['fold']}" for f in folds), "Average",
-                              " Paper", "Seconds"])
+                              *[" Paper"] * bool(paper), "Seconds"])
     for c in columns:
-        numbers = [f["rmse"][c] for f in folds] + [table["average"][c], (paper or {}).get(c)]
+        numbers = [f["rmse"][c] for f in folds] + [table["average"][c]]
+        numbers += [paper.get(c)] if paper else []
         show_row([c, *("" if x is None else f"{x:.4f}" for x in numbers), seconds_of(folds, c)])
     print()
     return [{**table, "differences": differences(folds, table["average"])}]
