@@ -2,12 +2,13 @@
 
 A network turns what a user has rated, and their profile, into latent factors in one forward pass:
 
-    U_G, bu_G = network([E, mask(H)])        E: profile of the user, H: the user's ratings
+    U_G, bu_G = network([E, mask(H)])        E: profile of the user, H: ratings of the user
     H_pred    = U_G M + bu_G + bi_T + mu     M: item factors, bi_T: item biases, mu: mean rating
 
-`LFG` is that model and `PaperLFG` the same exactly as published. `LFGItem` turns it around: the
-network generates the items, and each user is solved into them. `LFGDual` averages both kinds.
-svd.py has the contract that all of them keep. Training and serving from the command line:
+The mask hides some ratings, only while training. `LFG` is that model with inputs and penalties of
+our own, `PaperLFG` the model as published. `LFGItem` turns it around: the network generates the
+factors of items, and those of each user are found by ridge regression on them. `LFGDual` is a
+weighted mean of both kinds. svd.py defines the methods that all of them have. On the command line:
 
     python lfg.py train --dataset ml-1m --out ml-1m.npz
     python lfg.py recommend --model ml-1m.npz --rate "Toy Story (1995)=5" --rate "Heat=2" --age 25
@@ -37,17 +38,18 @@ class LFG(FactorModel):
 
     The network, M (factors x items) and bi are trained together on the observed entries. No user is
     stored: the network makes the factors of anyone, seen in training or not. Loss of a batch of B
-    users: squared error over observed entries / B + l2 |W|^2 + l2_M |M|^2.
+    users: (sum over observed entries of weight * error^2) / B + l2 |W|^2 + l2_M |M|^2, where W
+    stands for the weight matrices of the network. encode says what I holds besides E and H.
     """
 
     n_factors: int = 50
     hidden: tuple = (256,)                                 # widths of the hidden layers
     l2: float = 0.005
     l2_M: float = 0.2
-    # probability that a rating is left out of the input while training; from a range (low, high)
-    # each user of a batch draws one, and the network learns to answer short profiles too
+    # probability that a rating is left out of the input while training, or a range (low, high) from
+    # which each user of a batch draws one: the network then learns to answer few ratings, too
     mask: object = 0.1
-    dropout: float = 0.5                                   # behind each hidden layer
+    dropout: float = 0.5                                   # after each hidden layer
     svd_rows: int = 50                                     # rows of M that start at the SVD
     # weight in the loss of ratings that the input shows, 1 in the paper; masked ones weigh 1. A
     # small weight teaches the network to predict rather than to copy
@@ -60,13 +62,13 @@ class LFG(FactorModel):
 
     @np.errstate(over="ignore", invalid="ignore")          # end_epoch reports divergence
     def fit(self, R, E=None, F=None, progress=None):
-        """Learn from R (users, items) and E (users, columns); F is not used.
+        """Learn from R (users, items) and E (users, columns); F is for LFGItem and not used.
 
         Input and target of a user are the same training ratings, some masked in the input.
         progress(epoch, mse) is called after each epoch. Raises FloatingPointError on divergence.
         """
         E = side_of(R, E)
-        R, self.unit = in_units(R)
+        R, self.unit = in_units(R)                         # inside, ratings span four units
         rng = np.random.default_rng(self.seed)
         self.start_training(R, E.shape[1], rng)
         weights = self.network.params
@@ -88,7 +90,7 @@ class LFG(FactorModel):
                 weight = np.where(kept, self.shown_weight, 1).astype(self.dtype)
                 mse, grads = self.gradients(x, row, item, value, weight)
                 adam.step(grads, self.rate * cosine((epoch + n / len(batches)) / self.epochs))
-                error += mse * len(x)
+                error += mse * len(x)                      # back to a sum over ratings
             end_epoch(progress, epoch, error / len(R), R.values, params)
         self.q1 = with_ones(self.M.T)                      # (items, k + 1)
         self.base = self.unit * (self.mu + self.bi)        # (items,)
@@ -97,8 +99,7 @@ class LFG(FactorModel):
     def start_training(self, R, n_side, rng):
         """Everything before the first step: mu, item means, the network, M from the SVD, bi."""
         self.mu = R.mean()
-        # an item's mean deviation from mu, shrunk as if by five ratings of 0: so that "not rated"
-        # and "rated as expected" are the same input
+        # mean deviation of each item from mu, shrunk as if five more ratings were equal to mu
         sums = np.bincount(R.items, R.values - self.mu, R.shape[1])
         counts = np.bincount(R.items, minlength=R.shape[1])
         self.expected = (sums / (counts + 5)).astype(self.dtype)
@@ -107,7 +108,10 @@ class LFG(FactorModel):
         self.bi = np.zeros(R.shape[1], self.dtype)
 
     def build_network(self, n_in, rng):
-        """Linear -> LeakyReLU -> BatchNorm -> (Linear -> LeakyReLU)* -> Linear -> Tanh."""
+        """Linear -> LeakyReLU -> BatchNorm -> (Linear -> LeakyReLU)* -> Linear -> Tanh.
+
+        Dropout, which the paper does not have, follows each hidden layer.
+        """
         layers = []
         for n, n_out in enumerate(self.hidden):
             layers += [Linear(n_in, n_out, rng, self.dtype), LeakyReLU()]
@@ -121,7 +125,7 @@ class LFG(FactorModel):
         return n_side + 2 * n_items
 
     def start_M(self, R, rng):
-        """M (k, items): first rows from sqrt(S) Vt of what item means leave, the others noise."""
+        """M (k, items): rows of 0.3 sqrt(S) Vt of ratings minus item means, then small noise."""
         M = 0.01 * rng.standard_normal((self.n_factors, R.shape[1]))
         rows = min(self.svd_rows, self.n_factors)
         residual = R.with_values(R.values - self.mu - self.expected[R.items])
@@ -129,7 +133,7 @@ class LFG(FactorModel):
         return M
 
     def mask_rates(self, row, n_users, rng):
-        """Probability that each rating of a batch is masked: a number, or (n,) for a range."""
+        """Probability that a rating of a batch is masked: a number, or (len(row),) for a range."""
         if np.isscalar(self.mask):
             return self.mask
         return rng.uniform(*self.mask, n_users)[row]       # one draw per user
@@ -137,8 +141,9 @@ class LFG(FactorModel):
     def encode(self, row, item, value, E):
         """I = [E, H, 1[H]] of a batch of B users: (B, columns + 2 items).
 
-        H holds the ratings minus mu and the item's mean deviation. H and its 0/1 indicator are
-        divided by the root of the user's number of ratings: their lengths then do not depend on it.
+        H holds the ratings minus mu and the item's mean deviation, so that a rating as expected is
+        0; the indicator 1[H] tells it from no rating. Both are divided by the root of the user's
+        number of ratings: their lengths then do not depend on it.
         """
         n_side = E.shape[1]
         n_items = len(self.expected)
@@ -170,19 +175,20 @@ class LFG(FactorModel):
             G[b] = self.network.forward(x)[0]
         return self.unit * G
 
-    def folded(self):
-        """The arrays that generate_one and scoring need, by name; BatchNorm goes into W1 and b1.
+    def serving_arrays(self):
+        """What generate_one and scoring read, by name; BatchNorm is merged into W1 and b1.
 
         encode gives a rated item two numbers, (h / unit - mu - expected) s and s, and so the first
-        Linear adds h s (W_H / unit) + s (W_1 - (mu + expected) W_H).
+        Linear adds h s (W_H / unit) + s (W_seen - (mu + expected) W_H). W1 and b1 are those of the
+        second Linear.
         """
         linears = [layer for layer in self.network.layers if isinstance(layer, Linear)]
         norm = next(layer for layer in self.network.layers if isinstance(layer, BatchNorm))
         n_items = len(self.bi)
         n_side = len(linears[0].W) - 2 * n_items
-        W_E, W_H, W_1 = np.split(linears[0].W, [n_side, n_side + n_items])
-        W_1 = W_1 - (self.mu + self.expected)[:, None] * W_H
-        arrays = {"W_E": W_E, "W_H": W_H / self.unit, "W_1": W_1, "b0": linears[0].b}
+        W_E, W_H, W_seen = np.split(linears[0].W, [n_side, n_side + n_items])
+        W_seen = W_seen - (self.mu + self.expected)[:, None] * W_H
+        arrays = {"W_E": W_E, "W_H": W_H / self.unit, "W_seen": W_seen, "b0": linears[0].b}
         for n, layer in enumerate(linears[1:], 1):
             arrays[f"W{n}"] = layer.W
             arrays[f"b{n}"] = layer.b
@@ -193,7 +199,7 @@ class LFG(FactorModel):
 
 
 def generate_one(a, items, values, profile):
-    """[U_G, bu_G] (k + 1,) of one user from the arrays a of LFG.folded, as user_factors / unit.
+    """[U_G, bu_G] (k + 1,) of one user from arrays a of LFG.serving_arrays: user_factors / unit.
 
     items (n,), values (n,), profile (columns,). Of the first Linear it reads only the rows of rated
     items: a fifth of the time of the dense forward pass on ML-1m.
@@ -201,7 +207,7 @@ def generate_one(a, items, values, profile):
     h = a["b0"] + profile @ a["W_E"]
     if len(items):
         ones = np.ones(len(items), np.float32)
-        rated = values @ a["W_H"].take(items, 0) + ones @ a["W_1"].take(items, 0)
+        rated = values @ a["W_H"].take(items, 0) + ones @ a["W_seen"].take(items, 0)
         h = h + rated * len(items) ** -0.5
     layer = 1
     while f"W{layer}" in a:
@@ -212,7 +218,7 @@ def generate_one(a, items, values, profile):
 
 @dataclass(eq=False)
 class PaperLFG(LFG):
-    """LFG exactly as published: raw ratings in, M from the SVD of the raw ratings, no penalties."""
+    """LFG as published: ratings as they are, M from their SVD, no penalties and no dropout."""
 
     l2: float = 0.0
     l2_M: float = 0.0
@@ -234,14 +240,15 @@ class PaperLFG(LFG):
 
 
 class LFGItem(FoldIn):
-    """LFG turned around: the network generates the items, and each user is solved into them.
+    """LFG turned around: the network generates items, and users are found by ridge regression.
 
-        q_i, bi_i = network([F_i, mask(ratings of item i)])       for all items, once
+        q_i, bi_i = network([F_i, ratings of item i])             for all items, once, unmasked
         p_u, bu_u = argmin sum_i (h_ui - mu - bu - bi_i - p . q_i)^2 + l2 |p|^2 + l2_bias bu^2
 
-    Training is that of an LFG on the transposed ratings. Its M then holds a factor row for every
-    training user, but only training needs it: a new user has none, and the solve serves known users
-    better too. model: the LFG, fitted on (R.T, F) or not; l2, l2_bias and centre as in FoldIn.
+    F_i: what is known of item i, such as genres. Training is that of an LFG on the transposed
+    ratings. Its M then has a column for every training user, which is discarded: new users have
+    none, and the regression predicts better even for known users. model: the LFG, fitted on
+    (R.T, F) or not; l2, l2_bias and centre as in FoldIn, the centre being 0 in the equation.
     """
 
     def fit(self, R, E=None, F=None, progress=None):
@@ -255,11 +262,11 @@ class LFGItem(FoldIn):
 
 
 class LFGDual:
-    """The weighted mean of models that generate users and models that solve them.
+    """The weighted mean of the ratings that several models predict, each fitted on its own.
 
-    forward: a list of LFGs, solved: a list of LFGItems (or other FoldIns), usually the same model
-    with several seeds; either may be empty. weights: the share of `forward` for a long profile and
-    for an empty one, as in forward_weight.
+    forward: LFGs, which generate the user's factors; solved: LFGItems (or other FoldIns), which
+    solve for them, usually several that differ in their seed. Either list may be empty. weights:
+    the share of `forward` for users with many ratings and with none, as in forward_weight.
     """
 
     def __init__(self, forward, solved, weights):
@@ -289,9 +296,9 @@ class LFGDual:
         return w * forward + (1 - w) * solved
 
 
-def forward_weight(n, full, empty):
-    """Share of the forward models for n ratings: `empty` at none, halfway to `full` at five."""
-    return full + (empty - full) * 5 / (5 + n)
+def forward_weight(n, many, none):
+    """Share of the forward models for n ratings: `none` at 0, halfway to `many` at 5."""
+    return many + (none - many) * 5 / (5 + n)
 
 
 def side_of(R, E):

@@ -81,7 +81,7 @@ class Recommender:
         numbers = {"E_mean": E[R.counts > 0].mean(0), "weights": model.weights,
                    "scale": [R.values.min(), R.values.max()]}
         for one in model.forward:
-            numbers.update(one.folded())
+            numbers.update(one.serving_arrays())
         for n, one in enumerate(model.solved):
             numbers.update({f"q{n}": one.q1, f"base{n}": one.base, f"centre{n}": one.mean_row,
                             "ridge": one.ridge})

@@ -500,7 +500,7 @@ def test_lfg_beats_item_means(test):
 def test_generate_one_gives_what_the_network_does(small, known, hidden, times):
     R = known.with_values(known.values * times)
     model = lfg(hidden=hidden, epochs=8).fit(R, small.E)
-    a = model.folded()
+    a = model.serving_arrays()
     factors = model.user_factors(np.arange(60), R, small.E)
     scores = model.scores(np.arange(60), R, small.E)
     for u in range(60):                                    # of an empty and a full profile, too
@@ -2157,7 +2157,7 @@ def test_a_saved_model_has_the_same_bits_or_half_of_them(served, tmp_path, kind,
     assert Recommender.load(tmp_path / "large").high == 5e6
 
 
-FLOATS = ["E_mean", "weights", "scale", "W_E", "W_H", "W_1", "b0", "W1", "b1", "M1", "base", "q0",
+FLOATS = ["E_mean", "weights", "scale", "W_E", "W_H", "W_seen", "b0", "W1", "b1", "M1", "base", "q0",
           "base0", "centre0", "q1", "base1", "centre1", "ridge"]
 ARRAYS = FLOATS + ["titles", "genres", "E_names", "format", "item_ids", "years", "rated"]
 
@@ -2555,7 +2555,7 @@ def ported(folder):
     def generate(items, ratings, profile):
         h = [b + e for b, e in zip(a["b0"], times(profile, a["W_E"]))]
         for i, v in zip(items, ratings):
-            rows = zip(h, a["W_H"][i], a["W_1"][i])
+            rows = zip(h, a["W_H"][i], a["W_seen"][i])
             h = [x + (v * H + one) / math.sqrt(len(items)) for x, H, one in rows]
         for n in range(1, manifest["layers"] + 1):
             h = times([x if x > 0 else manifest["slope"] * x for x in h], a[f"W{n}"])
