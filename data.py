@@ -516,6 +516,8 @@ def _read_utf8(path, latin):
         raise DataError(f"{path}: {error.strerror or error}") from error
     data = data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     data = data.rstrip(b"\n") + b"\n"
+    if b"\0" in data:
+        raise DataError(f"{path}: not text, as it has a byte 0; save it as UTF-8")
     try:
         data.decode()
     except UnicodeDecodeError as error:
@@ -550,7 +552,7 @@ def _records(file):
     line = 1
     try:
         for fields in reader:
-            blank = not fields or len(fields) == 1 and fields[0].isspace()
+            blank = not fields or len(fields) == 1 and fields[0] and not fields[0].strip(" \t")
             if line > file.start and not blank:
                 if len(fields) != len(file.fields or fields):
                     raise csv.Error(f"{len(fields)} fields where {len(file.fields)} are expected")
@@ -576,6 +578,12 @@ def _read_table(file, dtype=object):
                         names=[field or n for n, field in enumerate(file.fields)],
                         usecols=[field for field in file.fields if field], dtype=dtype,
                         na_filter=False, quoting=file.quoting, encoding="utf-8")
+    blanks = (b" " + separator, separator + b" ", b"\n ")
+    if any(blank in file.data for blank in blanks):            # " 1, 50 ,4" has the ids 1 and 50
+        for column in {"user", "item"}.intersection(table):
+            table[column] = [text.strip(" ") for text in table[column]]
+    if lines is not None and len(lines) != len(table):
+        raise DataError(f"{file.path}: a line has only blanks in quotes; remove it")
     table.index = np.arange(len(table)) + file.start + 1 if lines is None else lines
     table.attrs["file"] = str(file.path)
     return table

@@ -254,10 +254,9 @@ class Recommender:
             raise DataError(f"{path}: not a model file, or damaged; train it again") from error
         if not known:
             raise DataError(f"{path}: not a model of format {FORMAT}; train it again")
-        arrays = {name: a.astype(np.float32) if a.dtype == np.float16 else a
-                  for name, a in arrays.items()}
         try:
-            model = cls(arrays)
+            model = cls({name: a.astype(np.float32) if a.dtype == np.float16 else a
+                         for name, a in arrays.items()})
             model.check()
         except Exception as error:                         # whatever a wrong array leads to
             raise DataError(f"{path}: damaged; train it again") from error
@@ -265,15 +264,22 @@ class Recommender:
 
     @np.errstate(over="ignore", invalid="ignore")
     def check(self):
-        """Answer a user who rated every item, which reads every array. Raises if one is wrong."""
+        """Answer users who rated all items, one and none. Raises if an array is wrong or missing."""
         a = self.arrays
         n = len(self.item_ids)
-        scores = self.scores(np.arange(n), np.full(n, self.high, np.float32), self.E_mean)
-        lengths = {len(a[name]) for name in ("titles", "genres", "years", "rated")}
         parts = [sum(name.startswith(part) for name in a) for part in ("q", "base", "centre")]
-        whole = parts[0] == parts[2] == parts[1] - ("M1" in a) and ("M1" in a) == ("W_E" in a)
-        if not (whole and lengths == {n} and len(self.E_names) == len(self.E_mean)
-                and self.low <= self.high and scores.shape == (n,) and np.isfinite(scores).all()):
+        kinds = {"titles": "U", "genres": "U", "years": "i", "rated": "b", "E_names": "U"}
+        fits = [parts[0] == parts[2] == parts[1] - ("M1" in a), ("M1" in a) == ("W_E" in a),
+                len(self.E_names) == len(self.E_mean), self.low <= self.high]
+        fits += [array.dtype.kind == "f" and np.abs(array).max(initial=0) < 1e10
+                 for name, array in a.items() if name not in {"format", "item_ids", *kinds}]
+        fits += [a[name].dtype.kind == kind and (name == "E_names" or len(a[name]) == n)
+                 for name, kind in kinds.items()]
+        for size in (n, 1, 0):
+            values = np.full(size, self.high, np.float32)
+            scores = self.scores(np.arange(size), values, self.E_mean)
+            fits.append(scores.shape == (n,) and np.isfinite(scores).all())
+        if not all(fits):
             raise ValueError("arrays do not fit together")
 
 
@@ -442,12 +448,10 @@ def scored(model, table, n):
     values = table["rating"].to_numpy(np.float32)
     wrong = items.isna() | (values < model.low) | (values > model.high)
     for row in np.flatnonzero(wrong)[:1]:
-        try:
-            model.find_id(f"id:{table['item'].iloc[row]}")
-            model.check_rating(table["rating"].iloc[row])
-        except DataError as error:
-            where = f"{table.attrs['file']}, line {table.index[row]}"
-            raise DataError(f"{where}: {error}") from error
+        problem = f"no item has the id {table['item'].iloc[row]!r}"
+        if not items.isna().iloc[row]:
+            problem = (f"rating {values[row]:g} must be between {model.low:g} and {model.high:g}")
+        raise DataError(f"{table.attrs['file']}, line {table.index[row]}: {problem}")
     users, names = pd.factorize(table["user"])
     order = np.argsort(users, kind="stable")               # the rows of a user in any order
     items = items.to_numpy(np.intp)[order]

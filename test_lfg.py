@@ -882,6 +882,12 @@ def test_ids_of_files_stay_as_they_are(tmp_path, ids, expected):
     assert d.ratings.values.tolist() == [ids.index(i) for i in expected]
 
 
+@pytest.mark.parametrize("text", ["user, item, rating\n1, 50, 4\n", "user,item,rating\n 1 ,50 ,4\n"])
+def test_ids_are_read_without_the_blanks_around_them(tmp_path, text):
+    path = write(tmp_path, {"r.csv": text}) / "r.csv"
+    assert read_ratings(path).to_dict("list") == {"user": ["1"], "item": ["50"], "rating": [4]}
+
+
 def test_columns_say_what_a_header_calls_them(tmp_path):
     text = "who,rating,what,stars\nu,9,a,4.5\nv,9,a,3\n"
     path = write(tmp_path, {"r.csv": text}) / "r.csv"
@@ -974,6 +980,8 @@ MISTAKES = [                                            # files, file, old, new,
     (CSV, "ratings.csv", "2,10", '"2"3,10', "ratings.csv, line 2: ',' expected after '\"'"),
     (CSV, "ratings.csv", "1,9", '"1\n",', "ratings.csv, line 3: item id is empty"),
     (CSV, "ratings.csv", "2,10,3.5,1", '""', "ratings.csv, line 2: 1 fields where 4"),
+    (CSV, "ratings.csv", "2,10,3.5,1", '" "', "ratings.csv: a line has only blanks in quotes"),
+    (CSV, "ratings.csv", "2,10", "2\0,10", "ratings.csv: not text, as it has a byte 0"),
     (CSV, "ratings.csv", "2,10", '"2\n",10,1\n\n2', "ratings.csv, line 2: 3 fields where 4"),
     (CSV, "ratings.csv", "3.5", "1e10", "ratings.csv, line 2: rating 10000000000.0 is not between"),
     (CSV, "ratings.csv", CSV["ratings.csv"], "userId;movieId;rating\n1;2;3,5\n",
@@ -2663,7 +2671,7 @@ lfg.py recommend --model m --ratings latin.csv | latin.csv, line 1: not UTF-8 te
 lfg.py recommend --model m --ratings bad.csv | bad.csv, line 4: rating '9' must be between
 lfg.py score --model m --ratings few.csv --out m | m: would overwrite an input
 lfg.py score --model m --ratings few.csv --out o | few.csv, line 2: no item has the id '1'
-lfg.py score --model m --ratings high.csv --out o | high.csv, line 3: rating 9.0 must be between
+lfg.py score --model m --ratings high.csv --out o | high.csv, line 3: rating 9 must be between
 lfg.py score --model m --ratings twice.csv --out o | twice.csv, line 3: user '1' rates item '50' twi
 lfg.py export --model m --out folder | folder: exists and is not an empty folder
 lfg.py export --model m --out no/such/x | no/such/x: No such file or directory
