@@ -264,7 +264,7 @@ class Recommender:
 
     @np.errstate(over="ignore", invalid="ignore")
     def check(self):
-        """Answer users who rated all items, one and none. Raises if an array is wrong or missing."""
+        """Answer users who rated all items, one and none. Raises if an array is wrong."""
         a = self.arrays
         n = len(self.item_ids)
         parts = [sum(name.startswith(part) for name in a) for part in ("q", "base", "centre")]

@@ -882,7 +882,8 @@ def test_ids_of_files_stay_as_they_are(tmp_path, ids, expected):
     assert d.ratings.values.tolist() == [ids.index(i) for i in expected]
 
 
-@pytest.mark.parametrize("text", ["user, item, rating\n1, 50, 4\n", "user,item,rating\n 1 ,50 ,4\n"])
+@pytest.mark.parametrize("text", ["user, item, rating\n1, 50, 4\n",
+                                  "user,item,rating\n 1 ,50 ,4\n"])
 def test_ids_are_read_without_the_blanks_around_them(tmp_path, text):
     path = write(tmp_path, {"r.csv": text}) / "r.csv"
     assert read_ratings(path).to_dict("list") == {"user": ["1"], "item": ["50"], "rating": [4]}
@@ -2165,8 +2166,8 @@ def test_a_saved_model_has_the_same_bits_or_half_of_them(served, tmp_path, kind,
     assert Recommender.load(tmp_path / "large").high == 5e6
 
 
-FLOATS = ["E_mean", "weights", "scale", "W_E", "W_H", "W_seen", "b0", "W1", "b1", "M1", "base", "q0",
-          "base0", "centre0", "q1", "base1", "centre1", "ridge"]
+FLOATS = ["E_mean", "weights", "scale", "W_E", "W_H", "W_seen", "b0", "W1", "b1", "M1", "base",
+          "q0", "base0", "centre0", "q1", "base1", "centre1", "ridge"]
 ARRAYS = FLOATS + ["titles", "genres", "E_names", "format", "item_ids", "years", "rated"]
 
 
