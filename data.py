@@ -361,8 +361,9 @@ def _check_columns(where, needed, found, names):
     """Raise DataError unless found has all that is needed; names: what the columns are called."""
     missing = [column for column in needed if column not in found]
     if missing:
+        advice = "use --columns (in Python columns=)" if "rating" in needed else "rename it"
         raise DataError(f"{where}: no column {' or '.join(missing)} among "
-                        f"{', '.join(map(str, names))}; use --columns (in Python columns=)")
+                        f"{', '.join(map(str, names))}; {advice}")
 
 
 def _texts(frame, column, at, n):
@@ -501,7 +502,9 @@ def _open(path, sep, fields, wanted, columns=None):
     quoting = csv.QUOTE_MINIMAL if sep == "," else csv.QUOTE_NONE
     file = _File(path, data, sep, quoting, fields or [])
     if fields is None:
-        line, header = next(_records(file), (1, [""]))
+        line, header = next(_records(file), (1, None))
+        if not header:
+            raise DataError(f"{path}: the file is empty; its first line must name the columns")
         names = [name.strip() for name in header]
         fields = _match_header(f"{path}, line {line}", names, wanted, columns or {})
         file = file._replace(fields=fields, start=line)
@@ -669,6 +672,7 @@ def _fetch(name, folder, archive, progress):
                         f"grouplens.org/datasets/movielens in {folder.parent}, "
                         "or use --dataset synthetic")
     for path, data in files.items():
+        os.makedirs(path.parent, exist_ok=True)
         write_whole(path, lambda file, data=data: file.write(data))
 
 
@@ -714,7 +718,6 @@ def write_whole(path, write):
     real = os.path.realpath(path)
     part = f"{real}.{os.urandom(4).hex()}.part"
     try:
-        os.makedirs(os.path.dirname(real), exist_ok=True)
         with open(part, "wb") as file:
             file.write(write.encode()) if isinstance(write, str) else write(file)
         os.replace(part, real)
@@ -736,6 +739,7 @@ def output_path(path, *inputs):
     is_data = folder in inputs and re.search(r"\.(data|user|item|dat|inter|csv)$", real)
     if real in inputs or is_data:
         raise DataError(f"{path}: would overwrite an input; choose another file")
-    if os.path.isdir(real) or not os.access(folder, os.W_OK):
+    if path in ("", "-") or os.path.exists(real) and not os.path.isfile(real) or (
+            not os.access(folder, os.W_OK)):
         raise DataError(f"{path}: cannot be written; choose another file in a folder that exists")
     return real

@@ -67,6 +67,9 @@ class Recommender:
         factors: of each network; seeds: runs of LFG-item that are averaged; by default they depend
         on the size of the data. Raises DataError when something is wrong with a table.
         """
+        for name, table in [("ratings", ratings), ("users", users), ("items", items)]:
+            if table is not None and not hasattr(table, "columns"):
+                raise DataError(f"{name} is a {type(table).__name__}; it must be a DataFrame")
         if columns:
             taken = [name for name in columns.values() if name in ratings and name not in columns]
             ratings = ratings.drop(columns=taken).rename(columns=columns)
@@ -111,6 +114,8 @@ class Recommender:
 
     def predict(self, ratings, items, profile=None):
         """Predicted ratings (n,), within the scale, of a list of items by id or title."""
+        if isinstance(items, str):
+            raise DataError("items is a text; it must be a list of ids or titles")
         asked = [self.find(item) for item in items]
         scores = self.scores(*self.indices(ratings), self.profile_row(profile))
         return np.clip(scores[asked], self.low, self.high)
@@ -147,8 +152,11 @@ class Recommender:
 
     def indices(self, ratings):
         """Indices (n,) and ratings (n,) of {id or title: rating}. Raises DataError."""
+        if not hasattr(ratings, "items"):
+            raise DataError(f"ratings is a {type(ratings).__name__}; it must be a dict such as "
+                            "{title: rating}")
         rated = {}
-        for item, rating in dict(ratings).items():
+        for item, rating in ratings.items():
             index = self.find(item)
             if index in rated:
                 raise DataError(f"{self.titles[index]} is rated twice")
@@ -162,15 +170,20 @@ class Recommender:
                 value = np.float32(float(rating))
         except (TypeError, ValueError):
             value = np.float32("nan")
+        if np.isnan(value):
+            raise DataError(f"rating {rating!r:.100} is not a number")
         if not self.low <= value <= self.high:
-            shown = repr(rating[:100]) if isinstance(rating, str) else rating
-            raise DataError(f"rating {shown} must be between {self.low:g} and {self.high:g}")
+            shown = float(rating)                          # as given, before it is a float32
+            raise DataError(f"rating {shown:g} must be between {self.low:g} and {self.high:g}")
         return value
 
     def profile_row(self, profile):
         """A row of E (columns,) of a profile such as {"age": 25}; average where it says nothing."""
         row = self.E_mean.copy()
-        for name, value in (profile or {}).items():
+        if profile is not None and not hasattr(profile, "items"):
+            raise DataError(f"profile is a {type(profile).__name__}; it must be a dict such as "
+                            "{column: value}")
+        for name, value in ({} if profile is None else profile).items():
             known = {one.partition("=")[2]: n for n, one in enumerate(self.E_names)
                      if one.startswith(f"{name}=")}
             if not known:
@@ -226,6 +239,8 @@ class Recommender:
             if found:
                 raise DataError(f"{text[:100]!r} fits several items; add the year, or use the id: "
                                 + self.titles_with_ids(found[:5]))
+        if text in self.index_of_id:                       # typed without id:
+            return self.index_of_id[text]
         near = difflib.get_close_matches(wanted[:100], known, n=5, cutoff=0.5)
         advice = f"; the nearest are {self.titles_with_ids([known[name][0] for name in near])}"
         raise DataError(f"no item has the id or title {text[:100]!r}{advice if near else ''}")
@@ -427,8 +442,7 @@ def rated_lines(path):
         if n == 0 and fields[-1].strip().lower() == "rating":
             prefix = "id:" * fields[0].strip().lower().startswith(("item", "movie"))
         elif len(fields) != 2:
-            raise DataError(f"{where}: {len(fields)} fields where 2 are expected: a title or "
-                            "id:ID, a comma, and a rating")
+            raise DataError(f"{where}: must be a title or id:ID, a comma and a rating")
         else:
             yield where, prefix + fields[0], fields[1]
 
@@ -633,9 +647,11 @@ def run_command(name, run, argv, interrupted):
         problem, code = f"{error.name} is missing; pip install -r requirements.txt", 2
     except KeyboardInterrupt:
         problem, code = interrupted, 130
-    except BrokenPipeError:                                # the reader of our output has left
+    except OSError as error:                               # of the output: keep it from a flush
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        if isinstance(error, BrokenPipeError):             # whoever read it has left
+            sys.exit(1)
+        problem, code = f"{error.filename or 'standard output'}: {error.strerror}", 2
     print(f"{name}: {problem}", file=sys.stderr)
     sys.exit(code)
 

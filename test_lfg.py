@@ -971,7 +971,7 @@ MISTAKES = [                                            # files, file, old, new,
     (ATOMIC, "x.inter", "10\t9", "10", "x.inter, line 4: 3 fields where 4"),
     (ATOMIC, "x.inter", "rating:", "stars:", "x.inter, line 1: no column rating among user_id:"),
     (ATOMIC, "x.inter", "2\t10", b"2\t\xff", "x.inter, line 2: not UTF-8 text; save it as UTF-8"),
-    (ATOMIC, "x.inter", ATOMIC["x.inter"], "", "x.inter, line 1: no column user or item or rating"),
+    (ATOMIC, "x.inter", ATOMIC["x.inter"], "", "x.inter: the file is empty; its first"),
     (ATOMIC, "x.user", "user_id", "id", "x.user, line 1: no column user among id:token, age"),
     (ATOMIC, "x.item", "9\t", "10\t", "x.item, line 3: item '10' is listed twice"),
     (CSV, "ratings.csv", "1,9", "2,10", "ratings.csv, line 3: user '2' rates item '10' twice"),
@@ -2288,11 +2288,14 @@ PROFILE = "the model was not trained with it; a profile can have age, gender, oc
     (dict(ratings={"1989": 4}), "no item has the id or title '1989'"),
     (dict(ratings={"54": 6}), "rating 6 must be between 1 and 5"),
     (dict(ratings={"54": 1e39}), "rating 1e+39 must be between 1 and 5"),
-    (dict(ratings={"54": [1, 2]}), "rating [1, 2] must be between 1 and 5"),
-    (dict(ratings={"54": float("nan")}), "rating nan must be between"),
-    (dict(ratings={"54": "good"}), "rating 'good' must be between"),
+    (dict(ratings={"54": [1, 2]}), "rating [1, 2] is not a number"),
+    (dict(ratings={"54": float("nan")}), "rating nan is not a number"),
+    (dict(ratings={"54": "good"}), "rating 'good' is not a number"),
     (dict(ratings={"54": 4, "été": 4}), "Été, L' (1987) is rated twice"),
     (dict(n=-3), "n is -3; it must be a whole number above 0"), (dict(n=2.0), "n is 2.0; it must"),
+    (dict(ratings=["Heat"]), "ratings is a list; it must be a dict such as {title: rating}"),
+    (dict(items="Heat"), "items is a text; it must be a list"),
+    (dict(profile="F"), "profile is a str; it must be a dict such as {column: value}"),
     (dict(profile={"age": 151}), "age: 151 must be a number between 0 and 150"),
     (dict(profile={"age": "old"}), "age: 'old' must be a number between"),
     (dict(profile={"gender": "x"}), "gender: 'x' is not known; choose one of F, M"),
@@ -2381,6 +2384,7 @@ def test_categories_that_differ_in_case_are_two():
     (dict(epochs=1.5), "epochs is 1.5; it must be a whole number above 0"),
     (dict(factors=-1), "factors is -1; it must"), (dict(generator="both"), "generator is 'both'"),
     (dict(generator="user"), "seeds are runs of LFG-item, which generator user leaves out"),
+    (dict(users="users.csv"), "users is a str; it must be a DataFrame"),
     (dict(users=pd.DataFrame({"user": [1]})), "user")])
 def test_mistakes_in_training_are_data_errors_of_one_line(changed, message):
     with pytest.raises(DataError, match=message) as caught:
@@ -2653,6 +2657,8 @@ lfg.py train --out x --dataset few.csv --columns name=a | must look like user=NA
 lfg.py train --out x --dataset few.csv --seeds 2 --generator user | seeds are runs of LFG-item
 lfg.py train --out folder --dataset synthetic | folder: cannot be written
 lfg.py train --out no/x --dataset synthetic | no/x: cannot be written
+lfg.py train --out /dev/null --dataset synthetic | /dev/null: cannot be written
+lfg.py score --model m --ratings few.csv --out - | -: cannot be written
 lfg.py train --out few.csv --dataset few.csv | few.csv: would overwrite an input
 lfg.py recommend --model none | none: no such file; make one with lfg.py train
 lfg.py recommend --model few.csv | few.csv: not a model file, or damaged
@@ -2661,15 +2667,15 @@ lfg.py recommend --model m --age 151 | '151' must be a whole number from 0 to 15
 lfg.py recommend --model m --gender x | gender: 'x' is not known; choose one of F, M
 lfg.py recommend --model item --gender F | gender: the model was not trained with it
 lfg.py recommend --model m --rate Heat=4 | --rate Heat=4: 'Heat' fits several items
-lfg.py recommend --model m --rate "Heat (1995)=6" | rating '6' must be between 1 and 5
-lfg.py recommend --model m --rate "Heat (1995)=" | rating '' must be between
+lfg.py recommend --model m --rate "Heat (1995)=6" | rating 6 must be between 1 and 5
+lfg.py recommend --model m --rate "Heat (1995)=" | rating '' is not a number
 lfg.py recommend --model m --rate "Heat (1995)" | title or rating is missing; write TITLE=RATING
 lfg.py recommend --model m --rate id:49=4 | --rate id:49=4: no item has the id '49'
 lfg.py recommend --model m --rate Toy=5 --rate id:56=4 | id:56=4: rated twice, first in --rate Toy=5
 lfg.py recommend --model m --ratings none | none: No such file or directory
-lfg.py recommend --model m --ratings few.csv | few.csv, line 2: 3 fields where 2 are expected
+lfg.py recommend --model m --ratings few.csv | few.csv, line 2: must be a title or id:ID, a comma an
 lfg.py recommend --model m --ratings latin.csv | latin.csv, line 1: not UTF-8 text; save it as UTF-8
-lfg.py recommend --model m --ratings bad.csv | bad.csv, line 4: rating '9' must be between
+lfg.py recommend --model m --ratings bad.csv | bad.csv, line 4: rating 9 must be between
 lfg.py score --model m --ratings few.csv --out m | m: would overwrite an input
 lfg.py score --model m --ratings few.csv --out o | few.csv, line 2: no item has the id '1'
 lfg.py score --model m --ratings high.csv --out o | high.csv, line 3: rating 9 must be between
@@ -2756,6 +2762,21 @@ def test_a_reader_that_leaves_is_no_traceback_and_code_1(kept):
         done = python(RUN, *command, stdout=writer)
         assert (done.returncode, done.stderr) == (1, "")
     os.close(writer)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_behind_stdout_is_one_line(kept):
+    with open("/dev/full", "w") as full:
+        done = python(RUN, "lfg.py", "recommend", "--model", kept["dual"], stdout=full)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("lfg.py: standard output: No space left")
+
+
+def test_an_id_without_a_mark_is_found_if_it_is_no_title(lfg_py, kept):
+    command = ["recommend", "--model", kept["dual"], "--json", "--rate"]
+    rows = [json.loads(lfg_py(*command, f"{item}=5")[1])
+            for item in ("51", "id:51", "54", "id:57")]    # 54 is the title of item 57
+    assert rows[0] == rows[1] != rows[2] == rows[3]
 
 
 def test_no_import_runs_against_the_reading_order():
