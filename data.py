@@ -25,7 +25,7 @@ MD5 = {"ml-100k": "0e33842e24a9c977be4e0107933c0723", "ml-1m": "c4d9eecfca2ab87c
 WHEEL = "recbole==1.2.1"                        # a package that contains ML-100k as an example
 WHEEL_MD5 = "6e47046882bad158b0efbb84cd5cb987"  # of its ratings below the header, as in u.data
 SIZE_LIMIT = 64 << 20                           # bytes of an archive; ML-1m unpacks to 25 MB
-MOST_VALUES = 1000                              # of one column, each a column of E or F
+MOST_VALUES = 1000                              # per column; each becomes a column of E or F
 AGES = (1, 18, 25, 35, 45, 50, 56)              # where each bracket starts; 1 is "under 18"
 GENRES = ("unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy "
           "Film-Noir Horror Musical Mystery Romance Sci-Fi Thriller War Western").split()
@@ -47,7 +47,7 @@ LAYOUTS = {  # files without header: names, separators, columns ("" for one that
 
 
 class DataError(ValueError):
-    """A mistake in what the user gave: a table, a file or an option. The message is one line."""
+    """A mistake in a table, a file or an option that the caller gave. The message is one line."""
 
     def __init__(self, message):
         super().__init__(" ".join(message.split()))
@@ -58,7 +58,8 @@ class Ratings:
 
     users, items: (n,) int32; values: (n,) float32; counts: (users,), ratings per user;
     the ratings of user u are at starts[u]:starts[u + 1]. `T` is the transposed matrix.
-    Raises ValueError if a rating is outside of the shape or not finite, or if a pair occurs twice.
+    Raises ValueError if lengths differ, a rating is outside the shape or not finite, or a pair is
+    rated twice.
     """
 
     def __init__(self, users, items, values, shape):
@@ -73,7 +74,7 @@ class Ratings:
         inside = (0 <= users) & (users < shape[0]) & (0 <= items) & (items < shape[1])
         twice = (users[1:] == users[:-1]) & (items[1:] == items[:-1])
         if not inside.all() or not np.isfinite(values).all() or twice.any():
-            raise ValueError("rating outside of shape, not finite, or pair rated twice")
+            raise ValueError("a rating is outside the shape or not finite, or a pair occurs twice")
         self._set(users, items, values, shape)
 
     def _set(self, users, items, values, shape):
@@ -111,7 +112,7 @@ class Ratings:
     def with_values(self, values):
         """The same users and items with other values (n,)."""
         if len(values) != len(self):
-            raise ValueError("users, items and ratings must have the same length")
+            raise ValueError("values and ratings must have the same length")
         other = Ratings.__new__(Ratings)
         return other._set(self.users, self.items, np.array(values, np.float32), self.shape)
 
@@ -155,7 +156,7 @@ class Dataset:
 
 
 class Split(NamedTuple):
-    """Ratings to learn from, to predict from, and to score; all of the full shape."""
+    """Ratings to train on, to show to the model (`profile`), and to predict; all of one shape."""
 
     train: Ratings
     profile: Ratings
@@ -167,7 +168,7 @@ def load(dataset, data_dir=None, seed=0, progress=False, columns=None):
 
     A named one is read from data_dir/NAME/ or data_dir/NAME.zip, and fetched if neither is there.
     "synthetic:6040x3706x1000209" has that many users, items and ratings; seed is for these.
-    progress: tell on stderr what is fetched. columns: {name in a CSV file: "user", "item" or
+    progress: report downloads on stderr. columns: {name in a CSV file: "user", "item" or
     "rating"} for files with other headers. Raises DataError.
     """
     sizes = re.fullmatch("synthetic(?::([0-9]{1,9})x([0-9]{1,9})x([0-9]{1,9}))?", str(dataset))
@@ -201,7 +202,7 @@ def split(ratings, test, fold, seed):
     counts = ratings.counts                                    # (users,)
     rank = _ranks(ratings, rng)
     if test == "basic":
-        # A random first fold, or users with few ratings would all fill the first folds.
+        # A random first fold; otherwise users with few ratings would only fill the first folds.
         first = rng.integers(5, size=len(counts))
         target = (rank + first[ratings.users]) % 5 == fold - 1
         train = ratings.where(~target)
@@ -262,7 +263,7 @@ def _draw_pairs(n_users, n_items, n, rng):
     cells = np.empty(0, np.int64)
     flat = 0
     while len(cells) < n:
-        flat += 1                              # flatter each round, or rare cells take forever
+        flat += 1                              # flatter weights each round: rare cells are slow
         p_user, p_item = (np.exp(w / flat) / np.exp(w / flat).sum() for w in weights)
         drawn = rng.choice(n_users, n, p=p_user) * n_items + rng.choice(n_items, n, p=p_item)
         new = np.setdiff1d(drawn, cells)
@@ -282,8 +283,8 @@ def to_dataset(name, ratings, users=None, items=None):
     ratings: columns user, item, rating. users: column user; age becomes brackets in E and any
     other column one-hot columns "column=value". items: column item, perhaps title, genres ("A|B")
     and year, which may also be in the title, "(1995)"; F has genres and decades. NaN, None and ""
-    mean unknown. Users missing in users get the mean row of E, items missing in items zeros.
-    Integer ids stay integers, others become text. Raises DataError about the first mistake found.
+    mean unknown. Users missing from `users` get the mean row of E; items missing from `items` get
+    zeros. Integer ids stay integers, others become text. Raises DataError about the first mistake.
     """
     pd = _pandas()
     _check_columns(_place(ratings, "ratings"), RATED, ratings, ratings)
@@ -343,7 +344,7 @@ def _distinct_ids(kind, frame, table):
 
 
 def _place(frame, table, row=None):
-    """What messages call a table or a row: file and line if a reader noted them in attrs."""
+    """The name of a table or row in messages: file and line if a reader set attrs."""
     name = frame.attrs.get("file", table)
     if row is None:
         return name
@@ -389,7 +390,7 @@ def _user_side(users, at, n):
 def _user_columns(ages, categories):
     """E of Section 4.1 and its names: brackets of ages (n,), NaN if unknown; {column: n texts}."""
     parts = [(np.zeros((len(ages), 0), np.float32), [])]
-    if not np.isnan(ages).all():                               # then all brackets have a column
+    if not np.isnan(ages).all():                               # all brackets, used or not
         brackets = np.array(AGES)[np.searchsorted(AGES[1:], ages, side="right")].astype(str)
         parts += [_one_hot("age", np.where(np.isnan(ages), "", brackets)[:, None], AGES)]
     parts += [_one_hot(kind, [[text] for text in texts]) for kind, texts in categories.items()]
@@ -448,7 +449,7 @@ def read_ratings(path, columns=None):
 
 
 def csv_records(path):
-    """Yield (line number, fields) of the lines of a CSV that are not blank; "-" as above."""
+    """(line number, fields) of each line of a CSV file that is not blank; "-" is standard input."""
     data = _read_utf8(Path(path), latin=False)
     return _records(_File(path, data, ",", csv.QUOTE_MINIMAL, []))
 
@@ -520,7 +521,7 @@ def _read_utf8(path, latin):
     data = data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     data = data.rstrip(b"\n") + b"\n"
     if b"\0" in data:
-        raise DataError(f"{path}: not text, as it has a byte 0; save it as UTF-8")
+        raise DataError(f"{path}: not a text file: it has a zero byte; save it as UTF-8")
     try:
         data.decode()
     except UnicodeDecodeError as error:
@@ -539,7 +540,7 @@ def _match_header(where, header, wanted, columns):
     if wanted is RATED:
         _check_columns(where, columns, header, header)
     fields = [""] * len(header)
-    for name in sorted(header, key=lambda name: name not in columns):        # those named first
+    for name in sorted(header, key=lambda name: name not in columns):        # given columns first
         plain = re.sub("[_ ]", "", name.lower()).partition(":")[0]
         field = columns.get(name, ALIASES.get(plain, plain))
         if field in wanted and field not in fields:
@@ -566,13 +567,13 @@ def _records(file):
 
 
 def _read_table(file, dtype=object):
-    """DataFrame of the named columns, text if no dtype says else; its attrs and index say where.
+    """DataFrame of the named columns, as text by default; attrs: its file, index: line numbers.
 
-    Fast. Only if a file has quotes, blank or wrong lines, every line is looked at first, slowly.
+    Fast, except that a file with quotes, blank lines or wrong lines is first checked line by line.
     """
     pd = _pandas()
     separator = file.sep.encode()
-    # Without all but separators, quotes and newlines, usual lines are the same.
+    # With all but separators, quotes and newlines removed, ordinary lines are all equal.
     marks = file.data.translate(None, bytes(set(range(256)) - set(separator + b'"\n')))
     lines = None
     if marks.replace(separator * (len(file.fields) - 1) + b"\n", b""):
@@ -586,7 +587,7 @@ def _read_table(file, dtype=object):
         for column in {"user", "item"}.intersection(table):
             table[column] = [text.strip(" ") for text in table[column]]
     if lines is not None and len(lines) != len(table):
-        raise DataError(f"{file.path}: a line has only blanks in quotes; remove it")
+        raise DataError(f"{file.path}: a line contains only quoted blanks; remove it")
     table.index = np.arange(len(table)) + file.start + 1 if lines is None else lines
     table.attrs["file"] = str(file.path)
     return table
@@ -625,7 +626,8 @@ def _pandas():
 def _load_named(name, data_dir, progress):
     """Dataset of data_dir/NAME/ or data_dir/NAME.zip, fetched if neither is there."""
     if data_dir is None:
-        raise DataError(f"{name}: data_dir is missing; say where it is, or use synthetic")
+        raise DataError(f"{name}: data_dir is missing; give the folder that holds it, or use "
+                        "synthetic")
     folder = Path(data_dir, name)
     archive = folder.with_name(f"{name}.zip")
     found = _load_folder(folder, name)

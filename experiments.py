@@ -1,7 +1,7 @@
 """The paper's experiments (Section 4): four tables of RMSE on MovieLens.
 
-Beside them tests that the paper leaves out: new items, how many ratings a new user has to give,
-what each choice buys, what a new user costs, and the grid around each hyperparameter.
+There are also tests that the paper does not have: new items, how many ratings a new user has to
+give, the effect of each choice, the cost of a new user, and the grid around each hyperparameter.
 """
 
 import os
@@ -32,7 +32,7 @@ from serve import run_command
 from settings import COUNTS, GRID, settings_for
 from svd import SVD, BiasSVD, FoldIn, SVDpp, ensure_fitted
 
-COLUMNS = {                                                # what each of --models adds to a table
+COLUMNS = {                                                # rows that each of --models adds
     "basic": {"svd": ["SVD"], "biassvd": ["BiasSVD"], "svdpp": ["SVD++"],
               "lfg": ["LFG"], "lfg-item": ["LFG-item"], "lfg-dual": ["LFG-dual"]},
     "realtime": {"svd": ["SVD"], "biassvd": ["BiasSVD", "BiasSVD fold-in"],
@@ -89,7 +89,7 @@ def run(argv):
 
 
 def turned(data, test):
-    """The Dataset with what a test holds out as rows: users, or items in newitem."""
+    """The Dataset, transposed if the test is newitem: users and items exchanged."""
     if test != "newitem":
         return data
     return replace(data, ratings=data.ratings.T, E=data.F, F=data.E)
@@ -108,8 +108,8 @@ def parts_of(column, settings, seed):
 def model_of(column, parts, settings, mirrored):
     """The model of a column, made of trained parts.
 
-    A network that generates rows is the model itself; one that generates columns makes an LFGItem.
-    Mirrored, for new items, LFG and LFG-item change these roles.
+    A network that generates the rows of R is the model itself; one that generates the columns of R
+    becomes an LFGItem. If mirrored, for new items, LFG and LFG-item exchange these roles.
     """
     part = parts[0]
     if column == "LFG-dual":
@@ -130,7 +130,7 @@ def model_of(column, parts, settings, mirrored):
 
 
 def fitted(column, settings, data, test, R, seed, trained, bar, what):
-    """The model of a column, fitted on R, rows of a turned Dataset; the seconds of its training.
+    """The model of a column, fitted on R, and the seconds its training took; data: as turned.
 
     trained: {(name, setting, seed): (model, seconds)}, shared by the columns of a fold; what is
     missing is trained and added. what: name of the data and the fold, for the progress bar.
@@ -162,8 +162,8 @@ def train(name, setting, seed, inputs, bar):
 def cases_of(ratings, test, fold, seed):
     """The Splits of a fold, all with one training part: one, or in coldstart one for each count.
 
-    coldstart keeps the new users with enough ratings for the longest profile, so that all cases
-    score the same ratings. Raises DataError when the data are too few.
+    coldstart keeps the new users with enough ratings for the largest count, so that all cases
+    score the same ratings. Raises DataError if there are too few data.
     """
     parts = split(ratings, "basic" if test == "basic" else "realtime", fold, seed)
     if not (len(parts.train) and len(parts.target)):
@@ -311,7 +311,7 @@ def table_object(data, test, folds, options, table=None, **more):
 
 
 def differences(folds, average):
-    """Print and return the mean difference of the best LFG to each baseline, with its interval.
+    """Print and return the mean difference between the best LFG and each baseline, with interval.
 
     Paired t with the correction of Nadeau and Bengio (2003): training sets overlap, so the variance
     of the mean over J folds is (1 / J + n_test / n_train) times that of a fold.
@@ -366,7 +366,7 @@ def tune(data, test, column, options):
 
 
 def neighbours(used, group):
-    """(what changed, settings): one value of a group at a time, times each factor of the grid."""
+    """Yield (what changed, settings): each value of a group, times each number of its grid."""
     for key, factors in GRID[group].items():
         if key in used[group] or group in CLASSES:
             value = used[group][key] if key in used[group] else getattr(CLASSES[group](), key)
@@ -390,8 +390,8 @@ def label(group, key):
 def speed(data, options):
     """What a new user of the real-time test's fold 1 costs, by model, and what training costs.
 
-    The networks have the settings of coldstart, as in a saved model, the baselines those of
-    realtime. Returns the JSON object.
+    The networks have the settings of coldstart, as in a saved model; the baselines have those of
+    realtime. Returns a list of one JSON object.
     """
     settings = settings_for(len(data.ratings), "realtime", options.seeds)
     saved = settings_for(len(data.ratings), "coldstart", options.seeds)
@@ -436,7 +436,7 @@ def timed(answer, calls, warm=50):
 
 
 def with_user(R, profile, user):
-    """What a model that cannot fold in is retrained on: R and the profile of one new user."""
+    """R and the shown ratings of one new user, to retrain a model that has no fold-in."""
     row = profile.where(profile.users == user)
     return Ratings(*(np.append(getattr(R, a), getattr(row, a))
                      for a in ("users", "items", "values")), R.shape)
@@ -445,7 +445,7 @@ def with_user(R, profile, user):
 def speed_object(data, options, seconds, trained, model):
     """The JSON object of seconds, {what: of each call}, of training, and of model's file.
 
-    p99 is one of the calls: of three, the slowest.
+    p99 is the time of an actual call, not interpolated; of three calls it is the slowest.
     """
     median = {what: float(np.median(values)) for what, values in seconds.items()}
     dense = median["LFG, dense forward pass"]
@@ -488,7 +488,7 @@ def show_speed(data, table):
 
 
 def span(seconds):
-    """Three digits and a unit: 81.2 µs."""
+    """A time as text with three significant digits and a unit, such as 81.2 µs."""
     units = [("s", 1), ("ms", 1e3), ("µs", 1e6)]
     unit, factor = next((u, f) for u, f in units if seconds * f >= 1 or u == "µs")
     return f"{float(f'{seconds * factor:.3g}'):g} {unit}"
@@ -536,8 +536,8 @@ def parse(argv):
     add("--test", default="all", choices=[*COLUMNS, "ablation", "speed", "tune", "all"],
         help="basic: 20%% of each user's ratings held out; realtime: 20%% of the users are new; "
              "all: both; newitem: 20%% of the items are new; coldstart: new users by number of "
-             "ratings; ablation: from the paper to LFG-dual, one choice per row; speed: time for a "
-             "new user of fold 1, of training, and memory; tune: validation RMSE around each "
+             "ratings; ablation: from the paper to LFG-dual, one choice per row; speed: time per "
+             "new user of fold 1, training time, and memory; tune: validation RMSE around each "
              "setting, within fold 1's training part")
     add("--of", nargs="+", default=list(COLUMNS), choices=list(COLUMNS), help="tests to tune")
     add("--models", nargs="+", default=models, choices=models, help="rows of the tables")
@@ -546,8 +546,8 @@ def parse(argv):
     add("--seeds", type=int_range(1, 1000), help="runs of LFG-item that LFG-dual averages; "
         "if not given, 5 on ML-100k and 2 on ML-1m")
     add("--seed", type=int_range(0, 2 ** 63), default=0,
-        help="of the folds and of every random number in training")
-    add("--json", metavar="FILE", help="write the tables there as well")
+        help="seed of the folds and of all random numbers in training")
+    add("--json", metavar="FILE", help="also write the tables to this file")
     options = parser.parse_args(argv)
     if options.test in ("ablation", "speed") and options.models != models:
         parser.error(f"--models does not apply to --test {options.test}")

@@ -46,8 +46,8 @@ class LFG(FactorModel):
     hidden: tuple = (256,)                                 # widths of the hidden layers
     l2: float = 0.005
     l2_M: float = 0.2
-    # probability that a rating is left out of the input while training, or a range (low, high) from
-    # which each user of a batch draws one: the network then learns to answer few ratings, too
+    # probability that a rating is left out of the input in training, or a range (low, high) from
+    # which one is drawn per user and batch: the network then learns to serve users with few ratings
     mask: object = 0.1
     dropout: float = 0.5                                   # after each hidden layer
     svd_rows: int = 50                                     # rows of M that start at the SVD
@@ -55,7 +55,7 @@ class LFG(FactorModel):
     # small weight teaches the network to predict rather than to copy
     shown_weight: float = 1.0
     epochs: int = 40
-    rate: float = 3e-3
+    rate: float = 3e-3                                     # learning rate
     batch: int = 128                                       # users per step
     seed: int = 0
     dtype: type = np.float32
@@ -86,7 +86,7 @@ class LFG(FactorModel):
                 mask = self.mask_rates(row, len(order[b]), rng)
                 kept = rng.random(len(row), np.float32) >= mask
                 x = self.encode(row[kept], item[kept], value[kept], E[order[b]])
-                # 2. predict all ratings, shown and masked, and go down the gradient of the error
+                # 2. predict all ratings, shown and masked, and take a step of gradient descent
                 weight = np.where(kept, self.shown_weight, 1).astype(self.dtype)
                 mse, grads = self.gradients(x, row, item, value, weight)
                 adam.step(grads, self.rate * cosine((epoch + n / len(batches)) / self.epochs))
@@ -97,7 +97,7 @@ class LFG(FactorModel):
         return self
 
     def start_training(self, R, n_side, rng):
-        """Everything before the first step: mu, item means, the network, M from the SVD, bi."""
+        """Set what training starts from: mu, item means, the network, M from the SVD, and bi."""
         self.mu = R.mean()
         # mean deviation of each item from mu, shrunk as if five more ratings were equal to mu
         sums = np.bincount(R.items, R.values - self.mu, R.shape[1])
@@ -141,9 +141,9 @@ class LFG(FactorModel):
     def encode(self, row, item, value, E):
         """I = [E, H, 1[H]] of a batch of B users: (B, columns + 2 items).
 
-        H holds the ratings minus mu and the item's mean deviation, so that a rating as expected is
-        0; the indicator 1[H] tells it from no rating. Both are divided by the root of the user's
-        number of ratings: their lengths then do not depend on it.
+        H holds the ratings minus mu and the item's mean deviation, so a rating that was expected is
+        0, and the indicator 1[H] tells it from a missing one. Both are divided by the square root
+        of the user's number of ratings, so that their norms do not grow with it.
         """
         n_side = E.shape[1]
         n_items = len(self.expected)
@@ -156,7 +156,7 @@ class LFG(FactorModel):
         return x
 
     def gradients(self, x, row, item, value, weight=1):
-        """Squared error / B of a batch, and its gradients by the network's parameters, M and bi."""
+        """Squared error / B; its gradients with respect to network parameters, M and bi."""
         G, caches = self.network.forward(x, training=True)
         U_G, bu_G = G[:, :-1], G[:, -1]                    # (B, k), (B,)
         target = value - self.mu - bu_G[row] - self.bi[item]
@@ -178,9 +178,9 @@ class LFG(FactorModel):
     def serving_arrays(self):
         """What generate_one and scoring read, by name; BatchNorm is merged into W1 and b1.
 
-        encode gives a rated item two numbers, (h / unit - mu - expected) s and s, and so the first
-        Linear adds h s (W_H / unit) + s (W_seen - (mu + expected) W_H). W1 and b1 are those of the
-        second Linear.
+        With s = 1 / sqrt(number of ratings), encode turns a rating h into two numbers,
+        (h / unit - mu - expected) s and s, so the first Linear adds h s (W_H / unit) +
+        s (W_seen - (mu + expected) W_H). W1 and b1 are those of the second Linear.
         """
         linears = [layer for layer in self.network.layers if isinstance(layer, Linear)]
         norm = next(layer for layer in self.network.layers if isinstance(layer, BatchNorm))
@@ -297,7 +297,7 @@ class LFGDual:
 
 
 def forward_weight(n, many, none):
-    """Share of the forward models for n ratings: `none` at 0, halfway to `many` at 5."""
+    """Share of the forward models for n ratings: `none` if n is 0, halfway to `many` if n is 5."""
     return many + (none - many) * 5 / (5 + n)
 
 

@@ -1,15 +1,15 @@
 """A small neural network library in NumPy: each backward pass stands next to its forward pass.
 
 `forward(x, training)` returns (y, cache). `backward(dy, cache)` is pure: it takes the gradient of
-the loss with respect to y and returns (dx, grads), grads in the order of `params`. What it leaves
-out: autograd, convolution, GPUs. Shapes: B rows of a batch, D columns in, H columns out.
+the loss with respect to y and returns (dx, grads), grads in the order of `params`. There is no
+autograd, convolution or GPU support. Shapes: B rows of a batch, D columns in, H columns out.
 """
 
 import numpy as np
 
 
 class Linear:
-    """y = x W + b, with W drawn from N(0, 1 / (3 D)): a Tanh behind it starts unsaturated."""
+    """y = x W + b, with W drawn from N(0, 1 / (3 D)), so a Tanh after it starts unsaturated."""
 
     def __init__(self, n_in, n_out, rng, dtype=np.float32):
         self.W = (rng.standard_normal((n_in, n_out)) * np.sqrt(1 / (3 * n_in))).astype(dtype)
@@ -23,7 +23,7 @@ class Linear:
         return x @ self.W + self.b, x
 
     def backward(self, dy, x, input_grad=True):            # (B, H) -> (B, D), [(D, H), (H,)]
-        # nothing stands before the first layer, so its input gradient would be a wasted product
+        # the first layer does not need its input gradient, a large product
         dx = dy @ self.W.T if input_grad else None
         return dx, [x.T @ dy, dy.sum(0)]
 
@@ -38,7 +38,7 @@ class LeakyReLU:
 
     def forward(self, x, training=False):
         """(B, D) -> (B, D); the cache holds the slope used at each value."""
-        # a lookup in a table of two slopes: np.where mispredicts a branch at every other element
+        # a lookup in a table of two slopes is faster than np.where, which mispredicts branches
         slopes = np.array([self.slope, 1], x.dtype)[(x > 0).view(np.int8)]
         return x * slopes, slopes
 
@@ -60,7 +60,7 @@ class Tanh:
 
 
 class Dropout:
-    """While training, set each value to 0 with probability `rate`, divide the rest by 1 - rate."""
+    """In training, set values to 0 with probability `rate` and divide the others by 1 - rate."""
 
     params = []
 
@@ -100,7 +100,7 @@ class BatchNorm:
         return [self.gain, self.shift]
 
     def forward(self, x, training=False):                  # (B, H), (H,), (H,) -> (B, H)
-        """Training also moves the running statistics: all that a forward pass changes."""
+        """In training, also updates the running statistics; nothing else is changed."""
         mean, var = self.mean, self.var
         if training:
             mean, var = x.mean(0), x.var(0)
@@ -147,7 +147,7 @@ class Sequential:
 
 
 def masked_mse(prediction, row, column, target, weight=1):
-    """Squared error over the observed entries of a batch / B, and its gradient.
+    """Weighted sum of squared errors over observed entries, divided by B, and its gradient.
 
     (B, C), (n,), (n,), (n,) -> (), (B, C). Entry i is observed at (row[i], column[i]) with the
     value target[i]; the gradient is 0 elsewhere. weight: of each entry, (n,) or a number.
@@ -185,7 +185,7 @@ class Adam:
     def step(self, grads, rate):
         """One update of the parameters in place; grads are overwritten.
 
-        Works chunk by chunk: a third faster than whole arrays, which leave the cache in between.
+        Works in chunks, which stay in the cache: a third faster than on whole arrays.
         """
         self.t += 1
         root = ((1 - self.b2) / (1 - self.b2 ** self.t)) ** 0.5
@@ -214,8 +214,8 @@ class Adam:
 def end_epoch(progress, epoch, mse, values, params):
     """Call progress(epoch, mse), if given, unless training on values (n,) has diverged.
 
-    It has when predictions are off by more than `most`, or when the last step, which mse does not
-    cover, left a parameter far beyond that. Raises FloatingPointError.
+    It has diverged if the root of mse is at least `most`, or if a parameter is at least 100 times
+    that (mse does not cover the last step). Raises FloatingPointError if it has.
     """
     most = 2 * (max(0, values.max()) - min(0, values.min())) + 1
     # written so that NaN counts as diverged

@@ -1,4 +1,4 @@
-"""Train a model on a table of ratings, keep it in a file, and recommend to anybody.
+"""Train a model on a table of ratings, save it to a file, and recommend items to any user.
 
 `Recommender` is the Python side; the commands of `python lfg.py` are at the end. Loading a model
 and recommending need NumPy alone.
@@ -64,8 +64,9 @@ class Recommender:
         are missing from it get the mean profile. items: one with item and any of title, genres
         ("Comedy|Drama") and year. columns: new names for the columns of ratings, such as
         {"customer": "user"}. generator: "user" trains LFG, "item" LFG-item, "dual" both. epochs,
-        factors: of each network; seeds: runs of LFG-item that are averaged; by default they depend
-        on the size of the data. Raises DataError when something is wrong with a table.
+        factors: of each network; seeds: number of LFG-items to average. The defaults depend on the
+        size of the data, but seeds is 1 for "item". seed: of all random numbers. quiet: no
+        progress bar. Raises DataError if a table or an argument is wrong.
         """
         for name, table in [("ratings", ratings), ("users", users), ("items", items)]:
             if table is not None and not hasattr(table, "columns"):
@@ -79,7 +80,7 @@ class Recommender:
 
     @classmethod
     def from_model(cls, model, data, R):
-        """The Recommender of an LFGDual that was fitted on R, which are ratings of a Dataset."""
+        """The Recommender for an LFGDual that was fitted on R, all or some ratings of a Dataset."""
         E = data.E if model.forward else data.E[:, :0]     # solving reads no profile
         numbers = {"E_mean": E[R.counts > 0].mean(0), "weights": model.weights,
                    "scale": [R.values.min(), R.values.max()]}
@@ -97,9 +98,9 @@ class Recommender:
                     "years": data.years, "rated": rated})
 
     def recommend(self, ratings, n=10, profile=None):
-        """The n items that a user would rate best, of those that somebody rated in training.
+        """The n items with the highest predicted ratings, among those rated in training.
 
-        ratings: {id or title: rating} of the user, who need not be known; what they have rated is
+        ratings: {id or title: rating} of the user, who may be new; the items they have rated are
         left out. profile: such as {"age": 25, "gender": "F"}; what is missing counts as average.
         Returns a DataFrame with item, title and rating; a list of dicts where pandas is missing.
         """
@@ -115,7 +116,7 @@ class Recommender:
     def predict(self, ratings, items, profile=None):
         """Predicted ratings (n,), within the scale, of a list of items by id or title."""
         if isinstance(items, str):
-            raise DataError("items is a text; it must be a list of ids or titles")
+            raise DataError("items is a str; it must be a list of ids or titles")
         asked = [self.find(item) for item in items]
         scores = self.scores(*self.indices(ratings), self.profile_row(profile))
         return np.clip(scores[asked], self.low, self.high)
@@ -188,7 +189,7 @@ class Recommender:
                      if one.startswith(f"{name}=")}
             if not known:
                 names = dict.fromkeys(one.partition("=")[0] for one in self.E_names)
-                raise DataError(f"{name}: the model was not trained with it; a profile can have "
+                raise DataError(f"{name}: the model was not trained with it; a profile may have "
                                 f"{', '.join(names) or 'nothing'}")
             if name == "age":
                 value = age_bracket(value, known)
@@ -214,10 +215,10 @@ class Recommender:
         return self.index_of_id[item]
 
     def find_title(self, text):
-        """Index of the item with this title, whatever its case and wherever its article stands.
+        """Index of the item with this title, ignoring case and articles; else with this id.
 
-        The year may be left out, and so may a part of the title, where only one item fits. Raises
-        DataError, with the titles that fit or are nearest.
+        The year, or a part of the title, may be left out if only one item matches. Raises
+        DataError, with the titles that match or are nearest.
         """
         if not self.indices_of_name:
             found = {}
@@ -239,7 +240,7 @@ class Recommender:
             if found:
                 raise DataError(f"{text[:100]!r} fits several items; add the year, or use the id: "
                                 + self.titles_with_ids(found[:5]))
-        if text in self.index_of_id:                       # typed without id:
+        if text in self.index_of_id:                       # an id without "id:"
             return self.index_of_id[text]
         near = difflib.get_close_matches(wanted[:100], known, n=5, cutoff=0.5)
         advice = f"; the nearest are {self.titles_with_ids([known[name][0] for name in near])}"
@@ -279,7 +280,7 @@ class Recommender:
 
     @np.errstate(over="ignore", invalid="ignore")
     def check(self):
-        """Answer users who rated all items, one and none. Raises if an array is wrong."""
+        """Predict for users with all, one and no items rated; raises if an array is wrong."""
         a = self.arrays
         n = len(self.item_ids)
         parts = [sum(name.startswith(part) for name in a) for part in ("q", "base", "centre")]
@@ -333,9 +334,9 @@ def names_of(title):
 
 
 def train_model(data, generator="dual", epochs=None, factors=None, seeds=None, seed=0, quiet=False):
-    """An LFGDual fitted on all ratings of a Dataset, for profiles of any length.
+    """An LFGDual fitted on all ratings of a Dataset, to serve users with any number of ratings.
 
-    The arguments are those of Recommender.train. Raises DataError when they make no sense.
+    The arguments are those of Recommender.train. Raises DataError if they are invalid.
     """
     for name, value in [("epochs", epochs), ("factors", factors), ("seeds", seeds)]:
         if value is not None:
@@ -382,7 +383,7 @@ def progress_of(bar):
 
 
 def train(options):
-    """Train on all ratings of a data set and save what serving needs."""
+    """Train a model on all ratings of a data set and save it to a file."""
     out = output_path(options.out, options.dataset, os.path.join(options.data_dir, options.dataset))
     data = load(options.dataset, options.data_dir, options.seed, not options.quiet, options.columns)
     model = train_model(data, options.generator, options.epochs, options.factors, options.seeds,
@@ -442,13 +443,13 @@ def rated_lines(path):
         if n == 0 and fields[-1].strip().lower() == "rating":
             prefix = "id:" * fields[0].strip().lower().startswith(("item", "movie"))
         elif len(fields) != 2:
-            raise DataError(f"{where}: must be a title or id:ID, a comma and a rating")
+            raise DataError(f"{where}: each line must be TITLE,RATING or id:ID,RATING")
         else:
             yield where, prefix + fields[0], fields[1]
 
 
 def score(options):
-    """Write the best items of every user of a CSV, none of whom need be known."""
+    """Write the best items for every user in a CSV file; users may be new."""
     out = output_path(options.out, options.ratings, options.model)
     model = Recommender.load(options.model)
     table = read_ratings(options.ratings, options.columns)
@@ -520,7 +521,7 @@ def write_folder(path, files):
 
 
 def vectors(model, n=20):
-    """Inputs of n made-up users, from an empty profile to a long one, and what inference gives."""
+    """Inputs of n made-up users, with no ratings to many, and the results of inference."""
     rng = np.random.default_rng(0)
     n_items = len(model.item_ids)
     found = []
@@ -575,7 +576,7 @@ def add_data_options(add):
         help="the data; PATH: a CSV whose first line names user, item and rating, or a folder in "
              "GroupLens' or RecBole's layout; experiments.py also has all: ml-100k and ml-1m")
     add("--data-dir", default=os.environ.get("LFG_DATA") or "data", metavar="DIR",
-        help="folder of ml-100k and ml-1m, downloaded if missing; also LFG_DATA")
+        help="folder with ml-100k and ml-1m, downloaded if missing; LFG_DATA sets the default")
     add_columns_option(add)
     add("--quiet", action="store_true", help="no progress on stderr")
 
@@ -601,14 +602,14 @@ def parse(argv):
 
     add = command(train)
     add_data_options(add)
-    add("--out", required=True, metavar="FILE", help="the model, an .npz file; may be replaced")
+    add("--out", required=True, metavar="FILE", help="an .npz file; replaced if present")
     add("--generator", default="dual", choices=["user", "item", "dual"],
         help="what is generated: users (the paper's LFG), items, or both (default)")
     add("--half", action="store_true", help="store float16: half the size")
-    add("--seed", type=int_range(0, 2 ** 63), default=0, help="of every random number")
+    add("--seed", type=int_range(0, 2 ** 63), default=0, help="seed of all random numbers")
     add("--seeds", type=int_range(1, 1000), help="runs of LFG-item that are averaged")
-    add("--epochs", type=int_range(1), help="of each network")
-    add("--factors", type=int_range(1), help="of each network")
+    add("--epochs", type=int_range(1), help="training epochs of each network")
+    add("--factors", type=int_range(1), help="number of latent factors of each network")
 
     add = command(recommend)
     add("--rate", action="append", default=[], metavar="TITLE=RATING",
@@ -625,7 +626,7 @@ def parse(argv):
     add("--ratings", required=True, metavar="FILE",
         help="a CSV whose first line names user, item and rating; - is standard input")
     add_columns_option(add)
-    add("--out", required=True, metavar="FILE", help="a CSV user,item,rating; may be replaced")
+    add("--out", required=True, metavar="FILE", help="a CSV user,item,rating; replaced if present")
     add("-n", type=int_range(1), default=10, help="number of items per user")
 
     add = command(export)
@@ -634,7 +635,10 @@ def parse(argv):
 
 
 def run_command(name, run, argv, interrupted):
-    """Run a command and exit: 0, 2 after a user's mistake, 130 after Ctrl-C, each in one line."""
+    """Run a command and exit: 0, 1 if nobody reads the output, 2 after a mistake, 130 after Ctrl-C.
+
+    Codes 2 and 130 come with one line on stderr.
+    """
     try:
         for stream in (sys.stdout, sys.stderr):            # a terminal without Greek shows "?"
             stream.reconfigure(errors="replace")
@@ -647,9 +651,9 @@ def run_command(name, run, argv, interrupted):
         problem, code = f"{error.name} is missing; pip install -r requirements.txt", 2
     except KeyboardInterrupt:
         problem, code = interrupted, 130
-    except OSError as error:                               # of the output: keep it from a flush
+    except OSError as error:                               # of the output; prevents a flush at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):             # whoever read it has left
+        if isinstance(error, BrokenPipeError):             # the reader has closed the pipe
             sys.exit(1)
         problem, code = f"{error.filename or 'standard output'}: {error.strerror}", 2
     print(f"{name}: {problem}", file=sys.stderr)
@@ -661,4 +665,4 @@ def main(argv=None):
     def run(argv):
         options = parse(argv)
         options.run(options)
-    run_command("lfg.py", run, argv, "interrupted; outputs are as they were")
+    run_command("lfg.py", run, argv, "interrupted; no output file was changed")

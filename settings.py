@@ -2,8 +2,8 @@
 
 All were chosen on a validation part of the training ratings; `python experiments.py --test tune`
 prints the grid around each. What is not named here is the default of the class in svd.py or lfg.py.
-"LFG-dual": seeds of LFG-item (of LFG-item's mirror in newitem) that it averages, and the weight of
-LFG in that mean: user_weight for a long profile, empty_weight for an empty one (if it differs).
+"LFG-dual": seeds: how many LFG-items it averages; user_weight: the weight of LFG in the mean for
+users with many ratings; empty_weight: for users with none (if it differs).
 """
 
 from math import log
@@ -92,7 +92,7 @@ SETTINGS["ml-1m", "coldstart"] = {
 RIDGE_GRID = {"l2": (0.5, 2), "l2_bias": (0.3, 3)}
 FACTORIZATION_GRID = {"n_factors": (0.5, 2), "l2": (0.8, 1.25), "l2_bias": (0.5, 2),
                       "epochs": (0.5, 2), "rate": (0.5, 2)}
-GRID = {                                                   # factors on one value at a time
+GRID = {                                                   # multiplies one value at a time
     "SVD": {"n_factors": (0.5, 2), "l2": (0.8, 1.25), "start": (0.3, 3), "epochs": (0.5, 2),
             "rate": (0.5, 2)},
     "BiasSVD": FACTORIZATION_GRID,
@@ -112,7 +112,7 @@ GRID = {                                                   # factors on one valu
 def settings_for(n_ratings, test, seeds=None):
     """Settings of a test, {name: keyword arguments}: those of the data set nearest in size.
 
-    Nearest by factor. seeds: replaces the number of seeds that LFG-dual averages.
+    Nearest by ratio of sizes. seeds: replaces the number of LFG-items that LFG-dual averages.
     """
     name = min(SIZES, key=lambda name: abs(log(SIZES[name] / n_ratings)))
     settings = dict(SETTINGS[name, test])

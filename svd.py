@@ -6,8 +6,8 @@ Every model here and in lfg.py keeps one contract. R and `shown` are data.Rating
     model.predict(users, items, shown, E)    (n,): ratings of pairs users[i], items[i], not clipped
     model.scores(users, shown, E)            (len(users), items): the same for every item
 
-`shown` holds what each user has rated: the training ratings of known users, the profile of new
-ones. Memory grows with ratings + factors + one block of users, never with users x items.
+`shown` holds what each user has rated: for known users the training ratings, for new users the
+ratings they give. Memory grows with ratings + factors + one block of users, not users x items.
 """
 
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ def truncated_svd(R, k, seed=0):
     """The k leading singular triplets of R, entries not observed counting as 0 (Section 2.1).
 
     Returns U sqrt(S) (users, k) and sqrt(S) Vt (k, items), float32; beyond the rank they are 0.
-    Randomised block Krylov iteration (Musco and Musco, 2015): the span of Q, (RtR) Q, (RtR)^2 Q...
-    holds the leading right singular vectors. Singular values are exact to 1e-4, in a fraction of
-    the time of a dense SVD.
+    Randomised block Krylov iteration (Musco and Musco, 2015): the span of (RtR) Q, (RtR)^2 Q...
+    for a random Q holds the leading right singular vectors. Singular values are exact to 1e-4, in
+    a fraction of the time of a dense SVD.
     """
     n_users, n_items = R.shape
     rng = np.random.default_rng(seed)
@@ -50,7 +50,7 @@ class FactorModel:
     """What the models share: the rating of user u for item i is base_i + x_u . q1_i.
 
     fit sets q1 (items, k + 1), item factors with a last column that the user's bias multiplies,
-    and base (items,). Subclasses say where x_u comes from: trained, solved or generated.
+    and base (items,), mu + bi. Subclasses say where x_u comes from: trained, solved or generated.
     """
 
     def user_factors(self, users, shown, E):
@@ -71,10 +71,10 @@ class FactorModel:
 class BiasSVD(FactorModel):
     """h_ui = mu + bu_u + bi_i + p_u . q_i, by mini-batch gradient descent.
 
-    Minimises the squared error over the observed entries, plus for every user and every item, n
-    being its number of ratings, sqrt(n) (l2 |factors|^2 + l2_bias bias^2): halfway between one
+    Minimises the squared error over the observed entries, plus sqrt(n) (l2 |factors|^2 + l2_bias
+    bias^2) for every user and every item, where n is its number of ratings: halfway between one
     penalty per row and one per rating. The factors start at `start` times the truncated SVD of
-    R - mu. A mini-batch is a block of users with all their ratings: three dense products a step.
+    R - mu. A mini-batch is a block of users with all their ratings: three dense products per step.
     Users without ratings keep p = 0 and bu = 0: placeholders (Section 4.2), predicted as mu + bi.
     """
 
@@ -82,7 +82,7 @@ class BiasSVD(FactorModel):
     l2: float = 1.2
     l2_bias: float = 0.3
     epochs: int = 20
-    rate: float = 0.01                                     # of items; users step 20 times as far
+    rate: float = 0.01                                     # learning rate of items; users: 20 times
     start: float = 0.1
     seed: int = 0
 
@@ -92,7 +92,7 @@ class BiasSVD(FactorModel):
         R, self.unit = in_units(R)
         rng = np.random.default_rng(self.seed)
         self.start_training(R)
-        users = rng.permutation(np.flatnonzero(R.counts))  # dealt into blocks once
+        users = rng.permutation(np.flatnonzero(R.counts))  # dealt into blocks only once
         p, bu = self.p[users], self.bu[users]
         blocks = even_slices(len(users), 128)
         user_adams = [Adam([p[b], bu[b]]) for b in blocks]
@@ -114,7 +114,7 @@ class BiasSVD(FactorModel):
         return self
 
     def start_training(self, R):
-        """mu, factors from the truncated SVD of R - mu, biases from 0."""
+        """Initial values: mu, factors from the truncated SVD of R - mu, biases of 0."""
         self.mu = R.mean()
         p, qt = truncated_svd(R.with_values(R.values - self.mu), self.n_factors, self.seed)
         self.p = self.start * p                            # (users, k)
@@ -129,7 +129,7 @@ class BiasSVD(FactorModel):
 
         ratings: what Ratings.rows gives for the block, whose factors and biases are p (B, k) and
         bu (B,). share: the part of the penalty on items that falls to this block. The gradients are
-        by p, bu and item_params.
+        with respect to p, bu and item_params.
         """
         error, dp, dbu, dq, dbi = squared_error(ratings, p, bu, self.q, self.bi, self.mu)
         weight_u, weight_i = self.penalty_weights(ratings[0], len(p), share)
@@ -139,13 +139,13 @@ class BiasSVD(FactorModel):
                        dbi + self.l2_bias * weight_i * self.bi]
 
     def penalty_weights(self, row, n, share):
-        """What a penalty of sqrt(ratings) x^2 / n adds to the gradient, over x: (n,), (items,)."""
+        """Gradient of the penalties over the parameter: for n users (n,), for items (items,)."""
         two = self.q.dtype.type(2 / n)
         root_n = np.sqrt(np.bincount(row, minlength=n)).astype(self.q.dtype)
         return root_n * two, self.root_n * self.q.dtype.type(share * 2 / n)
 
     def user_factors(self, users, shown=None, E=None):
-        """x (len(users), k + 1): the trained p and bu; what the users have shown is not read."""
+        """x (len(users), k + 1): the trained p and bu, times the unit; `shown`, E are not read."""
         return self.unit * np.hstack([self.p[users], self.bu[users, None]])
 
 
@@ -153,13 +153,13 @@ class BiasSVD(FactorModel):
 class SVD(BiasSVD):
     """h_ui = mu + p_u . q_i: SVD of the matrix filled with mu, then gradient descent (Section 2.1).
 
-    Filling with mu and taking mu off leaves 0, so the factors are those of R - mu.
+    Filling with mu and then subtracting mu leaves 0, so the factors are those of R - mu.
     """
 
     start: float = 1.0
 
     def gradients(self, ratings, p, bu, share):
-        """As BiasSVD's, with no gradient for the biases: they stay at 0."""
+        """Like BiasSVD's, with gradients of 0 for the biases, which stay at 0."""
         error, (dp, dbu, dq, dbi) = super().gradients(ratings, p, bu, share)
         return error, [dp, 0 * dbu, dq, 0 * dbi]
 
@@ -183,7 +183,7 @@ class SVDpp(BiasSVD):
         self.item_params.append(self.y)
 
     def gradients(self, ratings, p, bu, share):
-        """As BiasSVD's, with p + z in the place of p, and a last gradient by y."""
+        """Like BiasSVD's, with p + z in place of p, and last the gradient with respect to y."""
         N = self.indicators(ratings[0], ratings[1], len(p))
         x = p + N @ self.y                                 # (B, items), (items, k) -> (B, k)
         error, dx, dbu, dq, dbi = squared_error(ratings, x, bu, self.q, self.bi, self.mu)
@@ -201,7 +201,7 @@ class SVDpp(BiasSVD):
         return N
 
     def implicit_rows(self, users, shown):
-        """[z, 0] (len(users), k + 1) of any users, trained on or not, from the items in `shown`."""
+        """[z, 0] (len(users), k + 1), times the unit, of any users, from the items in `shown`."""
         x = np.zeros((len(users), self.n_factors + 1), np.float32)
         for b in even_slices(len(users), 512):
             row, item, _ = shown.rows(users[b])
@@ -270,7 +270,7 @@ def fold_in(items, values, q1, base, ridge, centre):
 
 
 def squared_error(ratings, x, bu, q, bi, mu):
-    """Squared error of a block of B users, and its gradients / B by x (B, k), bu, q and bi."""
+    """Squared error of B users, and gradients / B with respect to x (B, k), bu (B,), q and bi."""
     row, item, value = ratings
     target = value - mu - bu[row] - bi[item]
     mse, d = masked_mse(x @ q.T, row, item, target)        # d: (B, items)
@@ -278,15 +278,15 @@ def squared_error(ratings, x, bu, q, bi, mu):
 
 
 def ensure_fitted(model, R, E, F, progress=None):
-    """Fit a part of a model, unless it was handed over fitted: models of a table share parts."""
+    """Fit a part of a model unless it is already fitted: models of a table share fitted parts."""
     if not hasattr(model, "base"):
         model.fit(R, E, F, progress)
 
 
 def in_units(R):
-    """R with its values divided by a unit, so that they span four units as 1 to 5 do; the unit.
+    """R divided by a unit, so that its values span 4, as ratings from 1 to 5 do; and the unit.
 
-    Rates, penalties and Tanh are set for that span, so any scale works with the same settings.
+    Learning rates, penalties and Tanh suit that span, so one setting works for any rating scale.
     """
     unit = (R.values.max() - R.values.min()) / 4 if len(R) else 1
     return (R, 1) if unit in (0, 1) else (R.with_values(R.values / unit), unit)
@@ -300,6 +300,6 @@ def with_ones(a):
 def paired_dot(p, q, users, items):
     """p[users[i]] . q[items[i]] for each i: (users, k), (items, k), (n,), (n,) -> (n,)."""
     result = np.empty(len(users), p.dtype)
-    for s in even_slices(len(users), 1 << 14):             # gathering all pairs would need n x k
+    for s in even_slices(len(users), 1 << 14):             # all pairs at once need n x k memory
         result[s] = np.einsum("nk,nk->n", p[users[s]], q[items[s]])
     return result

@@ -751,7 +751,7 @@ DENSE = np.array([[5, 3, 0, 4], [0, 0, 1, 0], [0, 0, 0, 0], [2, 0, 0, 5], [0, 0,
 
 
 @pytest.mark.parametrize("users,items,values,message", [
-    ([0, 5], [0, 0], [1, 2], "outside of shape"), ([0, -1], [0, 0], [1, 2], "outside"),
+    ([0, 5], [0, 0], [1, 2], "outside the shape"), ([0, -1], [0, 0], [1, 2], "outside"),
     ([0], [4], [1], "outside"), ([0], [-1], [1], "outside"), ([0], [0], [np.nan], "not finite"),
     ([2, 0, 2], [1, 0, 1], [1, 2, 3], "twice"), ([0, 1], [0, 1], [1], "the same length"),
     ([0], [0], [1, 2], "the same length")])
@@ -981,8 +981,8 @@ MISTAKES = [                                            # files, file, old, new,
     (CSV, "ratings.csv", "2,10", '"2"3,10', "ratings.csv, line 2: ',' expected after '\"'"),
     (CSV, "ratings.csv", "1,9", '"1\n",', "ratings.csv, line 3: item id is empty"),
     (CSV, "ratings.csv", "2,10,3.5,1", '""', "ratings.csv, line 2: 1 fields where 4"),
-    (CSV, "ratings.csv", "2,10,3.5,1", '" "', "ratings.csv: a line has only blanks in quotes"),
-    (CSV, "ratings.csv", "2,10", "2\0,10", "ratings.csv: not text, as it has a byte 0"),
+    (CSV, "ratings.csv", "2,10,3.5,1", '" "', "ratings.csv: a line contains only quoted blanks"),
+    (CSV, "ratings.csv", "2,10", "2\0,10", "ratings.csv: not a text file: it has a zero"),
     (CSV, "ratings.csv", "2,10", '"2\n",10,1\n\n2', "ratings.csv, line 2: 3 fields where 4"),
     (CSV, "ratings.csv", "3.5", "1e10", "ratings.csv, line 2: rating 10000000000.0 is not between"),
     (CSV, "ratings.csv", CSV["ratings.csv"], "userId;movieId;rating\n1;2;3,5\n",
@@ -2274,7 +2274,7 @@ def test_items_are_found_by_id_then_by_title(kept, text, index):
 
 
 HEATS = "add the year, or use the id: Heat (1995) (id 51), Heat (1972) (id 52)"
-PROFILE = "the model was not trained with it; a profile can have age, gender, occupation"
+PROFILE = "the model was not trained with it; a profile may have age, gender, occupation"
 
 
 @pytest.mark.parametrize("mistake,message", [
@@ -2294,7 +2294,7 @@ PROFILE = "the model was not trained with it; a profile can have age, gender, oc
     (dict(ratings={"54": 4, "été": 4}), "Été, L' (1987) is rated twice"),
     (dict(n=-3), "n is -3; it must be a whole number above 0"), (dict(n=2.0), "n is 2.0; it must"),
     (dict(ratings=["Heat"]), "ratings is a list; it must be a dict such as {title: rating}"),
-    (dict(items="Heat"), "items is a text; it must be a list"),
+    (dict(items="Heat"), "items is a str; it must be a list"),
     (dict(profile="F"), "profile is a str; it must be a dict such as {column: value}"),
     (dict(profile={"age": 151}), "age: 151 must be a number between 0 and 150"),
     (dict(profile={"age": "old"}), "age: 'old' must be a number between"),
@@ -2450,7 +2450,7 @@ def test_train_takes_any_csv_and_scale(lfg_py, small, tmp_path):
 
 
 @pytest.mark.parametrize("error,code,message", [
-    (KeyboardInterrupt, 130, "lfg.py: interrupted; outputs are as they were\n"),
+    (KeyboardInterrupt, 130, "lfg.py: interrupted; no output file was changed\n"),
     (DataError("line\nbreak"), 2, "lfg.py: line break\n"), (ValueError("a bug"), None, "")])
 def test_training_that_ends_early_leaves_the_old_file(lfg_py, films, tmp_path, monkeypatch, error,
                                                       code, message):
@@ -2673,7 +2673,7 @@ lfg.py recommend --model m --rate "Heat (1995)" | title or rating is missing; wr
 lfg.py recommend --model m --rate id:49=4 | --rate id:49=4: no item has the id '49'
 lfg.py recommend --model m --rate Toy=5 --rate id:56=4 | id:56=4: rated twice, first in --rate Toy=5
 lfg.py recommend --model m --ratings none | none: No such file or directory
-lfg.py recommend --model m --ratings few.csv | few.csv, line 2: must be a title or id:ID, a comma an
+lfg.py recommend --model m --ratings few.csv | few.csv, line 2: each line must be TITLE,RATING or
 lfg.py recommend --model m --ratings latin.csv | latin.csv, line 1: not UTF-8 text; save it as UTF-8
 lfg.py recommend --model m --ratings bad.csv | bad.csv, line 4: rating 9 must be between
 lfg.py score --model m --ratings few.csv --out m | m: would overwrite an input

@@ -1,4 +1,4 @@
-"""Draw the test coldstart as an SVG: one panel per data set, one line per model.
+"""Draw the results of the test coldstart as an SVG: one panel per data set, one line per model.
 
     python experiments.py --test coldstart --json coldstart.json
     python docs/plots.py coldstart.json docs/coldstart.svg
