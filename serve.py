@@ -441,7 +441,8 @@ def rated_lines(path):
     for n, (line, fields) in enumerate(csv_records(path)):
         where = f"{path}, line {line}"
         if n == 0 and fields[-1].strip().lower() == "rating":
-            prefix = "id:" * fields[0].strip().lower().startswith(("item", "movie"))
+            ids = re.fullmatch("(item|movie)[ _]?(id)?", fields[0].strip().lower())
+            prefix = "id:" if ids else ""
         elif len(fields) != 2:
             raise DataError(f"{where}: each line must be TITLE,RATING or id:ID,RATING")
         else:

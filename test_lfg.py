@@ -2499,6 +2499,7 @@ def test_recommend_prints_a_table_or_json(lfg_py, kept):
 @pytest.mark.parametrize("text,items", [
     ("title,rating\nHeat (1995),4\n\"Matrix, The (1999)\",2\n", [1, 0]), ("", []),
     ("The Matrix,4\nheat (1972),2\n", [0, 2]), ("\ufeffmovieId,rating\n54,4\n57,2", [4, 7]),
+    ("movieTitle,rating\nThe Matrix,4\n", [0]),
     ("title,rating\r\nToy Story,4\r\n\r\n id:51 , 2 \r\n", [6, 1]), ("title,rating\n", []),
     ("item_id,Rating\n54,4\n57,2", [4, 7]), ("54,4\nMisérables,2\n", [7, 5])])
 def test_ratings_come_from_a_csv_or_standard_input(lfg_py, kept, tmp_path, text, items):
