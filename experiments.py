@@ -5,15 +5,19 @@ give, the effect of each choice, the cost of a new user, and the grid around eac
 """
 
 import os
+import sys
+from importlib.util import find_spec
 
 if __name__ == "__main__":                                 # BLAS reads these when NumPy is loaded
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS",
                      "VECLIB_MAXIMUM_THREADS"):
         os.environ.setdefault(variable, "1")
+    if find_spec("numpy") is None:
+        print("experiments.py: numpy is missing; pip install -r requirements.txt", file=sys.stderr)
+        sys.exit(2)
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from dataclasses import replace

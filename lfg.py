@@ -17,11 +17,16 @@ weighted mean of both kinds. svd.py defines the methods that all of them have. O
 """
 
 import os
+import sys
+from importlib.util import find_spec
 
 if __name__ == "__main__":                                 # BLAS reads these when NumPy is loaded
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS",
                      "VECLIB_MAXIMUM_THREADS"):
         os.environ.setdefault(variable, "1")
+    if find_spec("numpy") is None:
+        print("lfg.py: numpy is missing; pip install -r requirements.txt", file=sys.stderr)
+        sys.exit(2)
 
 from dataclasses import dataclass
 
