@@ -178,6 +178,7 @@ class SVDpp(BiasSVD):
         return self
 
     def start_training(self, R):
+        """As BiasSVD's, and y from 0."""
         super().start_training(R)
         self.y = np.zeros_like(self.q)                     # (items, k)
         self.item_params.append(self.y)
