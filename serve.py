@@ -278,7 +278,7 @@ class Recommender:
             raise DataError(f"{path}: damaged; train it again") from error
         return model
 
-    @np.errstate(over="ignore", invalid="ignore")
+    @np.errstate(all="ignore")
     def check(self):
         """Predict for users with all, one and no items rated; raises if an array is wrong."""
         a = self.arrays

@@ -2179,11 +2179,12 @@ class Trap:
 DAMAGE = {"missing": lambda a: None, "pickled": lambda a: np.array([Trap()]),
           "nan": lambda a: a * np.nan, "nan at first": lambda a: np.r_[np.float32("nan"), a[1:]],
           "short": lambda a: np.array([2, 2]) if a.ndim == 0 else a[1:],
-          "flat": lambda a: a.ravel()[0]}
+          "flat": lambda a: a.ravel()[0], "zero": lambda a: 0 * a, "huge": lambda a: a + 1e11}
 
 
 @pytest.mark.parametrize("kind,names", [
     ("missing", ARRAYS), ("short", ARRAYS), ("nan", FLOATS), ("nan at first", ["scale", "weights"]),
+    ("zero", ["ridge"]), ("huge", ["W_H", "W_seen", "b0"]),
     ("pickled", ["titles", "M1"]), ("flat", ["weights", "scale", "M1", "q1", "ridge", "years"])])
 def test_a_damaged_model_is_refused_and_no_pickle_run(served, tmp_path, monkeypatch, kind, names):
     monkeypatch.chdir(tmp_path)
