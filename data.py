@@ -98,6 +98,7 @@ class Ratings:
 
     @property
     def T(self):
+        """The transposed matrix: items as rows, users as columns."""
         order = np.argsort(self.items, kind="stable")          # keeps the users of an item sorted
         T = Ratings.__new__(Ratings)
         return T._set(self.items[order], self.users[order], self.values[order], self.shape[::-1])
