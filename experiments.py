@@ -65,31 +65,24 @@ def run(argv):
     """Print one table after another, in the paper's order; rewrite --json after each."""
     options = parse(argv)
     names = ["ml-100k", "ml-1m"] if options.dataset == "all" else [options.dataset]
-    tests = {"all": ["basic", "realtime"], "tune": options.of}.get(options.test, [options.test])
     if options.json:                                       # checked before anything is trained
         folders = [os.path.join(options.data_dir, name) for name in names]
         options.json = output_path(options.json, options.dataset, *folders)
     loaded = [load(name, options.data_dir, options.seed, not options.quiet, options.columns)
               for name in names]
+    make = {"tune": tune, "speed": speed}.get(options.test, cross_validate)
     tables = []
-    for test in tests:
+    for test in options.tests:
         for data in loaded:
-            columns = [column for model in options.models
-                       for column in COLUMNS.get(test, {}).get(model, [])]
-            if options.test == "tune":
-                tables += [tune(data, test, column, options)
-                           for column in columns if not column.startswith("μ")]
-            elif test == "ablation":
-                tables += ablate(data, options)
-            elif test == "speed":
-                tables += speed(data, options)
-            else:
-                table = cold_start if test == "coldstart" else cross_validate
-                tables += table(data, test, columns, options)
-            if options.json:
-                write_whole(options.json, json.dumps(tables, indent=1))
-            if options.interrupted:
-                raise KeyboardInterrupt
+            for table in make(data, test, options):
+                tables.append(table)
+                if options.json:
+                    write_whole(options.json, json.dumps(tables, indent=1))
+
+
+def columns_of(test, options):
+    """The rows of a test's table that --models asks for."""
+    return [column for model in options.models for column in COLUMNS[test].get(model, [])]
 
 
 def turned(data, test):
@@ -109,58 +102,63 @@ def parts_of(column, settings, seed):
     return [(column.replace(" fold-in", ""), seed)]
 
 
-def model_of(column, parts, settings, mirrored):
-    """The model of a column, made of trained parts.
+class Trainer:
+    """Fits the models of a table on one training part; what several columns share is trained once.
 
-    A network that generates the rows of R is the model itself; one that generates the columns of R
-    becomes an LFGItem. If mirrored, for new items, LFG and LFG-item exchange these roles.
+    For new items data is turned, and LFG and LFG-item exchange their roles.
     """
-    part = parts[0]
-    if column == "LFG-dual":
-        lfg = model_of("LFG", parts[:1], settings, mirrored)
-        items = [model_of("LFG-item", [one], settings, mirrored) for one in parts[1:]]
-        weight = settings[column]["user_weight"]
-        weights = (weight, settings[column].get("empty_weight", weight))
-        if mirrored:
-            return LFGDual(items, [lfg], [1 - w for w in weights])
-        return LFGDual([lfg], items, weights)
-    if column == ("LFG" if mirrored else "LFG-item"):
-        return LFGItem(part, **settings[f"{column} fold-in"])
-    if column == "SVD++ fold-in":
-        return FoldIn(part, **settings[column], centre=part.implicit_rows)
-    if column == "BiasSVD fold-in":
-        return FoldIn(part, **settings[column])
-    return part
 
+    def __init__(self, data, test, R, options):
+        self.name = data.name
+        self.inputs = (R, data.E, data.F)
+        self.generates_columns = "LFG" if test == "newitem" else "LFG-item"
+        self.options = options
+        self.trained = {}                                  # (name, setting, seed): model, seconds
 
-def fitted(column, settings, data, test, R, seed, trained, bar, what):
-    """The model of a column, fitted on R, and the seconds its training took; data: as turned.
+    def fitted(self, column, settings, what):
+        """The model of a column and the seconds its training took; what: for the progress bar."""
+        parts, seconds = [], 0
+        for name, seed in parts_of(column, settings, self.options.seed):
+            key = (name, str(settings[name]), seed)
+            if key not in self.trained:
+                self.trained[key] = self.train(name, settings[name], seed, what)
+            parts.append(self.trained[key][0])
+            seconds += self.trained[key][1]
+        model = self.model_of(column, parts, settings)
+        ensure_fitted(model, *self.inputs)
+        return model, seconds
 
-    trained: {(name, setting, seed): (model, seconds)}, shared by the columns of a fold; what is
-    missing is trained and added. what: name of the data and the fold, for the progress bar.
-    """
-    mirrored = test == "newitem"
-    parts, seconds = [], 0
-    for name, its_seed in parts_of(column, settings, seed):
-        key = (name, str(settings[name]), its_seed)
-        if key not in trained:
-            bar.set_description_str(f"{what} {name} seed {its_seed}")
-            inputs = (R, data.E, data.F)
-            if name == ("LFG" if mirrored else "LFG-item"):    # a network that generates columns
-                inputs = (R.T, data.F, data.E)
-            trained[key] = train(name, settings[name], its_seed, inputs, bar)
-        parts.append(trained[key][0])
-        seconds += trained[key][1]
-    model = model_of(column, parts, settings, mirrored)
-    ensure_fitted(model, R, data.E, data.F)
-    return model, seconds
+    def train(self, name, setting, seed, what):
+        """The part of that name, fitted, and the seconds it took."""
+        R, E, F = self.inputs
+        if name == self.generates_columns:
+            R, E, F = R.T, F, E
+        model = CLASSES[name](**setting, seed=seed)
+        with progress_bar(model.epochs, self.options.quiet) as bar:
+            bar.set_description_str(f"{self.name} {what} {name} seed {seed}")
+            began = time.perf_counter()
+            model.fit(R, E, F, progress=progress_of(bar))
+            return model, time.perf_counter() - began
 
+    def model_of(self, column, parts, settings):
+        """The model of a column, made of trained parts.
 
-def train(name, setting, seed, inputs, bar):
-    """The part of that name, fitted on inputs (R, E, F), and the seconds it took."""
-    began = time.perf_counter()
-    model = CLASSES[name](**setting, seed=seed).fit(*inputs, progress=progress_of(bar))
-    return model, time.perf_counter() - began
+        A network that generates the rows of R is the model itself; one that generates the columns
+        of R becomes an LFGItem.
+        """
+        if column == "LFG-dual":
+            lfg, *items = (self.model_of(name, [part], settings) for name, part in
+                           zip(["LFG"] + ["LFG-item"] * len(parts), parts))
+            weight = settings[column]["user_weight"]
+            weights = (weight, settings[column].get("empty_weight", weight))
+            if self.generates_columns == "LFG":
+                return LFGDual(items, [lfg], [1 - w for w in weights])
+            return LFGDual([lfg], items, weights)
+        if column == self.generates_columns:
+            return LFGItem(parts[0], **settings[f"{column} fold-in"])
+        if column == "SVD++ fold-in":
+            return FoldIn(parts[0], **settings[column], centre=parts[0].implicit_rows)
+        return FoldIn(parts[0], **settings[column]) if column == "BiasSVD fold-in" else parts[0]
 
 
 def cases_of(ratings, test, fold, seed):
@@ -190,96 +188,107 @@ def rmse_of(model, cases, E):
         predicted = predicted.clip(train_part.values.min(), train_part.values.max())
         error = predicted - target.values
         found.append(float(np.sqrt(np.mean(error ** 2, dtype=np.float64))))
-    return found
+    return found if len(found) > 1 else found[0]
 
 
-def run_folds(data, test, plan, options):
-    """Train and score {name: (column, settings)} fold by fold: the list of their JSON objects.
+def run_fold(data, test, plan, fold, measure, options):
+    """Train and measure the rows of a plan, {row: (column, settings)}: JSON object of the fold.
 
-    Ctrl-C ends the list after the last complete fold and sets options.interrupted.
+    measure(model, cases, E): a number, or a list of as many numbers for each row, like rmse_of.
     """
     data = turned(data, test)
+    cases = cases_of(data.ratings, test, fold, options.seed)
+    train, _, target = cases[0]
+    trainer = Trainer(data, test, train, options)
+    result = {"fold": fold, "n_train": len(train), "n_test": len(target), "rmse": {}, "seconds": {}}
+    for row, (column, settings) in plan.items():
+        model, result["seconds"][row] = trainer.fitted(column, settings, f"fold {fold}")
+        result["rmse"][row] = measure(model, cases, data.E)
+    return result
+
+
+def cross_validate(data, test, options):
+    """Train and score a table fold by fold, then print it and yield its JSON objects.
+
+    The ablation is a table in two tests. Ctrl-C leaves the table of the complete folds.
+    """
+    plans = {}
+    for of in ("basic", "realtime") if test == "ablation" else (test,):
+        settings = settings_for(len(data.ratings), of, options.seeds)
+        plans[of] = (choices(settings) if test == "ablation"
+                     else {column: (column, settings) for column in columns_of(test, options)})
     folds = []
-    n_epochs = epochs_of(plan.values(), options.seed) * len(options.folds)
     try:
-        with progress_bar(n_epochs, options.quiet) as bar:
-            for fold in options.folds:
-                cases = cases_of(data.ratings, test, fold, options.seed)
-                result = {"fold": fold, "n_train": len(cases[0].train),
-                          "n_test": len(cases[0].target), "rmse": {}, "seconds": {}}
-                trained = {}
-                for name, (column, settings) in plan.items():
-                    model, seconds = fitted(column, settings, data, test, cases[0].train,
-                                            options.seed, trained, bar, f"{data.name} fold {fold}")
-                    rmse = rmse_of(model, cases, data.E)
-                    result["rmse"][name] = rmse if test == "coldstart" else rmse[0]
-                    result["seconds"][name] = seconds
-                folds.append(result)
-    except KeyboardInterrupt:
-        options.interrupted = True
-    return folds
+        for fold in options.folds:
+            folds.append({of: run_fold(data, of, plan, fold, rmse_of, options)
+                          for of, plan in plans.items()})
+    finally:                                               # after Ctrl-C, too
+        if folds:
+            show = {"coldstart": show_counts, "ablation": show_choices}.get(test, show_folds)
+            yield from show(*(table_object(data, test, [fold[of] for fold in folds], options)
+                              for of in plans))
 
 
-def epochs_of(plan, seed):
-    """Epochs that training all of the (column, settings) takes, shared parts counted once."""
-    epochs = {(name, str(settings[name]), its_seed):
-              settings[name].get("epochs", CLASSES[name]().epochs)
-              for column, settings in plan for name, its_seed in parts_of(column, settings, seed)}
-    return sum(epochs.values())
+def table_object(data, test, folds, options):
+    """The JSON object of a table; average over the folds by model, a list where a fold has one."""
+    average = {name: np.mean([f["rmse"][name] for f in folds], axis=0).tolist()
+               for name in folds[0]["rmse"]}
+    return {"table": None, "dataset": data.name, "test": test, "seed": options.seed,
+            "models": list(average), "folds": list(folds), "average": average}
 
 
-def cross_validate(data, test, columns, options):
-    """One table of the paper, or of new items; returns a list of its JSON object."""
-    settings = settings_for(len(data.ratings), test, options.seeds)
-    folds = run_folds(data, test, {c: (c, settings) for c in columns}, options)
-    if not folds:
+def show_folds(table):
+    """Print a table of the paper, or of new items: a column per fold. Return [table], completed."""
+    folds, average = table["folds"], table["average"]
+    number, paper = PAPER.get((table["dataset"], table["test"]), (None, None))
+    header = ["Model".ljust(15), *(f"Fold {f['fold']}" for f in folds), "Average"]
+    rows = [[name, *(f["rmse"][name] for f in folds), average[name]] for name in average]
+    if paper:
+        header.append(" Paper")
+        rows = [row + [paper.get(row[0], "")] for row in rows]
+    print(f"Table {number}: {title(table)}" if number else title(table))
+    print_table(header + ["Seconds"], [row + [seconds_of(table, row[0])] for row in rows])
+    return [{**table, "table": number, "paper": paper, "differences": differences(folds, average)}]
+
+
+def show_counts(table):
+    """Print the RMSE by the number of ratings that a new user has given: a column per number."""
+    print(title(table))
+    print_table(["Ratings shown".ljust(15), *(f"{n:>6}" for n in COUNTS), "Seconds"],
+                [[name, *rmse, seconds_of(table, name)] for name, rmse in table["average"].items()])
+    return [{**table, "ratings": COUNTS}]
+
+
+def show_choices(basic, realtime):
+    """Print the ablation, from the paper as published to LFG-dual: a column per test."""
+    print(title(basic))
+    print_table(["Choice".ljust(66), " Basic", "Real-time"],
+                [[row, basic["average"][row], realtime["average"][row]] for row in basic["models"]])
+    return [{**basic, "of": "basic"}, {**realtime, "of": "realtime"}]
+
+
+def differences(folds, average):
+    """Print and return the mean difference between the best LFG and each baseline, with interval.
+
+    Paired t with the correction of Nadeau and Bengio (2003): training sets overlap, so the variance
+    of the mean over J folds is (1 / J + n_test / n_train) times that of a fold.
+    """
+    ours = [name for name in average if name.startswith("LFG")]
+    if not ours or len(ours) == len(average) or len(folds) < 2:
         return []
-    number, paper = PAPER.get((data.name, test), (None, None))
-    table = table_object(data, test, folds, options, table=number, paper=paper)
-    prefix = f"Table {number}: " if number else ""
-    print(f"{prefix}{title(test, data, folds)}\n")
-    show_row = table_printer(["Model".ljust(15), *(f"Fold {f['fold']}" for f in folds), "Average",
-                              *[" Paper"] * bool(paper), "Seconds"])
-    for c in columns:
-        numbers = [f["rmse"][c] for f in folds] + [table["average"][c]]
-        numbers += [paper.get(c)] if paper else []
-        show_row([c, *("" if x is None else f"{x:.4f}" for x in numbers), seconds_of(folds, c)])
+    best = min(ours, key=average.get)
+    found = []
+    for baseline in [name for name in average if name not in ours]:
+        d = np.array([f["rmse"][best] - f["rmse"][baseline] for f in folds])
+        overlap = np.mean([f["n_test"] / f["n_train"] for f in folds])
+        half = T_975[len(d)] * np.sqrt((1 / len(d) + overlap) * d.var(ddof=1))
+        low, high = float(d.mean() - half), float(d.mean() + half)
+        found.append({"model": best, "baseline": baseline, "mean": float(d.mean()),
+                      "interval": [low, high]})
+        print(f"- {best} minus {baseline}: {d.mean():+.4f}, "
+              f"95 % interval {low:+.4f} to {high:+.4f}")
     print()
-    return [{**table, "differences": differences(folds, table["average"])}]
-
-
-def cold_start(data, test, columns, options):
-    """RMSE by the number of ratings that a new user has given; returns a list, as above."""
-    settings = settings_for(len(data.ratings), test, options.seeds)
-    folds = run_folds(data, test, {c: (c, settings) for c in columns}, options)
-    if not folds:
-        return []
-    table = table_object(data, test, folds, options, ratings=COUNTS)
-    print(f"{title(test, data, folds)}\n")
-    show_row = table_printer(["Ratings shown".ljust(15), *(f"{n:>6}" for n in COUNTS), "Seconds"])
-    for c in columns:
-        show_row([c, *(f"{x:.4f}" for x in table["average"][c]), seconds_of(folds, c)])
-    print()
-    return [table]
-
-
-def ablate(data, options):
-    """From the paper as published to LFG-dual, one choice per row, in both tests."""
-    tables = []
-    for test in ("basic", "realtime"):
-        if not options.interrupted:
-            settings = settings_for(len(data.ratings), test, options.seeds)
-            folds = run_folds(data, test, choices(settings), options)
-            if folds:
-                tables.append(table_object(data, "ablation", folds, options, of=test))
-    if not tables:
-        return []
-    print(f"{title('ablation', data, tables[0]['folds'])}\n")
-    show_row = table_printer(["Choice".ljust(66), " Basic", "Real-time"][:1 + len(tables)])
-    for choice in tables[0]["models"]:
-        show_row([choice, *(f"{table['average'][choice]:.4f}" for table in tables)])
-    print()
-    return tables
+    return found
 
 
 def choices(settings):
@@ -306,78 +315,46 @@ def choices(settings):
     return rows
 
 
-def table_object(data, test, folds, options, table=None, **more):
-    """The JSON object of a table; average over the folds by model, a list where a fold has one."""
-    average = {name: np.mean([f["rmse"][name] for f in folds], axis=0).tolist()
-               for name in folds[0]["rmse"]}
-    return {"table": table, "dataset": data.name, "test": test, "seed": options.seed,
-            "models": list(average), "folds": folds, "average": average, **more}
-
-
-def differences(folds, average):
-    """Print and return the mean difference between the best LFG and each baseline, with interval.
-
-    Paired t with the correction of Nadeau and Bengio (2003): training sets overlap, so the variance
-    of the mean over J folds is (1 / J + n_test / n_train) times that of a fold.
-    """
-    ours = [name for name in average if name.startswith("LFG")]
-    if not ours or len(folds) < 2:
-        return []
-    best = min(ours, key=average.get)
-    found = []
-    for baseline in [name for name in average if name not in ours]:
-        d = np.array([f["rmse"][best] - f["rmse"][baseline] for f in folds])
-        overlap = np.mean([f["n_test"] / f["n_train"] for f in folds])
-        half = T_975[len(d)] * np.sqrt((1 / len(d) + overlap) * d.var(ddof=1))
-        low, high = float(d.mean() - half), float(d.mean() + half)
-        found.append({"model": best, "baseline": baseline, "mean": float(d.mean()),
-                      "interval": [low, high]})
-        print(f"- {best} minus {baseline}: {d.mean():+.4f}, "
-              f"95 % interval {low:+.4f} to {high:+.4f}")
-    if found:
-        print()
-    return found
-
-
-def tune(data, test, column, options):
-    """Validation RMSE around the settings of a column; of coldstart, the mean over the counts.
+def tune(data, test, options):
+    """Print the validation RMSE around the settings of each model; yield the JSON objects.
 
     Validation is cut out of fold 1's training part just as the test part was cut out of the whole.
     """
+    used = settings_for(len(data.ratings), test, options.seeds)
     data = turned(data, test)
     training = cases_of(data.ratings, test, 1, options.seed)[0].train
     cases = cases_of(training, test, 1, options.seed)
-    used = settings_for(len(data.ratings), test, options.seeds)
-    groups = [name for name in (parts_of(column, used, 0)[0][0], column, f"{column} fold-in")
-              if name in used]
-    groups = list(dict.fromkeys(groups if column != "LFG-dual" else [column]))
-    values = ", ".join(f"{label(group, key)} = {value}"
-                       for group in groups for key, value in used[group].items())
-    print(f"Validation RMSE, {data.name} {test}, {column}: {values}\n")
-    show_row = table_printer(["Changed".ljust(24), "  RMSE", "Seconds"])
-    grid = [("in use", used)] + [step for group in groups for step in neighbours(used, group)]
-    results, trained = [], {}
+    for column in [column for column in columns_of(test, options) if not column.startswith("μ")]:
+        trainer = Trainer(data, test, cases[0].train, options)
+        name = column.replace(" fold-in", "")
+        groups = [group for group in (name, f"{name} fold-in") if group in used]
+        values = ", ".join(f"{label(group, key)} = {value}"
+                           for group in groups for key, value in used[group].items())
+        print(f"Validation RMSE, {data.name} {test}, {column}: {values}\n")
+        rows = print_table(["Changed".ljust(24), "  RMSE", "Seconds"],
+                           tried(trainer, column, neighbours(used, groups), cases, data.E))
+        grid = [dict(zip(("changed", "rmse", "seconds"), row)) for row in rows]
+        yield {"table": None, "dataset": data.name, "test": "tune", "of": test,
+               "seed": options.seed, "models": [column], "grid": grid}
+
+
+def tried(trainer, column, grid, cases, E):
+    """Yield a row (what changed, RMSE, seconds) per setting; of coldstart, the mean of counts."""
     for changed, settings in grid:
-        with progress_bar(epochs_of([(column, settings)], options.seed), options.quiet) as bar:
-            model, seconds = fitted(column, settings, data, test, cases[0].train, options.seed,
-                                    trained, bar, f"{data.name} {changed}")
-            rmse = float(np.mean(rmse_of(model, cases, data.E)))
-        results.append({"changed": changed, "rmse": rmse, "seconds": seconds})
-        show_row([changed, f"{rmse:.4f}", f"{seconds:.1f}"])
-    print()
-    return {"table": None, "dataset": data.name, "test": "tune", "of": test, "seed": options.seed,
-            "models": [column], "grid": results}
+        model, seconds = trainer.fitted(column, settings, changed)
+        yield changed, float(np.mean(rmse_of(model, cases, E))), seconds
 
 
-def neighbours(used, group):
-    """Yield (what changed, settings): each value of a group, times each number of its grid."""
-    for key, factors in GRID[group].items():
-        if key in used[group] or group in CLASSES:
-            value = used[group][key] if key in used[group] else getattr(CLASSES[group](), key)
-            for factor in factors:
+def neighbours(used, groups):
+    """Yield (what changed, settings): those in use, then each value times its grid's numbers."""
+    yield "in use", used
+    for group in groups:
+        default = CLASSES[group]() if group in CLASSES else None
+        for key, factors in GRID[group].items():
+            value = used[group].get(key, getattr(default, key, None))
+            for factor in factors if value is not None else ():
                 other = scaled(value, factor)
-                changed = {**used, group: {**used[group], key: other}}
-                yield f"{label(group, key)} = {other}", changed
+                yield f"{label(group, key)} = {other}", {**used, group: {**used[group], key: other}}
 
 
 def scaled(value, factor):
@@ -391,11 +368,11 @@ def label(group, key):
     return f"fold-in {key}" if group.endswith("fold-in") else key
 
 
-def speed(data, options):
+def speed(data, test, options):
     """What a new user of the real-time test's fold 1 costs, by model, and what training costs.
 
     The networks have the settings of coldstart, as in a saved model; the baselines have those of
-    realtime. Returns a list of one JSON object.
+    realtime. Yields one JSON object.
     """
     settings = settings_for(len(data.ratings), "realtime", options.seeds)
     saved = settings_for(len(data.ratings), "coldstart", options.seeds)
@@ -403,28 +380,45 @@ def speed(data, options):
     R, profile, target = cases_of(data.ratings, "realtime", 1, options.seed)[0]
     new = np.flatnonzero(target.counts)
     users = [(*profile.rows(u[None])[1:], data.E[u]) for u in new]       # items, ratings, profile
-    columns = ["BiasSVD fold-in", "SVD", "LFG-dual"]
-    n_epochs = epochs_of([(c, settings) for c in columns], options.seed)
-    n_epochs += 3 * epochs_of([(c, settings) for c in columns[:2]], options.seed)
-    trained = {}
-    with progress_bar(n_epochs, options.quiet) as bar:
-        bias, svd, dual = (fitted(c, settings, data, "realtime", R, options.seed, trained, bar,
-                                  data.name)[0] for c in columns)
-        models = {"LFG": (dual.forward, []), "LFG-item": ([], dual.solved[:1]),
-                  "LFG-dual": (dual.forward, dual.solved), "BiasSVD fold-in": ([], [bias])}
-        models = {name: Recommender.from_model(LFGDual(*parts, dual.weights), data, R)
-                  for name, parts in models.items()}
-        seconds = {"LFG, dense forward pass": timed(dual.forward[0].scores,
-                                                    [(u[None], profile, data.E) for u in new])}
-        seconds.update({name: timed(model.scores, users) for name, model in models.items()})
-        for name in ("BiasSVD", "SVD"):
-            bar.set_description_str(f"{data.name} retraining {name}")
-            seconds[f"Retraining {name}"] = [
-                train(name, settings[name], options.seed, (with_user(R, profile, u),), bar)[1]
+    trainer = Trainer(data, "realtime", R, options)
+    bias, _, dual = (trainer.fitted(column, settings, "fold 1")[0]
+                     for column in ("BiasSVD fold-in", "SVD", "LFG-dual"))
+    seconds = {"LFG, dense forward pass": timed(dual.forward[0].scores,
+                                                [(u[None], profile, data.E) for u in new])}
+    for name, *parts in (("LFG", dual.forward, []), ("LFG-item", [], dual.solved[:1]),
+                         ("BiasSVD fold-in", [], [bias]), ("LFG-dual", dual.forward, dual.solved)):
+        model = Recommender.from_model(LFGDual(*parts, dual.weights), data, R)
+        seconds[name] = timed(model.scores, users)
+    for name in ("BiasSVD", "SVD"):                        # with the ratings shown of one new user
+        more = [Trainer(data, "realtime", joined(R, profile.where(profile.users == u)), options)
                 for u in new[:3]]
-    table = speed_object(data, options, seconds, trained, models["LFG-dual"])
-    show_speed(data, table)
-    return [table]
+        seconds[f"Retraining {name}"] = [
+            one.train(name, settings[name], options.seed, "again")[1] for one in more]
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "model.npz")
+        model.save(path)                                   # of LFG-dual
+        size = os.path.getsize(path) / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6 if resource else None
+    middle = {what: float(np.median(values)) for what, values in seconds.items()}
+    yield show_speed({
+        "table": None, "dataset": data.name, "test": "speed", "seed": options.seed,
+        "rows": [{"what": what, "calls": len(values), "median": middle[what],
+                  "p99": float(np.percentile(values, 99, method="higher")),  # an actual call's
+                  "times_dense": middle[what] / middle["LFG, dense forward pass"]}
+                 for what, values in seconds.items()],
+        "training": [{"model": name, "seconds": took, "epochs": part.epochs,
+                      "seconds_an_epoch": took / part.epochs}
+                     for (name, _, seed), (part, took) in trainer.trained.items()
+                     if seed == options.seed],
+        "retraining_to_lfg": middle["Retraining BiasSVD"] / middle["LFG"],
+        "peak_mb": peak, "seeds": model.n_solved, "file_mb": size})
+
+
+def joined(R, more):
+    """R with more ratings, of other pairs."""
+    return Ratings(*(np.append(getattr(R, name), getattr(more, name))
+                     for name in ("users", "items", "values")), R.shape)
 
 
 def timed(answer, calls, warm=50):
@@ -439,56 +433,24 @@ def timed(answer, calls, warm=50):
     return seconds
 
 
-def with_user(R, profile, user):
-    """R and the shown ratings of one new user, to retrain a model that has no fold-in."""
-    row = profile.where(profile.users == user)
-    return Ratings(*(np.append(getattr(R, a), getattr(row, a))
-                     for a in ("users", "items", "values")), R.shape)
-
-
-def speed_object(data, options, seconds, trained, model):
-    """The JSON object of seconds, {what: of each call}, of training, and of model's file.
-
-    p99 is the time of an actual call, not interpolated; of three calls it is the slowest.
-    """
-    median = {what: float(np.median(values)) for what, values in seconds.items()}
-    dense = median["LFG, dense forward pass"]
-    rows = [{"what": what, "calls": len(values), "median": median[what],
-             "p99": float(np.percentile(values, 99, method="higher")),
-             "times_dense": median[what] / dense} for what, values in seconds.items()]
-    training = {name: {"model": name, "seconds": took, "epochs": part.epochs,
-                       "seconds_an_epoch": took / part.epochs}
-                for (name, _, seed), (part, took) in trained.items() if seed == options.seed}
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6 if resource else None
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "model.npz")
-        model.save(path)
-        size = os.path.getsize(path) / 1e6
-    return {"table": None, "dataset": data.name, "test": "speed", "seed": options.seed,
-            "rows": rows, "training": list(training.values()),
-            "retraining_to_lfg": median["Retraining BiasSVD"] / median["LFG"],
-            "peak_mb": peak, "seeds": model.n_solved, "file_mb": size}
-
-
-def show_speed(data, table):
-    """Print what speed_object returns."""
-    print(f"{TITLES['speed']} Fold 1, One Thread, on {public_name(data)}\n")
-    show_row = table_printer(["What".ljust(23), "Calls", "  Median", "99th percentile",
-                              "Times dense forward pass"])
-    for r in table["rows"]:
-        times = f"{r['times_dense']:,.{0 if r['times_dense'] >= 100 else 2}f}"
-        show_row([r["what"], r["calls"], span(r["median"]), span(r["p99"]), times])
-    print()
-    show_row = table_printer(["Model".ljust(12), "Seconds to train", "Epochs", "Seconds per epoch"])
-    for t in table["training"]:
-        show_row([t["model"], f"{t['seconds']:.2f}", t["epochs"], f"{t['seconds_an_epoch']:.3f}"])
-    print(f"\n- Retraining BiasSVD takes {table['retraining_to_lfg']:,.0f} times as long as LFG's "
+def show_speed(table):
+    """Print the JSON object of speed and return it."""
+    print(f"{TITLES['speed']} Fold 1, One Thread, on {public_name(table)}\n")
+    print_table(["What".ljust(23), "Calls", "  Median", "99th percentile",
+                 "Times dense forward pass"],
+                [[r["what"], r["calls"], span(r["median"]), span(r["p99"]),
+                  f"{r['times_dense']:,.{0 if r['times_dense'] >= 100 else 2}f}"]
+                 for r in table["rows"]])
+    print_table(["Model".ljust(12), "Seconds to train", "Epochs", "Seconds per epoch"],
+                [[t["model"], f"{t['seconds']:.2f}", t["epochs"], f"{t['seconds_an_epoch']:.3f}"]
+                 for t in table["training"]])
+    print(f"- Retraining BiasSVD takes {table['retraining_to_lfg']:,.0f} times as long as LFG's "
           "answer")
     if table["peak_mb"]:
         print(f"- Peak memory of the process, training included: {table['peak_mb']:.0f} MB")
     print(f"- LFG-dual, with {table['seeds']} seeds of LFG-item, is a file of "
           f"{table['file_mb']:.1f} MB\n")
+    return table
 
 
 def span(seconds):
@@ -498,36 +460,43 @@ def span(seconds):
     return f"{float(f'{seconds * factor:.3g}'):g} {unit}"
 
 
-def title(test, data, folds):
+def title(table):
     """What a table is of; five folds are a cross-validation, fewer are named."""
     what, which = "5-Fold Cross-Validation Results", ""
+    folds = [str(fold["fold"]) for fold in table["folds"]]
     if len(folds) < 5:
-        numbers = ", ".join(str(f["fold"]) for f in folds)
-        what, which = "Results", f", fold{'s' * (len(folds) > 1)} {numbers}"
-    return f"{TITLES[test]} {what} on {public_name(data)}{which}\n(RMSE, lower is better)"
+        what, which = "Results", f", fold{'s' * (len(folds) > 1)} {', '.join(folds)}"
+    return (f"{TITLES[table['test']]} {what} on {public_name(table)}{which}\n"
+            "(RMSE, lower is better)\n")
 
 
-def public_name(data):
-    return data.name.replace("ml-", "MovieLens-")
+def public_name(table):
+    return table["dataset"].replace("ml-", "MovieLens-")
 
 
-def seconds_of(folds, column):
+def seconds_of(table, name):
     """Seconds in training, all folds together."""
-    return f"{sum(f['seconds'][column] for f in folds):.1f}"
+    return sum(fold["seconds"][name] for fold in table["folds"])
 
 
-def table_printer(header):
-    """Print a Markdown header, as wide as its texts; returns a function that prints a row."""
+def print_table(header, rows):
+    """Print a Markdown table, as wide as its header, row by row; return the rows as a list."""
     widths = [len(name) for name in header]
+    done = []
 
-    def show_row(cells):
-        cells = [str(c).rjust(w) if n else str(c).ljust(w)
-                 for n, (c, w) in enumerate(zip(cells, widths))]
+    def show(cells):
+        cells = [f"{c:.{1 if name == 'Seconds' else 4}f}" if isinstance(c, float) else str(c)
+                 for c, name in zip(cells, header)]
+        cells = [c.rjust(w) if n else c.ljust(w) for n, (c, w) in enumerate(zip(cells, widths))]
         print("| " + " | ".join(cells) + " |", flush=True)
 
-    show_row(header)
+    show(header)
     print("|" + "|".join("-" * (w + 1) + ("-:"[n > 0]) for n, w in enumerate(widths)) + "|")
-    return show_row
+    for row in rows:                                       # which may be in the making
+        show(row)
+        done.append(row)
+    print()
+    return done
 
 
 def parse(argv):
@@ -544,7 +513,7 @@ def parse(argv):
              "new user of fold 1, training time, and memory; tune: validation RMSE around each "
              "setting, within fold 1's training part")
     add("--of", nargs="+", default=list(COLUMNS), choices=list(COLUMNS), help="tests to tune")
-    add("--models", nargs="+", default=models, choices=models, help="rows of the tables")
+    add("--models", nargs="+", choices=models, help="rows of the tables; if not given, all")
     add("--folds", nargs="+", type=int, default=[1, 2, 3, 4, 5], choices=range(1, 6),
         metavar="{1..5}", help="which folds")
     add("--seeds", type=int_range(1, 1000), help="runs of LFG-item that LFG-dual averages; "
@@ -553,15 +522,16 @@ def parse(argv):
         help="seed of the folds and of all random numbers in training")
     add("--json", metavar="FILE", help="also write the tables to this file")
     options = parser.parse_args(argv)
-    if options.test in ("ablation", "speed") and options.models != models:
+    options.tests = {"all": ["basic", "realtime"], "tune": options.of}.get(options.test,
+                                                                           [options.test])
+    known = [model for model in models for test in options.tests if model in COLUMNS.get(test, {})]
+    if options.models and not known:
         parser.error(f"--models does not apply to --test {options.test}")
-    tests = {"all": ["basic"], "tune": options.of}.get(options.test, [options.test])
-    known = {model: None for test in tests for model in COLUMNS.get(test, options.models)}
-    if not known.keys() & set(options.models):
-        parser.error(f"--models {' '.join(options.models)}: {tests[0]} has only {' '.join(known)}")
-    options.models = [model for model in models if model in options.models]
+    if options.models and not set(options.models) & set(known):
+        parser.error(f"--models {' '.join(options.models)}: {options.tests[0]} has only "
+                     f"{' '.join(dict.fromkeys(known))}")
+    options.models = [model for model in models if model in (options.models or models)]
     options.folds = sorted(set(options.folds))
-    options.interrupted = False
     return options
 
 
