@@ -18,7 +18,6 @@ if __name__ == "__main__":                                 # BLAS reads these wh
 
 import argparse
 import json
-import tempfile
 import time
 from dataclasses import replace
 
@@ -29,23 +28,20 @@ try:
 except ImportError:                                        # Windows
     resource = None
 
-from data import DataError, Ratings, Split, first_ratings, load, output_path, split, write_whole
+from data import DataError, Split, first_ratings, load, output_path, split, write_whole
 from lfg import LFG, LFGDual, LFGItem, PaperLFG
 from serve import Parser, Recommender, add_data_options, int_range, progress_bar, progress_of
 from serve import run_command
 from settings import COUNTS, GRID, settings_for
 from svd import SVD, BiasSVD, FoldIn, SVDpp, ensure_fitted
 
+NETWORKS = {"lfg": ["LFG"], "lfg-item": ["LFG-item"], "lfg-dual": ["LFG-dual"]}
 COLUMNS = {                                                # rows that each of --models adds
-    "basic": {"svd": ["SVD"], "biassvd": ["BiasSVD"], "svdpp": ["SVD++"],
-              "lfg": ["LFG"], "lfg-item": ["LFG-item"], "lfg-dual": ["LFG-dual"]},
+    "basic": {"svd": ["SVD"], "biassvd": ["BiasSVD"], "svdpp": ["SVD++"], **NETWORKS},
     "realtime": {"svd": ["SVD"], "biassvd": ["BiasSVD", "BiasSVD fold-in"],
-                 "svdpp": ["SVD++ fold-in"], "lfg": ["LFG"], "lfg-item": ["LFG-item"],
-                 "lfg-dual": ["LFG-dual"]},
-    "newitem": {"biassvd": ["μ + bu", "BiasSVD fold-in"],
-                "lfg": ["LFG"], "lfg-item": ["LFG-item"], "lfg-dual": ["LFG-dual"]},
-    "coldstart": {"biassvd": ["μ + bi", "BiasSVD fold-in"],
-                  "lfg": ["LFG"], "lfg-item": ["LFG-item"], "lfg-dual": ["LFG-dual"]},
+                 "svdpp": ["SVD++ fold-in"], **NETWORKS},
+    "newitem": {"biassvd": ["μ + bu", "BiasSVD fold-in"], **NETWORKS},
+    "coldstart": {"biassvd": ["μ + bi", "BiasSVD fold-in"], **NETWORKS},
 }
 CLASSES = {"SVD": SVD, "BiasSVD": BiasSVD, "SVD++": SVDpp, "LFG": LFG, "LFG-item": LFG,
            "LFG (paper)": PaperLFG}
@@ -92,73 +88,65 @@ def turned(data, test):
     return replace(data, ratings=data.ratings.T, E=data.F, F=data.E)
 
 
-def parts_of(column, settings, seed):
-    """(name, seed) of each model that has to be trained for a column."""
-    if column == "LFG-dual":
-        seeds = range(seed, seed + settings[column]["seeds"])
-        return [("LFG", seed)] + [("LFG-item", one) for one in seeds]
-    if column.startswith("μ"):
-        return [("BiasSVD", seed)]
-    return [(column.replace(" fold-in", ""), seed)]
-
-
 class Trainer:
-    """Fits the models of a table on one training part; what several columns share is trained once.
+    """Trains the models of a table on R, one training part; parts that they share, once.
 
-    For new items data is turned, and LFG and LFG-item exchange their roles.
+    data: as turned, where LFG and LFG-item exchange their roles; what: for the progress bar.
     """
 
-    def __init__(self, data, test, R, options):
-        self.name = data.name
+    def __init__(self, data, test, R, what, options):
         self.inputs = (R, data.E, data.F)
-        self.generates_columns = "LFG" if test == "newitem" else "LFG-item"
+        self.turned_around = "LFG" if test == "newitem" else "LFG-item"    # generates columns of R
+        self.what = f"{data.name} {what}"
         self.options = options
         self.trained = {}                                  # (name, setting, seed): model, seconds
+        self.seconds = 0                                   # of the parts of the last model
 
-    def fitted(self, column, settings, what):
-        """The model of a column and the seconds its training took; what: for the progress bar."""
-        parts, seconds = [], 0
-        for name, seed in parts_of(column, settings, self.options.seed):
-            key = (name, str(settings[name]), seed)
-            if key not in self.trained:
-                self.trained[key] = self.train(name, settings[name], seed, what)
-            parts.append(self.trained[key][0])
-            seconds += self.trained[key][1]
-        model = self.model_of(column, parts, settings)
+    def fitted(self, column, settings):
+        """The model of a column, fitted on R, and the seconds that training its parts took."""
+        self.seconds = 0
+        model = self.model_of(column, settings, self.options.seed)
         ensure_fitted(model, *self.inputs)
-        return model, seconds
+        return model, self.seconds
 
-    def train(self, name, setting, seed, what):
-        """The part of that name, fitted, and the seconds it took."""
-        R, E, F = self.inputs
-        if name == self.generates_columns:
-            R, E, F = R.T, F, E
-        model = CLASSES[name](**setting, seed=seed)
-        with progress_bar(model.epochs, self.options.quiet) as bar:
-            bar.set_description_str(f"{self.name} {what} {name} seed {seed}")
-            began = time.perf_counter()
-            model.fit(R, E, F, progress=progress_of(bar))
-            return model, time.perf_counter() - began
-
-    def model_of(self, column, parts, settings):
+    def model_of(self, column, settings, seed):
         """The model of a column, made of trained parts.
 
         A network that generates the rows of R is the model itself; one that generates the columns
         of R becomes an LFGItem.
         """
         if column == "LFG-dual":
-            lfg, *items = (self.model_of(name, [part], settings) for name, part in
-                           zip(["LFG"] + ["LFG-item"] * len(parts), parts))
-            weight = settings[column]["user_weight"]
-            weights = (weight, settings[column].get("empty_weight", weight))
-            if self.generates_columns == "LFG":
+            dual = settings[column]
+            lfg = self.model_of("LFG", settings, seed)
+            items = [self.model_of("LFG-item", settings, seed + n) for n in range(dual["seeds"])]
+            weights = (dual["user_weight"], dual.get("empty_weight", dual["user_weight"]))
+            if self.turned_around == "LFG":
                 return LFGDual(items, [lfg], [1 - w for w in weights])
             return LFGDual([lfg], items, weights)
-        if column == self.generates_columns:
-            return LFGItem(parts[0], **settings[f"{column} fold-in"])
+        name = "BiasSVD" if column.startswith("μ") else column.replace(" fold-in", "")
+        part = self.part(name, settings[name], seed)
+        if column == self.turned_around:
+            return LFGItem(part, **settings[f"{column} fold-in"])
         if column == "SVD++ fold-in":
-            return FoldIn(parts[0], **settings[column], centre=parts[0].implicit_rows)
-        return FoldIn(parts[0], **settings[column]) if column == "BiasSVD fold-in" else parts[0]
+            return FoldIn(part, **settings[column], centre=part.implicit_rows)
+        return FoldIn(part, **settings[column]) if column == "BiasSVD fold-in" else part
+
+    def part(self, name, setting, seed):
+        """The trained model of that class, setting and seed; its seconds are added up."""
+        key = (name, str(setting), seed)
+        if key not in self.trained:
+            R, E, F = self.inputs
+            if name == self.turned_around:
+                R, E, F = R.T, F, E
+            model = CLASSES[name](**setting, seed=seed)
+            with progress_bar(model.epochs, self.options.quiet) as bar:
+                bar.set_description_str(f"{self.what} {name} seed {seed}")
+                began = time.perf_counter()
+                model.fit(R, E, F, progress=progress_of(bar))
+            self.trained[key] = (model, time.perf_counter() - began)
+        model, seconds = self.trained[key]
+        self.seconds += seconds
+        return model
 
 
 def cases_of(ratings, test, fold, seed):
@@ -198,19 +186,19 @@ def run_fold(data, test, plan, fold, measure, options):
     """
     data = turned(data, test)
     cases = cases_of(data.ratings, test, fold, options.seed)
-    train, _, target = cases[0]
-    trainer = Trainer(data, test, train, options)
-    result = {"fold": fold, "n_train": len(train), "n_test": len(target), "rmse": {}, "seconds": {}}
+    trainer = Trainer(data, test, cases[0].train, f"fold {fold}", options)
+    rmse, seconds = {}, {}
     for row, (column, settings) in plan.items():
-        model, result["seconds"][row] = trainer.fitted(column, settings, f"fold {fold}")
-        result["rmse"][row] = measure(model, cases, data.E)
-    return result
+        model, seconds[row] = trainer.fitted(column, settings)
+        rmse[row] = measure(model, cases, data.E)
+    return {"fold": fold, "n_train": len(cases[0].train), "n_test": len(cases[0].target),
+            "rmse": rmse, "seconds": seconds}
 
 
 def cross_validate(data, test, options):
     """Train and score a table fold by fold, then print it and yield its JSON objects.
 
-    The ablation is a table in two tests. Ctrl-C leaves the table of the complete folds.
+    The ablation is one table of two tests. Ctrl-C leaves the table of the complete folds.
     """
     plans = {}
     for of in ("basic", "realtime") if test == "ablation" else (test,):
@@ -222,11 +210,12 @@ def cross_validate(data, test, options):
         for fold in options.folds:
             folds.append({of: run_fold(data, of, plan, fold, rmse_of, options)
                           for of, plan in plans.items()})
-    finally:                                               # after Ctrl-C, too
+    finally:                                               # after Ctrl-C, too, which then goes on
         if folds:
+            tables = [table_object(data, test, [fold[of] for fold in folds], options)
+                      for of in plans]
             show = {"coldstart": show_counts, "ablation": show_choices}.get(test, show_folds)
-            yield from show(*(table_object(data, test, [fold[of] for fold in folds], options)
-                              for of in plans))
+            yield from show(*tables)
 
 
 def table_object(data, test, folds, options):
@@ -234,36 +223,36 @@ def table_object(data, test, folds, options):
     average = {name: np.mean([f["rmse"][name] for f in folds], axis=0).tolist()
                for name in folds[0]["rmse"]}
     return {"table": None, "dataset": data.name, "test": test, "seed": options.seed,
-            "models": list(average), "folds": list(folds), "average": average}
+            "models": list(average), "folds": folds, "average": average}
 
 
 def show_folds(table):
-    """Print a table of the paper, or of new items: a column per fold. Return [table], completed."""
+    """Print and complete a table of the paper, or of new items: a column per fold."""
     folds, average = table["folds"], table["average"]
     number, paper = PAPER.get((table["dataset"], table["test"]), (None, None))
-    header = ["Model".ljust(15), *(f"Fold {f['fold']}" for f in folds), "Average"]
-    rows = [[name, *(f["rmse"][name] for f in folds), average[name]] for name in average]
+    columns = {f"Fold {f['fold']}": f["rmse"] for f in folds}
+    columns["Average"] = average
     if paper:
-        header.append(" Paper")
-        rows = [row + [paper.get(row[0], "")] for row in rows]
+        columns[" Paper"] = paper
     print(f"Table {number}: {title(table)}" if number else title(table))
-    print_table(header + ["Seconds"], [row + [seconds_of(table, row[0])] for row in rows])
+    print_columns("Model".ljust(15), {**columns, "Seconds": seconds_of(table)})
     return [{**table, "table": number, "paper": paper, "differences": differences(folds, average)}]
 
 
 def show_counts(table):
-    """Print the RMSE by the number of ratings that a new user has given: a column per number."""
+    """Print and complete the RMSE by the number of ratings of a new user: a column per number."""
+    columns = {f"{count:>6}": {name: rmse[n] for name, rmse in table["average"].items()}
+               for n, count in enumerate(COUNTS)}
     print(title(table))
-    print_table(["Ratings shown".ljust(15), *(f"{n:>6}" for n in COUNTS), "Seconds"],
-                [[name, *rmse, seconds_of(table, name)] for name, rmse in table["average"].items()])
+    print_columns("Ratings shown".ljust(15), {**columns, "Seconds": seconds_of(table)})
     return [{**table, "ratings": COUNTS}]
 
 
 def show_choices(basic, realtime):
-    """Print the ablation, from the paper as published to LFG-dual: a column per test."""
+    """Print and complete the ablation: a column per test."""
     print(title(basic))
-    print_table(["Choice".ljust(66), " Basic", "Real-time"],
-                [[row, basic["average"][row], realtime["average"][row]] for row in basic["models"]])
+    print_columns("Choice".ljust(66), {" Basic": basic["average"],
+                                       "Real-time": realtime["average"]})
     return [{**basic, "of": "basic"}, {**realtime, "of": "realtime"}]
 
 
@@ -324,25 +313,24 @@ def tune(data, test, options):
     data = turned(data, test)
     training = cases_of(data.ratings, test, 1, options.seed)[0].train
     cases = cases_of(training, test, 1, options.seed)
+
+    def tried():                                           # of coldstart, the mean of the counts
+        for changed, settings in neighbours(used, groups):
+            trainer.what = f"{data.name} {changed}"
+            model, seconds = trainer.fitted(column, settings)
+            yield changed, float(np.mean(rmse_of(model, cases, data.E))), seconds
+
     for column in [column for column in columns_of(test, options) if not column.startswith("μ")]:
-        trainer = Trainer(data, test, cases[0].train, options)
+        trainer = Trainer(data, test, cases[0].train, "", options)
         name = column.replace(" fold-in", "")
         groups = [group for group in (name, f"{name} fold-in") if group in used]
         values = ", ".join(f"{label(group, key)} = {value}"
                            for group in groups for key, value in used[group].items())
         print(f"Validation RMSE, {data.name} {test}, {column}: {values}\n")
-        rows = print_table(["Changed".ljust(24), "  RMSE", "Seconds"],
-                           tried(trainer, column, neighbours(used, groups), cases, data.E))
+        rows = print_table(["Changed".ljust(24), "  RMSE", "Seconds"], tried())
         grid = [dict(zip(("changed", "rmse", "seconds"), row)) for row in rows]
         yield {"table": None, "dataset": data.name, "test": "tune", "of": test,
                "seed": options.seed, "models": [column], "grid": grid}
-
-
-def tried(trainer, column, grid, cases, E):
-    """Yield a row (what changed, RMSE, seconds) per setting; of coldstart, the mean of counts."""
-    for changed, settings in grid:
-        model, seconds = trainer.fitted(column, settings, changed)
-        yield changed, float(np.mean(rmse_of(model, cases, E))), seconds
 
 
 def neighbours(used, groups):
@@ -371,59 +359,50 @@ def label(group, key):
 def speed(data, test, options):
     """What a new user of the real-time test's fold 1 costs, by model, and what training costs.
 
-    The networks have the settings of coldstart, as in a saved model; the baselines have those of
-    realtime. Yields one JSON object.
+    Settings are those of coldstart, as in a saved model. Yields one JSON object.
     """
-    settings = settings_for(len(data.ratings), "realtime", options.seeds)
-    saved = settings_for(len(data.ratings), "coldstart", options.seeds)
-    settings.update({name: saved[name] for name in saved if name.startswith("LFG")})
+    settings = settings_for(len(data.ratings), "coldstart", options.seeds)
     R, profile, target = cases_of(data.ratings, "realtime", 1, options.seed)[0]
     new = np.flatnonzero(target.counts)
-    users = [(*profile.rows(u[None])[1:], data.E[u]) for u in new]       # items, ratings, profile
-    trainer = Trainer(data, "realtime", R, options)
-    bias, _, dual = (trainer.fitted(column, settings, "fold 1")[0]
+    trainer = Trainer(data, "realtime", R, "fold 1", options)
+    bias, _, dual = (trainer.fitted(column, settings)[0]
                      for column in ("BiasSVD fold-in", "SVD", "LFG-dual"))
     seconds = {"LFG, dense forward pass": timed(dual.forward[0].scores,
                                                 [(u[None], profile, data.E) for u in new])}
+    users = [(*profile.rows(u[None])[1:], data.E[u]) for u in new]       # items, ratings, profile
     for name, *parts in (("LFG", dual.forward, []), ("LFG-item", [], dual.solved[:1]),
-                         ("BiasSVD fold-in", [], [bias]), ("LFG-dual", dual.forward, dual.solved)):
+                         ("LFG-dual", dual.forward, dual.solved), ("BiasSVD fold-in", [], [bias])):
         model = Recommender.from_model(LFGDual(*parts, dual.weights), data, R)
         seconds[name] = timed(model.scores, users)
-    for name in ("BiasSVD", "SVD"):                        # with the ratings shown of one new user
-        more = [Trainer(data, "realtime", joined(R, profile.where(profile.users == u)), options)
-                for u in new[:3]]
+        if name == "LFG-dual":
+            size = sum(array.nbytes for array in model.arrays.values()) / 1e6
+    for name in ("BiasSVD", "SVD"):                        # with all ratings of one new user
+        rater = data.ratings.users
+        more = [data.ratings.where((R.counts[rater] > 0) | (rater == u)) for u in new[:3]]
         seconds[f"Retraining {name}"] = [
-            one.train(name, settings[name], options.seed, "again")[1] for one in more]
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "model.npz")
-        model.save(path)                                   # of LFG-dual
-        size = os.path.getsize(path) / 1e6
+            Trainer(data, "realtime", one, "again", options).fitted(name, settings)[1]
+            for one in more]
+    median = {what: float(np.median(values)) for what, values in seconds.items()}
+    rows = [{"what": what, "calls": len(values), "median": median[what],
+             "p99": float(np.percentile(values, 99, method="higher")),     # of an actual call
+             "times_dense": median[what] / median["LFG, dense forward pass"]}
+            for what, values in seconds.items()]
+    training = [{"model": name, "seconds": took, "epochs": model.epochs,
+                 "seconds_an_epoch": took / model.epochs}
+                for (name, _, seed), (model, took) in trainer.trained.items()
+                if seed == options.seed]
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6 if resource else None
-    middle = {what: float(np.median(values)) for what, values in seconds.items()}
-    yield show_speed({
-        "table": None, "dataset": data.name, "test": "speed", "seed": options.seed,
-        "rows": [{"what": what, "calls": len(values), "median": middle[what],
-                  "p99": float(np.percentile(values, 99, method="higher")),  # an actual call's
-                  "times_dense": middle[what] / middle["LFG, dense forward pass"]}
-                 for what, values in seconds.items()],
-        "training": [{"model": name, "seconds": took, "epochs": part.epochs,
-                      "seconds_an_epoch": took / part.epochs}
-                     for (name, _, seed), (part, took) in trainer.trained.items()
-                     if seed == options.seed],
-        "retraining_to_lfg": middle["Retraining BiasSVD"] / middle["LFG"],
-        "peak_mb": peak, "seeds": model.n_solved, "file_mb": size})
+    table = {"table": None, "dataset": data.name, "test": "speed", "seed": options.seed,
+             "rows": rows, "training": training, "peak_mb": peak, "seeds": len(dual.solved),
+             "file_mb": size, "retraining_to_lfg": median["Retraining BiasSVD"] / median["LFG"]}
+    show_speed(table)
+    yield table
 
 
-def joined(R, more):
-    """R with more ratings, of other pairs."""
-    return Ratings(*(np.append(getattr(R, name), getattr(more, name))
-                     for name in ("users", "items", "values")), R.shape)
-
-
-def timed(answer, calls, warm=50):
-    """Seconds of each call, one after another, after some calls that are not timed."""
-    for call in calls[:warm]:
+def timed(answer, calls):
+    """Seconds of each call, one after another, after 50 that are not timed."""
+    for call in calls[:50]:
         answer(*call)
     seconds = []
     for call in calls:
@@ -434,7 +413,7 @@ def timed(answer, calls, warm=50):
 
 
 def show_speed(table):
-    """Print the JSON object of speed and return it."""
+    """Print the JSON object of speed."""
     print(f"{TITLES['speed']} Fold 1, One Thread, on {public_name(table)}\n")
     print_table(["What".ljust(23), "Calls", "  Median", "99th percentile",
                  "Times dense forward pass"],
@@ -450,13 +429,11 @@ def show_speed(table):
         print(f"- Peak memory of the process, training included: {table['peak_mb']:.0f} MB")
     print(f"- LFG-dual, with {table['seeds']} seeds of LFG-item, is a file of "
           f"{table['file_mb']:.1f} MB\n")
-    return table
 
 
 def span(seconds):
     """A time as text with three significant digits and a unit, such as 81.2 µs."""
-    units = [("s", 1), ("ms", 1e3), ("µs", 1e6)]
-    unit, factor = next((u, f) for u, f in units if seconds * f >= 1 or u == "µs")
+    unit, factor = ("s", 1) if seconds >= 1 else ("ms", 1e3) if seconds >= 1e-3 else ("µs", 1e6)
     return f"{float(f'{seconds * factor:.3g}'):g} {unit}"
 
 
@@ -474,9 +451,16 @@ def public_name(table):
     return table["dataset"].replace("ml-", "MovieLens-")
 
 
-def seconds_of(table, name):
-    """Seconds in training, all folds together."""
-    return sum(fold["seconds"][name] for fold in table["folds"])
+def seconds_of(table):
+    """Seconds in training by model, all folds together."""
+    return {name: sum(f["seconds"][name] for f in table["folds"]) for name in table["models"]}
+
+
+def print_columns(first, columns):
+    """Print a Markdown table of columns {header: {row: number}}; first: the header of the rows."""
+    rows = next(iter(columns.values()))
+    print_table([first, *columns], [[row, *(column.get(row, "") for column in columns.values())]
+                                    for row in rows])
 
 
 def print_table(header, rows):
@@ -522,14 +506,12 @@ def parse(argv):
         help="seed of the folds and of all random numbers in training")
     add("--json", metavar="FILE", help="also write the tables to this file")
     options = parser.parse_args(argv)
-    options.tests = {"all": ["basic", "realtime"], "tune": options.of}.get(options.test,
-                                                                           [options.test])
-    known = [model for model in models for test in options.tests if model in COLUMNS.get(test, {})]
-    if options.models and not known:
-        parser.error(f"--models does not apply to --test {options.test}")
-    if options.models and not set(options.models) & set(known):
-        parser.error(f"--models {' '.join(options.models)}: {options.tests[0]} has only "
-                     f"{' '.join(dict.fromkeys(known))}")
+    tests = {"all": ["basic", "realtime"], "tune": options.of}
+    options.tests = tests.get(options.test, [options.test])
+    known = dict.fromkeys(model for test in options.tests for model in COLUMNS.get(test, {}))
+    if options.models and not known.keys() & set(options.models):
+        has = f" has only {' '.join(known)}" if known else " prints all its rows"
+        parser.error(f"--models {' '.join(options.models)}: {options.tests[0]}{has}")
     options.models = [model for model in models if model in (options.models or models)]
     options.folds = sorted(set(options.folds))
     return options
