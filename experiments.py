@@ -20,6 +20,7 @@ import argparse
 import json
 import time
 from dataclasses import replace
+from timeit import timeit
 
 import numpy as np
 
@@ -182,9 +183,8 @@ def rmse_of(model, cases, E):
 def run_fold(data, test, plan, fold, measure, options):
     """Train and measure the rows of a plan, {row: (column, settings)}: JSON object of the fold.
 
-    measure(model, cases, E): a number, or a list of as many numbers for each row, like rmse_of.
+    data: as turned; measure(model, cases, E): a number, or a list of as many for each row.
     """
-    data = turned(data, test)
     cases = cases_of(data.ratings, test, fold, options.seed)
     trainer = Trainer(data, test, cases[0].train, f"fold {fold}", options)
     rmse, seconds = {}, {}
@@ -205,6 +205,7 @@ def cross_validate(data, test, options):
         settings = settings_for(len(data.ratings), of, options.seeds)
         plans[of] = (choices(settings) if test == "ablation"
                      else {column: (column, settings) for column in columns_of(test, options)})
+    data = turned(data, test)
     folds = []
     try:
         for fold in options.folds:
@@ -212,48 +213,45 @@ def cross_validate(data, test, options):
                           for of, plan in plans.items()})
     finally:                                               # after Ctrl-C, too, which then goes on
         if folds:
-            tables = [table_object(data, test, [fold[of] for fold in folds], options)
+            tables = [table_object(data, test, of, [fold[of] for fold in folds], options)
                       for of in plans]
-            show = {"coldstart": show_counts, "ablation": show_choices}.get(test, show_folds)
-            yield from show(*tables)
+            show(tables)
+            yield from tables
 
 
-def table_object(data, test, folds, options):
+def table_object(data, test, of, folds, options):
     """The JSON object of a table; average over the folds by model, a list where a fold has one."""
     average = {name: np.mean([f["rmse"][name] for f in folds], axis=0).tolist()
                for name in folds[0]["rmse"]}
-    return {"table": None, "dataset": data.name, "test": test, "seed": options.seed,
-            "models": list(average), "folds": folds, "average": average}
+    number, paper = PAPER.get((data.name, test), (None, None))
+    more = {"coldstart": {"ratings": COUNTS}, "ablation": {"of": of}}.get(test, {"paper": paper})
+    return {"table": number, "dataset": data.name, "test": test, "seed": options.seed,
+            "models": list(average), "folds": folds, "average": average, **more}
 
 
-def show_folds(table):
-    """Print and complete a table of the paper, or of new items: a column per fold."""
-    folds, average = table["folds"], table["average"]
-    number, paper = PAPER.get((table["dataset"], table["test"]), (None, None))
-    columns = {f"Fold {f['fold']}": f["rmse"] for f in folds}
-    columns["Average"] = average
-    if paper:
-        columns[" Paper"] = paper
-    print(f"Table {number}: {title(table)}" if number else title(table))
-    print_columns("Model".ljust(15), {**columns, "Seconds": seconds_of(table)})
-    return [{**table, "table": number, "paper": paper, "differences": differences(folds, average)}]
-
-
-def show_counts(table):
-    """Print and complete the RMSE by the number of ratings of a new user: a column per number."""
-    columns = {f"{count:>6}": {name: rmse[n] for name, rmse in table["average"].items()}
-               for n, count in enumerate(COUNTS)}
-    print(title(table))
-    print_columns("Ratings shown".ljust(15), {**columns, "Seconds": seconds_of(table)})
-    return [{**table, "ratings": COUNTS}]
-
-
-def show_choices(basic, realtime):
-    """Print and complete the ablation: a column per test."""
-    print(title(basic))
-    print_columns("Choice".ljust(66), {" Basic": basic["average"],
-                                       "Real-time": realtime["average"]})
-    return [{**basic, "of": "basic"}, {**realtime, "of": "realtime"}]
+def show(tables):
+    """Print the table of a test; its columns are {header: {row: number}}."""
+    table = tables[0]
+    average = table["average"]
+    seconds = {name: sum(f["seconds"][name] for f in table["folds"]) for name in average}
+    if table["test"] == "ablation":
+        first = "Choice".ljust(66)
+        columns = {" Basic": average, "Real-time": tables[1]["average"]}
+    elif table["test"] == "coldstart":
+        first = "Ratings shown".ljust(15)
+        columns = {f"{count:>6}": {name: rmse[n] for name, rmse in average.items()}
+                   for n, count in enumerate(COUNTS)}
+        columns["Seconds"] = seconds
+    else:
+        first = "Model".ljust(15)
+        columns = {f"Fold {f['fold']}": f["rmse"] for f in table["folds"]}
+        columns.update({"Average": average, " Paper": table["paper"], "Seconds": seconds})
+    columns = {header: column for header, column in columns.items() if column}
+    print(f"Table {table['table']}: {title(table)}" if table["table"] else title(table))
+    print_table([first, *columns], [[name, *(column.get(name, "") for column in columns.values())]
+                                    for name in average])
+    if "paper" in table:
+        table["differences"] = differences(table["folds"], average)
 
 
 def differences(folds, average):
@@ -283,25 +281,22 @@ def differences(folds, average):
 def choices(settings):
     """The rows of the ablation, {what is added: (column, settings)}; nothing is tuned again."""
     lfg, item, dual = settings["LFG"], settings["LFG-item"], settings["LFG-dual"]
-    masked = {**lfg, "mask": 0.1}                          # the steps, from the last to the first
-    few = {**masked, "n_factors": 50}
-    dropout = {**few, "l2": 0.0, "l2_M": 0.0, "dropout": LFG().dropout}
-    published = {**dropout, "dropout": 0.0}
-    steps = [("LFG (paper)", "as published: raw ratings in, mask 0.1, no penalties", published),
-             ("LFG (paper)", "+ dropout", dropout),
-             ("LFG (paper)", "+ L2 on weights and M", {**few, "dropout": LFG().dropout}),
-             ("LFG", "+ deviations from μ and the item's mean, 0/1 indicator", few),
-             ("LFG", "+ four times the factors", masked), ("LFG", "+ mask 0.3 (LFG)", lfg)]
-    rows = {what: (name, {**settings, name: setting}) for name, what, setting in steps}
-    copying = {**item, "mask": lfg["mask"], "shown_weight": 1.0}
-    rows["turned around: items generated, users solved"] = (
-        "LFG-item", {**settings, "LFG-item": copying})
-    rows["+ mask 0.5, weight 0.2 for ratings that the input shows (LFG-item)"] = (
-        "LFG-item", settings)
-    rows["+ mean over seeds"] = (
-        "LFG-dual", {**settings, "LFG-dual": {**dual, "user_weight": 0}})
-    rows["+ the user side, with its weight (LFG-dual)"] = ("LFG-dual", settings)
-    return rows
+    few = {**lfg, "mask": 0.1, "n_factors": 50}
+    published = {**few, "l2": 0.0, "l2_M": 0.0, "dropout": 0.0}
+    dropout = LFG().dropout                                # which PaperLFG has not
+    steps = [
+        ("LFG (paper)", "as published: raw ratings in, mask 0.1, no penalties", published),
+        ("LFG (paper)", "+ dropout", {**published, "dropout": dropout}),
+        ("LFG (paper)", "+ L2 on weights and M", {**few, "dropout": dropout}),
+        ("LFG", "+ deviations from μ and the item's mean, 0/1 indicator", few),
+        ("LFG", "+ four times the factors", {**lfg, "mask": 0.1}),
+        ("LFG", "+ mask 0.3 (LFG)", lfg),
+        ("LFG-item", "turned around: items generated, users solved",
+         {**item, "mask": lfg["mask"], "shown_weight": 1.0}),
+        ("LFG-item", "+ mask 0.5, weight 0.2 for ratings that the input shows (LFG-item)", item),
+        ("LFG-dual", "+ mean over seeds", {**dual, "user_weight": 0}),
+        ("LFG-dual", "+ the user side, with its weight (LFG-dual)", dual)]
+    return {what: (name, {**settings, name: setting}) for name, what, setting in steps}
 
 
 def tune(data, test, options):
@@ -311,38 +306,35 @@ def tune(data, test, options):
     """
     used = settings_for(len(data.ratings), test, options.seeds)
     data = turned(data, test)
-    training = cases_of(data.ratings, test, 1, options.seed)[0].train
-    cases = cases_of(training, test, 1, options.seed)
-
-    def tried():                                           # of coldstart, the mean of the counts
-        for changed, settings in neighbours(used, groups):
-            trainer.what = f"{data.name} {changed}"
-            model, seconds = trainer.fitted(column, settings)
-            yield changed, float(np.mean(rmse_of(model, cases, data.E))), seconds
-
-    for column in [column for column in columns_of(test, options) if not column.startswith("μ")]:
-        trainer = Trainer(data, test, cases[0].train, "", options)
-        name = column.replace(" fold-in", "")
-        groups = [group for group in (name, f"{name} fold-in") if group in used]
-        values = ", ".join(f"{label(group, key)} = {value}"
-                           for group in groups for key, value in used[group].items())
-        print(f"Validation RMSE, {data.name} {test}, {column}: {values}\n")
-        rows = print_table(["Changed".ljust(24), "  RMSE", "Seconds"], tried())
-        grid = [dict(zip(("changed", "rmse", "seconds"), row)) for row in rows]
+    training = replace(data, ratings=cases_of(data.ratings, test, 1, options.seed)[0].train)
+    for column in columns_of(test, options):
+        if column.startswith("μ"):                         # has no settings of its own
+            continue
+        values, plan = neighbours(column, used)
+        fold = run_fold(training, test, plan, 1, rmse_of, options)
+        grid = [{"changed": changed, "rmse": float(np.mean(rmse)),         # mean of the counts
+                 "seconds": fold["seconds"][changed]} for changed, rmse in fold["rmse"].items()]
+        print(f"Validation RMSE, {data.name} {test}, {column}: {', '.join(values)}\n")
+        print_table(["Changed".ljust(24), "  RMSE", "Seconds"], [row.values() for row in grid])
         yield {"table": None, "dataset": data.name, "test": "tune", "of": test,
                "seed": options.seed, "models": [column], "grid": grid}
 
 
-def neighbours(used, groups):
-    """Yield (what changed, settings): those in use, then each value times its grid's numbers."""
-    yield "in use", used
-    for group in groups:
+def neighbours(column, used):
+    """Settings in use, ["name = value"], and the plan: each value times its numbers in GRID."""
+    values, plan = [], {"in use": (column, used)}
+    name = column.replace(" fold-in", "")
+    for group in [group for group in (name, f"{name} fold-in") if group in used]:
+        prefix = "fold-in " if group != name else ""
+        values += [f"{prefix}{key} = {value}" for key, value in used[group].items()]
         default = CLASSES[group]() if group in CLASSES else None
         for key, factors in GRID[group].items():
             value = used[group].get(key, getattr(default, key, None))
             for factor in factors if value is not None else ():
                 other = scaled(value, factor)
-                yield f"{label(group, key)} = {other}", {**used, group: {**used[group], key: other}}
+                changed = {**used, group: {**used[group], key: other}}
+                plan[f"{prefix}{key} = {other}"] = (column, changed)
+    return values, plan
 
 
 def scaled(value, factor):
@@ -352,36 +344,30 @@ def scaled(value, factor):
     return max(1, round(value * factor)) if isinstance(value, int) else round(value * factor, 6)
 
 
-def label(group, key):
-    return f"fold-in {key}" if group.endswith("fold-in") else key
-
-
 def speed(data, test, options):
     """What a new user of the real-time test's fold 1 costs, by model, and what training costs.
 
     Settings are those of coldstart, as in a saved model. Yields one JSON object.
     """
     settings = settings_for(len(data.ratings), "coldstart", options.seeds)
-    R, profile, target = cases_of(data.ratings, "realtime", 1, options.seed)[0]
+    R, profile, target = cases_of(data.ratings, test, 1, options.seed)[0]
     new = np.flatnonzero(target.counts)
-    trainer = Trainer(data, "realtime", R, "fold 1", options)
+    trainer = Trainer(data, test, R, "fold 1", options)
     bias, _, dual = (trainer.fitted(column, settings)[0]
                      for column in ("BiasSVD fold-in", "SVD", "LFG-dual"))
+    models = {name: Recommender.from_model(LFGDual(*parts, dual.weights), data, R)
+              for name, *parts in (("LFG", dual.forward, []), ("LFG-item", [], dual.solved[:1]),
+                                   ("LFG-dual", dual.forward, dual.solved),
+                                   ("BiasSVD fold-in", [], [bias]))}
     seconds = {"LFG, dense forward pass": timed(dual.forward[0].scores,
                                                 [(u[None], profile, data.E) for u in new])}
     users = [(*profile.rows(u[None])[1:], data.E[u]) for u in new]       # items, ratings, profile
-    for name, *parts in (("LFG", dual.forward, []), ("LFG-item", [], dual.solved[:1]),
-                         ("LFG-dual", dual.forward, dual.solved), ("BiasSVD fold-in", [], [bias])):
-        model = Recommender.from_model(LFGDual(*parts, dual.weights), data, R)
-        seconds[name] = timed(model.scores, users)
-        if name == "LFG-dual":
-            size = sum(array.nbytes for array in model.arrays.values()) / 1e6
-    for name in ("BiasSVD", "SVD"):                        # with all ratings of one new user
-        rater = data.ratings.users
-        more = [data.ratings.where((R.counts[rater] > 0) | (rater == u)) for u in new[:3]]
+    seconds.update({name: timed(model.scores, users) for name, model in models.items()})
+    rater = data.ratings.users
+    more = [data.ratings.where((R.counts[rater] > 0) | (rater == u)) for u in new[:3]]
+    for name in ("BiasSVD", "SVD"):                        # with the ratings of one new user
         seconds[f"Retraining {name}"] = [
-            Trainer(data, "realtime", one, "again", options).fitted(name, settings)[1]
-            for one in more]
+            Trainer(data, test, one, "again", options).fitted(name, settings)[1] for one in more]
     median = {what: float(np.median(values)) for what, values in seconds.items()}
     rows = [{"what": what, "calls": len(values), "median": median[what],
              "p99": float(np.percentile(values, 99, method="higher")),     # of an actual call
@@ -393,9 +379,10 @@ def speed(data, test, options):
                 if seed == options.seed]
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6 if resource else None
-    table = {"table": None, "dataset": data.name, "test": "speed", "seed": options.seed,
+    table = {"table": None, "dataset": data.name, "test": test, "seed": options.seed,
              "rows": rows, "training": training, "peak_mb": peak, "seeds": len(dual.solved),
-             "file_mb": size, "retraining_to_lfg": median["Retraining BiasSVD"] / median["LFG"]}
+             "file_mb": sum(a.nbytes for a in models["LFG-dual"].arrays.values()) / 1e6,
+             "retraining_to_lfg": median["Retraining BiasSVD"] / median["LFG"]}
     show_speed(table)
     yield table
 
@@ -404,17 +391,13 @@ def timed(answer, calls):
     """Seconds of each call, one after another, after 50 that are not timed."""
     for call in calls[:50]:
         answer(*call)
-    seconds = []
-    for call in calls:
-        began = time.perf_counter()
-        answer(*call)
-        seconds.append(time.perf_counter() - began)
-    return seconds
+    return [timeit(lambda: answer(*call), number=1) for call in calls]
 
 
 def show_speed(table):
     """Print the JSON object of speed."""
-    print(f"{TITLES['speed']} Fold 1, One Thread, on {public_name(table)}\n")
+    name = table["dataset"].replace("ml-", "MovieLens-")
+    print(f"{TITLES['speed']} Fold 1, One Thread, on {name}\n")
     print_table(["What".ljust(23), "Calls", "  Median", "99th percentile",
                  "Times dense forward pass"],
                 [[r["what"], r["calls"], span(r["median"]), span(r["p99"]),
@@ -438,49 +421,26 @@ def span(seconds):
 
 
 def title(table):
-    """What a table is of; five folds are a cross-validation, fewer are named."""
+    """What a table is of, and a blank line; five folds are a cross-validation, fewer are named."""
+    name = table["dataset"].replace("ml-", "MovieLens-")
     what, which = "5-Fold Cross-Validation Results", ""
     folds = [str(fold["fold"]) for fold in table["folds"]]
     if len(folds) < 5:
         what, which = "Results", f", fold{'s' * (len(folds) > 1)} {', '.join(folds)}"
-    return (f"{TITLES[table['test']]} {what} on {public_name(table)}{which}\n"
+    return (f"{TITLES[table['test']]} {what} on {name}{which}\n"
             "(RMSE, lower is better)\n")
 
 
-def public_name(table):
-    return table["dataset"].replace("ml-", "MovieLens-")
-
-
-def seconds_of(table):
-    """Seconds in training by model, all folds together."""
-    return {name: sum(f["seconds"][name] for f in table["folds"]) for name in table["models"]}
-
-
-def print_columns(first, columns):
-    """Print a Markdown table of columns {header: {row: number}}; first: the header of the rows."""
-    rows = next(iter(columns.values()))
-    print_table([first, *columns], [[row, *(column.get(row, "") for column in columns.values())]
-                                    for row in rows])
-
-
 def print_table(header, rows):
-    """Print a Markdown table, as wide as its header, row by row; return the rows as a list."""
+    """Print a Markdown table, as wide as its header; floats have four decimals, seconds one."""
     widths = [len(name) for name in header]
-    done = []
-
-    def show(cells):
-        cells = [f"{c:.{1 if name == 'Seconds' else 4}f}" if isinstance(c, float) else str(c)
-                 for c, name in zip(cells, header)]
-        cells = [c.rjust(w) if n else c.ljust(w) for n, (c, w) in enumerate(zip(cells, widths))]
-        print("| " + " | ".join(cells) + " |", flush=True)
-
-    show(header)
-    print("|" + "|".join("-" * (w + 1) + ("-:"[n > 0]) for n, w in enumerate(widths)) + "|")
-    for row in rows:                                       # which may be in the making
-        show(row)
-        done.append(row)
-    print()
-    return done
+    line = "| " + " | ".join(f"{{:{'<>'[n > 0]}{w}}}" for n, w in enumerate(widths)) + " |"
+    print(line.format(*header))
+    print("|" + "|".join("-" * (w + 1) + "-:"[n > 0] for n, w in enumerate(widths)) + "|")
+    for row in rows:
+        print(line.format(*(f"{cell:.{1 if name == 'Seconds' else 4}f}" if isinstance(cell, float)
+                            else cell for cell, name in zip(row, header))))
+    print(flush=True)
 
 
 def parse(argv):
