@@ -37,7 +37,7 @@ import serve
 import settings
 from data import DataError, Ratings, first_ratings, load, output_path, read_ratings, split
 from data import synthetic, to_dataset, write_whole
-from experiments import COLUMNS, cases_of, choices, differences
+from experiments import COLUMNS, Trainer, cases_of, choices, differences
 from lfg import LFG, LFGDual, LFGItem, PaperLFG, generate_one
 from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Tanh, cosine, end_epoch, even_slices
 from serve import Recommender
@@ -1519,14 +1519,12 @@ def run_recorded(monkeypatch, test, column, d, tune=False, fold=2):
         return score(model, cases, E)
 
     with monkeypatch.context() as patch:
-        fitted = record(experiments, "fitted", patch.setattr)
+        fitted = record(Trainer, "fitted", patch.setattr)
         patch.setattr(experiments, "rmse_of", recording)
-        if tune:
-            rmse = [row["rmse"] for row in experiments.tune(d, test, column, options)["grid"]]
-        else:
-            show = experiments.cold_start if test == "coldstart" else experiments.cross_validate
-            rmse = np.ravel(show(d, test, [column], options)[0]["average"][column]).tolist()
-    return rmse, [model for _, (model, _) in fitted], predicted
+        patch.setattr(experiments, "columns_of", lambda *_: [column])
+        table, = (experiments.tune if tune else experiments.cross_validate)(d, test, options)
+    rmse = [row["rmse"] for row in table["grid"]] if tune else table["average"][column]
+    return np.ravel(rmse).tolist(), [model for _, (model, _) in fitted], predicted
 
 
 def all_same(models, others):
@@ -1580,13 +1578,13 @@ def test_columns_by_hand(cli, small, monkeypatch, test, column):
     """min sum_i (value_i - base_i - x . q_i)^2 + l2 |p - c|^2 + l2_bias (b - c_b)^2, densely."""
     cases = cases_of(experiments.turned(small, test).ratings, test, 2, 7)
     train, _, target = cases[0]
-    trained = record(experiments, "train", monkeypatch.setattr)
+    trained = record(Trainer, "part", monkeypatch.setattr)
     predicted = run_recorded(monkeypatch, test, column, small)[2]
-    (_, (part, _)), = trained
+    ((trainer, *_), part), = trained
     used = QUICK["ml-100k", test].get(f"{column} fold-in" if column[0] == "L" else column, {})
     D = np.diag([used.get("l2", 1e9)] * 4 + [used.get("l2_bias", 1e9)])      # of μ + bu, x = 0
     if column[0] == "L":
-        G = part.user_factors(np.arange(train.shape[1]), train.T, trained[0][0][3][1])
+        G = part.user_factors(np.arange(train.shape[1]), train.T, trainer.inputs[2])
         q = np.c_[G[:, :-1], np.ones(len(G))]
         base = part.mu + G[:, -1]
     else:
@@ -1624,19 +1622,22 @@ def test_nothing_of_what_is_new_is_in_training(cli, small, monkeypatch, test, co
 @pytest.mark.parametrize("test", COLUMNS)
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_lfg_dual_averages_parts_that_are_trained_once_per_fold(cli, monkeypatch, test, seeds):
-    trained, fitted, scored = (record(experiments, name, monkeypatch.setattr)
-                               for name in ("train", "fitted", "rmse_of"))
+    fitted = record(Trainer, "fitted", monkeypatch.setattr)
+    scored = record(experiments, "rmse_of", monkeypatch.setattr)
     assert cli("--dataset", "synthetic", "--test", test, "--folds", 2, 4, "--seed", 7,
                "--seeds", seeds)[0] == 0
-    others = ["BiasSVD", "LFG"]
-    if test in ("basic", "realtime"):
-        others = ["SVD", "BiasSVD", "SVD++", "LFG"]
-    assert [a[0] for a, _ in trained] == 2 * (others + ["LFG-item"] * seeds)
-    assert [a[2] for a, _ in trained] == 2 * ([7] * len(others) + [*range(7, 7 + seeds)])
-    assert [a[0] for a, _ in fitted] == 2 * NAMES[test]
-    models = {a[0]: model for a, (model, _) in fitted[:len(NAMES[test])]}    # of fold 2
-    used = fitted[0][0][1]["LFG-dual"]
-    several = models["LFG-dual"].forward if test == "newitem" else models["LFG-dual"].solved
+    others = ["SVD", "BiasSVD", "SVD++", "LFG"]
+    if test in ("newitem", "coldstart"):
+        others = ["BiasSVD", "LFG"]
+    assert [column for (_, column, _), _ in fitted] == 2 * NAMES[test]
+    for trainer in {id(trainer): trainer for (trainer, *_), _ in fitted}.values():
+        assert [(name, seed) for name, _, seed in trainer.trained] == [
+            *((name, 7) for name in others), *(("LFG-item", 7 + n) for n in range(seeds))]
+    models = {column: model for (_, column, _), (model, _) in fitted[:len(NAMES[test])]}  # fold 2
+    parts = [models["LFG-dual"].forward, models["LFG-dual"].solved]
+    assert models["LFG"] in parts[0] + parts[1] or test == "newitem"       # not trained again
+    used = fitted[0][0][2]["LFG-dual"]
+    several = parts[test != "newitem"]
     assert len(several) == seeds == used["seeds"]
     (_, cases, E), _ = scored[0]
     for n, (_, profile, target) in enumerate(cases):
@@ -1656,18 +1657,10 @@ def test_predictions_are_clipped_to_the_scale_seen_in_training(cli, small, monke
     train, _, target = parts_of(small, "basic")
     d = with_ratings(small, train.where(train.values == 5), 4)
     far = type("Far", (), {"predict": lambda self, users, *_: 99 - 198 * (users % 2)})()
-    monkeypatch.setattr(experiments, "fitted", lambda *_: (far, 0.0))
+    monkeypatch.setattr(Trainer, "fitted", lambda *_: (far, 0.0))
     error = np.where(target.users % 2, 1, 4) - target.values
     rmse, = run_recorded(monkeypatch, "basic", "BiasSVD", d)[0]
     assert rmse == pytest.approx(np.sqrt(np.mean(error ** 2)))
-
-
-@pytest.mark.parametrize("test,column", OF_NEW)
-def test_another_rating_scale_needs_no_other_settings(cli, small, monkeypatch, test, column):
-    tenfold = small.ratings.with_values(small.ratings.values * 10 + 7)       # 17 to 57
-    a = run_recorded(monkeypatch, test, column, small)[0]
-    b = run_recorded(monkeypatch, test, column, replace(small, ratings=tenfold))[0]
-    assert b == pytest.approx([10 * rmse for rmse in a], rel=1e-3)
 
 
 def test_settings_are_those_of_the_nearest_in_size_by_factor():
@@ -1880,13 +1873,12 @@ def test_cold_start_is_a_column_per_count(cli, tmp_path):
 
 
 def test_ablation_is_a_row_per_choice_in_both_tests(cli, tmp_path, monkeypatch):
-    trained = record(experiments, "train", monkeypatch.setattr)
+    fitted = record(Trainer, "fitted", monkeypatch.setattr)
     path = tmp_path / "json"
     command = ["--dataset", "synthetic", "--folds", 2, 3, "--seed", 7, "--json", path]
     code, out, err = cli("--test", "ablation", *command)
-    keys = [(n // (len(trained) // 4), name, str(setting), seed)
-            for n, ((name, setting, seed, *_), _) in enumerate(trained)]
-    assert len(keys) == len(set(keys)) == 4 * 9             # nothing is trained twice in a fold
+    trainers = {id(trainer): trainer for (trainer, *_), _ in fitted}.values()
+    assert [len(trainer.trained) for trainer in trainers] == [9] * 4       # nothing twice
     tables = json.loads(path.read_text())
     rows = list(choices(SETTINGS["ml-100k", "basic"]))
     header, shown = check_layout(out, "What Each Choice Buys, Results on synthetic, folds 2, 3")
@@ -1907,12 +1899,12 @@ def test_ablation_is_a_row_per_choice_in_both_tests(cli, tmp_path, monkeypatch):
 @pytest.mark.parametrize("test", [*COLUMNS, "ablation", "speed"])
 def test_the_settings_of_ml_1m_run_and_ratings_may_be_all_equal(cli, monkeypatch, test):
     monkeypatch.setattr(settings, "SIZES", {"ml-1m": 900})
-    fitted = record(experiments, "fitted", monkeypatch.setattr)
+    fitted = record(Trainer, "fitted", monkeypatch.setattr)
     equal = cli.data.ratings.with_values(np.full(900, 3.3))
     cli.data = replace(cli.data, ratings=equal)
     code, out, err = cli("--dataset", "synthetic", "--test", test, "--folds", 2)
     assert (code, err) == (0, "") and "nan" not in out
-    assert test not in COLUMNS or [(a[0], a[1]) for a, _ in fitted] == [
+    assert test not in COLUMNS or [(a[1], a[2]) for a, _ in fitted] == [
         (column, QUICK["ml-1m", test]) for column in NAMES[test]]
 
 
@@ -1923,7 +1915,7 @@ def test_the_settings_of_ml_1m_run_and_ratings_may_be_all_equal(cli, monkeypatch
     ("coldstart", "lfg", ["LFG"]), ("coldstart", "lfg-dual", ["LFG-dual"])])
 def test_tune_prints_the_setting_in_use_and_its_neighbours(cli, tmp_path, monkeypatch, test, model,
                                                            groups):
-    fitted = record(experiments, "fitted", monkeypatch.setattr)
+    fitted = record(Trainer, "fitted", monkeypatch.setattr)
     path = tmp_path / "json"
     code, out, _ = cli("--dataset", "synthetic", "--test", "tune", "--models", model, "--of", test,
                        "--json", path)
@@ -1935,7 +1927,7 @@ def test_tune_prints_the_setting_in_use_and_its_neighbours(cli, tmp_path, monkey
                      "models": [column]}
     assert [row[:2] for row in rows_of(out)[2:]] == [
         [row["changed"], f"{row['rmse']:.4f}"] for row in grid]
-    used, *others = [a[1] for a, _ in fitted]
+    used, *others = [a[2] for a, _ in fitted]
     changes = [[(g, k, s[g][k]) for g in used for k in s[g] if s[g][k] != used[g].get(k)]
                for s in others]
     labels = [f"{'fold-in ' * g.endswith('fold-in')}{k} = {v}" for (g, k, v), in changes]
@@ -1952,32 +1944,31 @@ def test_tune_shows_every_test_that_has_the_model(cli, monkeypatch):
 
 
 def interrupt_after(monkeypatch, n):
-    """Ctrl-C when n more models have been trained."""
-    train = experiments.train
+    """Ctrl-C when n more models have been made."""
+    fitted = Trainer.fitted
     calls = []
-    monkeypatch.setattr(experiments, "train", lambda *arguments: (
-        calls.append(0) or (stop(KeyboardInterrupt) if len(calls) > n else train)(*arguments)))
+    monkeypatch.setattr(Trainer, "fitted", lambda *arguments: (
+        calls.append(0) or (stop(KeyboardInterrupt) if len(calls) > n else fitted)(*arguments)))
 
 
-def test_ctrl_c_prints_the_complete_folds(cli, monkeypatch, tmp_path):
-    command = ["--dataset", "synthetic", "--models", "svd", "biassvd", "--json", tmp_path / "json"]
-    interrupt_after(monkeypatch, 5)                         # 2 models of folds 1 and 2, 1 of fold 3
+@pytest.mark.parametrize("test,rows,title", [("all", 2, "LFG Rating Prediction"),
+                                             ("coldstart", 2, "Cold Start by Ratings in the Pro"),
+                                             ("ablation", 20, "What Each Choice Buys,")])
+def test_ctrl_c_prints_the_complete_folds(cli, monkeypatch, tmp_path, test, rows, title):
+    command = ["--dataset", "synthetic", "--test", test, "--json", tmp_path / "json"]
+    command += ["--models", "biassvd"] * (test == "coldstart")
+    command += ["--models", "svd", "biassvd"] * (test == "all")
+    interrupt_after(monkeypatch, 3 * rows - 1)              # in fold 3
     code, out, err = cli(*command)
     assert (code, err) == (130, "experiments.py: interrupted; folds are above\n")
-    header, rows = check_layout(out, "LFG Rating Prediction Results on synthetic, folds 1, 2")
-    assert (header[1:4], len(rows)) == (["Fold 1", "Fold 2", "Average"], 2)  # and no second table
-    assert len(json.loads((tmp_path / "json").read_text())[0]["folds"]) == 2
+    assert out.startswith(title) and "on synthetic, folds 1, 2\n" in out
+    assert out.count("RMSE") == 1                           # and no second table
+    for table in json.loads((tmp_path / "json").read_text()):
+        assert [fold["fold"] for fold in table["folds"]] == [1, 2]
+        assert table["average"].keys() <= {row[0] for row in rows_of(out)}
     interrupt_after(monkeypatch, 1)
     code, out, err = cli(*command)
     assert (code, out, err.count("\n")) == (130, "", 1)
-
-
-@pytest.mark.parametrize("n,which", [(10, " 1"), (20, "s 1, 2"), (30, "s 1, 2")])
-def test_ctrl_c_in_the_ablation_prints_what_is_complete(cli, monkeypatch, n, which):
-    interrupt_after(monkeypatch, n)                         # 9 models in each fold of both tests
-    code, out, _ = cli("--dataset", "synthetic", "--test", "ablation", "--folds", 1, 2)
-    header, rows = check_layout(out, f"What Each Choice Buys, Results on synthetic, fold{which}")
-    assert (code, len(rows)) == (130, 10) and {len(row) for row in rows} == {2 + (n == 30)}
 
 
 class Stream(io.TextIOWrapper):
@@ -2005,8 +1996,8 @@ def test_progress_is_for_terminals(cli, monkeypatch, terminal, more):
 def test_speed_is_a_row_per_way_to_answer(cli, tmp_path, monkeypatch):
     ways = ["LFG, dense forward pass", "LFG", "LFG-item", "LFG-dual", "BiasSVD fold-in",
             "Retraining BiasSVD", "Retraining SVD"]
-    trained, timed, fitted = (record(experiments, name, monkeypatch.setattr)
-                              for name in ("train", "timed", "fitted"))
+    timed = record(experiments, "timed", monkeypatch.setattr)
+    fitted = record(Trainer, "fitted", monkeypatch.setattr)
     path = tmp_path / "json"
     cli.data = replace(cli.data, ratings=cli.data.ratings.with_values(cli.data.ratings.values / 9))
     code, out, err = cli("--dataset", "synthetic", "--test", "speed", "--seed", 7, "--json", path)
@@ -2026,8 +2017,8 @@ def test_speed_is_a_row_per_way_to_answer(cli, tmp_path, monkeypatch):
     assert [(t["model"], t["epochs"]) for t in training] == [(name, 2) for name in parts]
     assert all(t["seconds_an_epoch"] == t["seconds"] / 2 > 0 for t in training)
     assert [row[0] for row in rows_of(out) if row[0][0] != "-"] == ["What", *ways, "Model", *parts]
-    sizes = [len(inputs[0]) for (_, _, _, inputs, _), _ in trained]     # LFG-item has two seeds
-    assert len(sizes) == 5 + 6 and set(sizes[:5]) == {sizes[0]} and min(sizes[5:]) > sizes[0]
+    first, *more = [len(trainer.inputs[0]) for (trainer, *_), _ in fitted[2:]]
+    assert len(more) == 6 and min(more) > first             # retrained with a new user's ratings
     # what is measured answers as the models of the tables do
     dual = fitted[2][1][0]
     models = [dual.forward[0], dual.forward[0], dual.solved[0], dual, fitted[0][1][0]]
@@ -2039,17 +2030,13 @@ def test_speed_is_a_row_per_way_to_answer(cli, tmp_path, monkeypatch):
     assert dual.forward[0].mask == (0.3, 1.0)               # as in a saved model, for any profile
 
 
-def test_small_parts_by_hand(small):
+def test_small_parts_by_hand():
     grid = [((0.3, 1.0), 1.4), ((0.3, 1.0), 0.5), (0.3, 1.4), (50, 0.5), (1, 0.5)]
     got = [experiments.scaled(value, factor) for value, factor in grid]
     assert got == [(0.42, 1.0), (0.15, 0.5), 0.42, 25, 1]   # probability <= 1, count >= 1
     asked = []                                              # the first are answered once before
-    seconds = experiments.timed(lambda *user: asked.append(user), [(1, 2), (3, 4), (5, 6)], warm=2)
-    assert asked == [(1, 2), (3, 4), (1, 2), (3, 4), (5, 6)] and len(seconds) == 3
-    train, profile, target = parts_of(small, "realtime")    # SVD is trained with one new user
-    own = profile.where(profile.users == target.users[0])
-    more = experiments.with_user(train, profile, target.users[0])
-    assert pairs(more) == pairs(train) | pairs(own) and more.shape == train.shape
+    seconds = experiments.timed(lambda user: asked.append(user), [(n,) for n in range(60)])
+    assert asked == [*range(50), *range(60)] and len(seconds) == 60 and min(seconds) > 0
     spans = {8.13e-8: "0.0813 µs", 8.1234e-5: "81.2 µs", 0.0012345: "1.23 ms", 0.25: "250 ms",
              1: "1 s", 1234.5: "1230 s"}
     assert {seconds: experiments.span(seconds) for seconds in spans} == spans
@@ -2687,7 +2674,7 @@ lfg.py export --model m --out no/such/x | no/such/x: No such file or directory
 experiments.py --folds 6 | --folds
 experiments.py --models knn | knn
 experiments.py --dataset synthetic --test newitem --models svd | newitem has only biassvd lfg
-experiments.py --test speed --models svd | --models does not apply to --test speed
+experiments.py --test speed --models svd | --models svd: speed prints all its rows
 experiments.py --dataset few.csv | few users or ratings for five folds
 experiments.py --dataset synthetic:60x9x300 --test coldstart | no new user of fold 1 has 8 ratings
 experiments.py --dataset synthetic:10x10 | write synthetic:USERSxITEMSxRATINGS
