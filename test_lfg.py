@@ -1578,17 +1578,17 @@ def test_lfg_dual_averages_parts_that_are_trained_once_per_fold(cli, monkeypatch
         assert [(name, seed) for name, _, seed in trainer.trained] == [
             *((name, 7) for name in others), *(("LFG-item", 7 + n) for n in range(seeds))]
     models = {column: model for (_, column, _), (model, _) in fitted[:len(NAMES[test])]}  # fold 2
-    parts = [models["LFG-dual"].forward, models["LFG-dual"].solved]
-    used = fitted[0][0][2]["LFG-dual"]
-    several = parts[test != "newitem"]
+    dual, used = models["LFG-dual"], fitted[0][0][2]["LFG-dual"]
     weights = [used["user_weight"], used.get("empty_weight", used["user_weight"])]
-    one, (other,) = several[0], parts[test == "newitem"]
-    assert [m.seed for m in (several if test == "newitem" else [m.model for m in several])] == [
-        *range(7, 7 + seeds)]
-    assert models["LFG-dual"].weights == pytest.approx(
-        [1 - w for w in weights] if test == "newitem" else weights)
-    same_parts = (getattr(one, "model", one), getattr(other, "model", other))
-    assert same_parts == tuple(getattr(models[n], "model", models[n]) for n in ("LFG-item", "LFG"))
+    several, single = dual.solved, dual.forward
+    if test == "newitem":
+        several, single = dual.forward, dual.solved
+        weights = [1 - weight for weight in weights]
+    networks = [getattr(model, "model", model)              # of an LFGItem
+                for model in (models["LFG"], models["LFG-item"], *single, *several)]
+    assert networks[0] is networks[2] and networks[1] is networks[3]       # not trained again
+    assert tuple(dual.weights) == tuple(weights)
+    assert [network.seed for network in networks[3:]] == [*range(7, 7 + seeds)]
 
 
 def test_predictions_are_clipped_to_the_scale_seen_in_training(cli, small, monkeypatch):
