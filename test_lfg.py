@@ -1589,6 +1589,9 @@ def test_lfg_dual_averages_parts_that_are_trained_once_per_fold(cli, monkeypatch
     assert networks[0] is networks[2] and networks[1] is networks[3]       # not trained again
     assert tuple(dual.weights) == tuple(weights)
     assert [network.seed for network in networks[3:]] == [*range(7, 7 + seeds)]
+    took = {column: seconds for (_, column, _), (_, seconds) in fitted[:len(NAMES[test])]}
+    parts = [s for (name, *_), (_, s) in fitted[0][0][0].trained.items() if name[:3] == "LFG"]
+    assert took["LFG"] == parts[0] and took["LFG-dual"] == pytest.approx(sum(parts))
 
 
 def test_predictions_are_clipped_to_the_scale_seen_in_training(cli, small, monkeypatch):
