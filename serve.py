@@ -257,10 +257,9 @@ class Recommender:
         fits += [np.abs(x).max(initial=0) < 1e10 for x in a.values() if x.dtype == np.float32]
         fits += [a["format"] == FORMAT, len(self.E_names) == len(self.E_mean),
                  ("M1" in a) == (a["weights"].max() > 0), f"base{self.n_solved}" not in a]
-        for size in (n, 1, 0):                             # these users read every array
-            values = np.full(size, self.high, np.float32)
-            scores = self.scores(np.arange(size), values, self.E_mean)
-            fits.append(scores.shape == (n,) and np.isfinite(scores).all())
+        users = [(np.arange(size), np.full(size, self.high, np.float32)) for size in (n, 1, 0)]
+        scores = np.array([self.scores(*user, self.E_mean) for user in users])      # by all arrays
+        fits += [scores.shape == (3, n), np.isfinite(scores).all()]
         if not all(fits):
             raise ValueError("arrays do not fit together")
 
@@ -281,9 +280,7 @@ def train_model(data, generator="dual", epochs=None, factors=None, seeds=None, s
     changed = {key: value for key, value in [("epochs", epochs), ("n_factors", factors)] if value}
     dual = settings["LFG-dual"]
     n_solved = {"user": 0, "item": seeds or 1, "dual": dual["seeds"]}[generator]
-    forward = []
-    if generator != "item":
-        forward = [LFG(**{**settings["LFG"], **changed}, seed=seed)]
+    forward = [LFG(**{**settings["LFG"], **changed}, seed=seed)] if generator != "item" else []
     items = [LFG(**{**settings["LFG-item"], **changed}, seed=seed + n) for n in range(n_solved)]
     solved = [LFGItem(one, **settings["LFG-item fold-in"]) for one in items]
     with progress_bar(sum(one.epochs for one in forward + items), quiet) as bar:
@@ -359,14 +356,13 @@ def score(options):
     out = output_path(options.out, options.ratings, options.model)
     model = Recommender.load(options.model)
     table = read_ratings(options.ratings, options.columns)
-    rated = {}                                             # {user: rows}, of rows in any order
-    for line, user, item, rating in zip(table.index, *(table[name] for name in RATED)):
-        rated.setdefault(user, []).append((f"{options.ratings}, line {line}", item, rating))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(RATED)
-    for user, rows in rated.items():
-        best, predicted = model.best(*model.indices(rows), model.E_mean, options.n)
+    for user, rows in table.groupby("user", sort=False):   # rows of a user in any order
+        where = [f"{options.ratings}, line {line}" for line in rows.index]
+        rated = model.indices(zip(where, rows["item"], rows["rating"]))
+        best, predicted = model.best(*rated, model.E_mean, options.n)
         writer.writerows((user, model.item_ids[i], f"{rating:.4f}")
                          for i, rating in zip(best, predicted))
     write_whole(out, text.getvalue())
@@ -382,14 +378,15 @@ def export(options):
         if array.dtype == np.float32:
             layout.append({"name": name, "shape": array.shape, "offset": len(weights)})
             weights += array.astype("<f4").tobytes()
-    columns = [a[name].tolist() for name in ("item_ids", "titles", "genres", "years", "rated")]
+    columns = {"id": "item_ids", "title": "titles", "genres": "genres", "year": "years",
+               "rated": "rated"}
+    rows = zip(*(a[name].tolist() for name in columns.values()))
     manifest = {
         "format": FORMAT, "file": "weights.bin",
         "type": "float32, little-endian, last index fastest", "arrays": layout,
         "layers": len([name for name in a if re.fullmatch("W[0-9]+", name)]),
         "seeds": model.n_solved, "slope": 0.01, "E_names": model.E_names,
-        "items": [dict(zip(("id", "title", "genres", "year", "rated"), row))
-                  for row in zip(*columns)]}
+        "items": [dict(zip(columns, row)) for row in rows]}
     folder = os.path.realpath(options.out)
     try:
         with tempfile.TemporaryDirectory(dir=os.path.dirname(folder)) as scratch:

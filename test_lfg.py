@@ -2079,8 +2079,8 @@ def test_calls_change_nothing_and_threads_share_a_model(served):
 def test_a_saved_model_has_the_same_bits_or_half_of_them(served, tmp_path, kind, half):
     model = served(kind)[0]
     before = arrays(model.arrays)
-    for name in ("half", "whole"):
-        model.save(tmp_path / name, half=half and name == "half")
+    model.save(tmp_path / "half", half=half)
+    model.save(tmp_path / "whole")
     loaded = Recommender.load(tmp_path / "half")
     matrices = [f"model.{name}" for name, a in model.arrays.items() if a.ndim == 2]
     assert differing(before, arrays(loaded.arrays)) == matrices * half
@@ -2120,23 +2120,14 @@ def test_a_damaged_model_is_refused_and_no_pickle_run(served, tmp_path, monkeypa
         with pytest.raises(DataError, match="^x.npz: not a model file of format 2, or damaged; "):
             Recommender.load("x.npz")
             pytest.fail(f"{name} {kind}")
+    model.save("x.npz")
+    whole = Path("x.npz").read_bytes()
+    flipped = whole[:2000] + bytes([whole[2000] ^ 1]) + whole[2001:]
+    for raw in (flipped, whole[:5000], whole[:-9], b""):
+        Path("x.npz").write_bytes(raw)
+        with pytest.raises(DataError, match="^x.npz: not a model file"):
+            Recommender.load("x.npz")
     assert os.listdir() == ["x.npz"]
-
-
-def test_a_flipped_byte_or_a_missing_end_is_noticed(served, tmp_path):
-    model = served()[0]
-    path = tmp_path / "model.npz"
-    model.save(path)
-    raw = path.read_bytes()
-    for at in np.random.default_rng(0).integers(len(raw), size=60):
-        path.write_bytes(raw[:at] + bytes([raw[at] ^ 255]) + raw[at + 1:])
-        try:                                                # some bytes are never read
-            assert differing(arrays(model.arrays), arrays(Recommender.load(path).arrays)) == []
-        except DataError as error:
-            assert str(error).startswith(f"{path}: ")
-        path.write_bytes(raw[:at])
-        with pytest.raises(DataError, match="model.npz: not a model file"):
-            Recommender.load(path)
 
 
 TITLES = ["Matrix, The (1999)", "Heat (1995)", "Heat (1972)", "Postman, The (Postino, Il) (1994)",
@@ -2294,9 +2285,8 @@ def test_a_model_of_ones_own_tables(tmp_path, ids):
     (dict(columns={}), "item or rating"), (dict(generator="both"), "generator is 'both'; it must"),
     (dict(users=pd.DataFrame({"user": [1]})), "user")])
 def test_mistakes_in_training_are_data_errors_of_one_line(changed, message):
-    with pytest.raises(DataError, match=message) as caught:
+    with pytest.raises(DataError, match=message):
         Recommender.train(own_tables()[0], **{**OWN, **changed})
-    assert "\n" not in str(caught.value)
 
 
 def test_arguments_of_train_reach_the_networks_and_the_same_seed_gives_the_same_bits(monkeypatch):
@@ -2323,57 +2313,47 @@ def test_arguments_of_train_reach_the_networks_and_the_same_seed_gives_the_same_
 
 
 @pytest.mark.parametrize("kind,seeds", [("user", 0), ("item", 1), ("dual", 2)])
-def test_train_writes_a_model_and_prints_its_size(lfg_py, films, tmp_path, kind, seeds):
-    path = write(tmp_path, {"model": "old"}) / "model"
-    done = lfg_py("train", "--dataset", films, "--out", path, "--generator", kind)
-    assert done == (0, "", f"{path}: {path.stat().st_size / 1e6:.1f} MB\n")
-    model = Recommender.load(path)
-    assert ("M1" in model.arrays, model.n_solved) == (kind != "item", seeds)
-    assert (model.titles.tolist(), model.item_ids[0]) == (TITLES, "50")
-    assert os.listdir(tmp_path) == ["model"]
-
-
-def test_train_takes_any_csv_and_scale(lfg_py, small, tmp_path):
+def test_train_takes_any_csv_and_scale(lfg_py, small, tmp_path, kind, seeds):
     R = small.ratings
+    path = tmp_path / "model"
     models = []
     for times in (1, 2):
         rows = [f"{v * times:g},{u},{i}\n" for u, i, v in zip(R.users, R.items, R.values)]
-        write(tmp_path, {"x.csv": "stars,customer,film\n" + "".join(rows)})
-        done = lfg_py("train", "--dataset", tmp_path / "x.csv", "--out", tmp_path / "model",
-                      "--half", "--columns", "user=customer,item=film, rating=stars")
-        assert done[0] == 0
-        models.append(Recommender.load(tmp_path / "model"))
-    M1 = models[1].arrays["M1"]
-    assert (models[1].low, models[1].high) == (2, 10) and (M1 == M1.astype(np.float16)).all()
+        write(tmp_path, {"x.csv": "stars,customer,film\n" + "".join(rows), "model": "old"})
+        done = lfg_py("train", "--dataset", tmp_path / "x.csv", "--out", path, "--half",
+                      "--generator", kind, "--columns", "user=customer,item=film, rating=stars")
+        assert done == (0, "", f"{path}: {path.stat().st_size / 1e6:.1f} MB\n")
+        models.append(Recommender.load(path))
+        assert ("M1" in models[-1].arrays, models[-1].n_solved) == (kind != "item", seeds)
+        M = models[-1].arrays["q0" if kind == "item" else "M1"]
+        assert (M == M.astype(np.float16)).all()
+    assert (models[1].low, models[1].high) == (2, 10)
     one = models[0].predict({"3": 5, "4": 1}, ["1", "2", "3"])
     assert models[1].predict({"3": 10, "4": 2}, ["1", "2", "3"]) == pytest.approx(2 * one, rel=2e-3)
 
 
 @pytest.mark.parametrize("error,code,message", [
     (KeyboardInterrupt, 130, "lfg.py: interrupted; no output file was changed\n"),
-    (DataError("line\nbreak"), 2, "lfg.py: line break\n"), (ValueError("a bug"), None, "")])
+    (DataError("line\nbreak"), 2, "lfg.py: line break\n"),
+    (FloatingPointError("training diverged"), 2, "lfg.py: training diverged\n")])
 def test_training_that_ends_early_leaves_the_old_file(lfg_py, films, tmp_path, monkeypatch, error,
                                                       code, message):
-    monkeypatch.setattr(LFG, "fit", stop(error))
     write(tmp_path, {"model": "old"})
     command = ["train", "--dataset", films, "--out", tmp_path / "model"]
-    if code:
-        assert lfg_py(*command) == (code, "", message)
-    else:                                                   # keeps its traceback
-        with pytest.raises(ValueError, match="a bug"):
-            lfg_py(*command)
+    monkeypatch.setattr(LFG, "fit", stop(error))
+    assert lfg_py(*command) == (code, "", message)
+    monkeypatch.setattr(LFG, "fit", stop(ValueError("a bug")))
+    with pytest.raises(ValueError, match="a bug"):          # keeps its traceback
+        lfg_py(*command)
     assert (tmp_path / "model").read_text() == "old" and os.listdir(tmp_path) == ["model"]
 
 
-def test_a_training_that_diverges_ends_in_one_line(cli, lfg_py, films, tmp_path, monkeypatch):
-    fast = dict.fromkeys(experiments.CLASSES, {"rate": 1e4})
-    wild = {key: {name: {**setting, **fast.get(name, {})} for name, setting in used.items()}
-            for key, used in QUICK.items()}
+def test_a_training_that_diverges_ends_in_one_line(cli, monkeypatch):
+    wild = {key: {name: {**setting, **({"rate": 1e4} if name in experiments.CLASSES else {})}
+                  for name, setting in used.items()} for key, used in QUICK.items()}
     monkeypatch.setattr(settings, "SETTINGS", wild)
     done = cli("--dataset", "synthetic", "--folds", 1)
     assert "training diverged in epoch" in one_line(done, "experiments.py: ")
-    done = lfg_py("train", "--dataset", films, "--out", tmp_path / "model")
-    assert "training diverged in epoch" in one_line(done, "lfg.py: ") and not os.listdir(tmp_path)
 
 
 def as_printed(model, items, values, n=10):
@@ -2398,10 +2378,9 @@ def test_recommend_prints_a_table_or_json(lfg_py, kept):
 
 @pytest.mark.parametrize("text,items", [
     ("title,rating\nHeat (1995),4\n\"Matrix, The (1999)\",2\n", [1, 0]), ("", []),
-    ("The Matrix,4\nheat (1972),2\n", [0, 2]), ("\ufeffmovieId,rating\n54,4\n57,2", [4, 7]),
-    ("movieTitle,rating\nThe Matrix,4\n", [0]),
-    ("title,rating\r\nToy Story,4\r\n\r\n id:51 , 2 \r\n", [6, 1]), ("title,rating\n", []),
-    ("item_id,Rating\n54,4\n57,2", [4, 7]), ("54,4\nMisérables,2\n", [4, 5])])
+    ("\ufeffmovieId,rating\n54,4\n57,2", [4, 7]), ("title,Rating\n", []),
+    ("title,rating\r\nToy Story,4\r\n\r\n id:51 , 2 \r\n", [6, 1]),
+    ("54,4\nMisérables,2\n", [4, 5])])
 def test_ratings_come_from_a_csv_or_standard_input(lfg_py, kept, tmp_path, text, items):
     model = Recommender.load(kept["dual"])
     path = write(tmp_path, {"r.csv": text}) / "r.csv"
@@ -2456,8 +2435,7 @@ def ported(folder):
     def times(x, W):
         return [dot(x, column) for column in zip(*W)]
 
-    def solve(A, b):
-        """Gaussian elimination; A is symmetric and positive definite: no pivots."""
+    def solve(A, b):                                        # positive definite: no pivots
         rows = [[*row, right] for row, right in zip(A, b)]
         for n, top in enumerate(rows):
             for r, row in enumerate(rows):
@@ -2477,7 +2455,6 @@ def ported(folder):
         return [math.tanh(x) for x in h]
 
     def ridge(items, ratings, q, base, centre):
-        """centre + D^-1 At y, where (A D^-1 At + 1) y = ratings - base - A centre."""
         A = [q[i] for i in items]
         system = [[dot([x / d for x, d in zip(one, a["ridge"])], other) + (m == n)
                    for m, other in enumerate(A)] for n, one in enumerate(A)]
@@ -2546,18 +2523,14 @@ def test_an_export_that_fails_leaves_nothing(lfg_py, kept, tmp_path, monkeypatch
 
 COMMAND_MISTAKES = """
 lfg.py | required
-lfg.py train | --out
-lfg.py train --out x --generator both | both
-lfg.py train --out x --seed -1 | '-1' must be a whole number from 0
 lfg.py train --out x --epochs 99999999999999999999 | must be a whole number from 1
 lfg.py train --out x --dataset nowhere | nowhere: no such file or folder
 lfg.py train --out x --dataset few.csv --columns user=a | few.csv, line 1: no column a
+lfg.py train --out x --dataset few.csv --columns user | invalid column_names value: 'user'
 lfg.py train --out no/x --dataset synthetic | no/x: cannot be written
-lfg.py score --model m --ratings few.csv --out - | -: cannot be written
 lfg.py train --out few.csv --dataset few.csv | few.csv: would overwrite an input
 lfg.py recommend --model none | none: no such file; make one with lfg.py train
 lfg.py recommend --model few.csv | few.csv: not a model file of format 2
-lfg.py recommend --model m -n 0 | '0' must be a whole number from 1
 lfg.py recommend --model m --age 151 | '151' must be a whole number from 0 to 150
 lfg.py recommend --model m --gender x | choose from gender=F, gender=M
 lfg.py recommend --model item --gender F | gender=F: not in the profiles
@@ -2566,7 +2539,7 @@ lfg.py recommend --model m --rate "Heat (1995)=6" | rating 6 must be between 1 a
 lfg.py recommend --model m --rate "Heat (1995)=" | rating '' is not a number
 lfg.py recommend --model m --rate "Heat (1995)" | --rate Heat (1995): must be TITLE=RATING
 lfg.py recommend --model m --rate id:49=4 | --rate id:49=4: 'id:49' is not the id or title
-lfg.py recommend --model m --rate Toy=5 --rate id:56=4 | --rate id:56=4: Toy Story (1995) is rated twice
+lfg.py recommend --model m --rate Toy=5 --rate id:56=4 | id:56=4: Toy Story (1995) is rated twice
 lfg.py recommend --model m --ratings none | none: No such file or directory
 lfg.py recommend --model m --ratings few.csv | few.csv, line 2: must be TITLE=RATING or
 lfg.py recommend --model m --ratings latin.csv | latin.csv, line 1: not UTF-8 text; save it as UTF-8
@@ -2578,7 +2551,6 @@ lfg.py score --model m --ratings twice.csv --out o | twice.csv, line 3: user '1'
 lfg.py export --model m --out folder | folder: Directory not empty; choose a new or
 lfg.py export --model m --out no/such/x | no/such/x: No such file or directory
 experiments.py --folds 6 | --folds
-experiments.py --models knn | knn
 experiments.py --dataset synthetic --test newitem --models svd | newitem has only biassvd lfg
 experiments.py --test speed --models svd | --models svd: speed prints all its rows
 experiments.py --dataset few.csv | few users or ratings for five folds
