@@ -265,11 +265,11 @@ class Recommender:
 
 
 def plain_title(title):
-    """Title without case, articles and year, and its year: "Matrix, The (1999)", "the matrix"."""
+    """("matrix", "(1999)") of "Matrix, The (1999)": a title without case and article; its year."""
     text = " ".join(title.casefold().split())
     text, year = re.fullmatch(r"(.*?) ?(\([0-9]{4}\))?", text).groups(default="")
-    text = re.sub(rf"(^|\()({ARTICLES}) |(^|\()l' ?", r"\1\3", text)       # "the matrix"
-    return re.sub(rf",? ({ARTICLES})(?=$|\)| \()", "", text), year         # "matrix, the"
+    # "the matrix" and "matrix, the" are both "matrix"
+    return re.sub(rf"^({ARTICLES}) |^l' ?|,? ({ARTICLES})(?=$| \()", "", text), year
 
 
 def train_model(data, generator="dual", epochs=None, factors=None, seeds=None, seed=0, quiet=False):
