@@ -13,7 +13,6 @@ import os
 import re
 import sys
 import tempfile
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +54,11 @@ class Recommender:
         self.low, self.high = arrays["scale"].tolist()
         self.n_solved = sum(name.startswith("q") for name in arrays)
         self.index_of_id = {str(name): n for n, name in enumerate(self.item_ids.tolist())}
+        self.found_by = {}                                 # {plain title: indices}, for find
+        for n, title in enumerate(self.titles.tolist()):
+            plain = plain_title(title)[0]
+            for name in (plain, plain.partition(" (")[0]):
+                self.found_by.setdefault(name, []).append(n)
 
     @classmethod
     def train(cls, ratings, users=None, items=None, *, columns=None, generator="dual", epochs=None,
@@ -85,11 +89,10 @@ class Recommender:
         for n, one in enumerate(model.solved):
             numbers.update({f"q{n}": one.q1, f"base{n}": one.base, f"centre{n}": one.mean_row,
                             "ridge": one.ridge})
-        text = {"titles": data.titles, "genres": data.genres,
-                "E_names": data.E_names if model.forward else []}
         return cls({**{name: np.asarray(a, np.float32) for name, a in numbers.items()},
-                    **{name: np.array(a, str) for name, a in text.items()},
                     "format": np.array(FORMAT), "item_ids": data.item_ids, "years": data.years,
+                    "titles": np.array(data.titles), "genres": np.array(data.genres),
+                    "E_names": np.array(data.E_names if model.forward else [], str),
                     "rated": np.bincount(R.items, minlength=R.shape[1]) > 0})
 
     def recommend(self, ratings, n=10, profile=None):
@@ -204,29 +207,19 @@ class Recommender:
             if name in self.index_of_id:
                 return self.index_of_id[name]
         wanted, year = plain_title(text)
-        found = [n for n in self.names.get(wanted, []) if year in self.titles[n]]
+        found = [n for n in self.found_by.get(wanted, []) if year in self.titles[n]]
         if not found and not wanted.isdecimal():           # a part of a title, but not of an id
-            found = [n for name, indices in self.names.items() if wanted in name for n in indices
+            found = [n for name, indices in self.found_by.items() if wanted in name for n in indices
                      if year in self.titles[n] and self.titles[n] != str(self.item_ids[n])]
-        problem = "fits several items; add the year, or use the id"
         if len(set(found)) == 1:
             return found[0]
+        problem = "fits several items; add the year, or use the id"
         if not found:
             problem = "is not the id or title of an item; the nearest are"
-            near = difflib.get_close_matches(wanted, self.names, n=5, cutoff=0.5)
-            found = [n for name in near for n in self.names[name]]
+            near = difflib.get_close_matches(wanted, self.found_by, n=5, cutoff=0.5)
+            found = [n for name in near for n in self.found_by[name]]
         shown = [f"{self.titles[n]} (id {self.item_ids[n]})" for n in dict.fromkeys(found)][:5]
         raise DataError(f"{text[:100]!r} {problem}: {', '.join(shown) or 'none'}")
-
-    @cached_property
-    def names(self):
-        """{plain title, also without what is in parentheses: indices}, for `find`."""
-        names = {}
-        for n, title in enumerate(self.titles.tolist()):
-            plain = plain_title(title)[0]
-            for name in dict.fromkeys([plain, plain.partition(" (")[0]]):
-                names.setdefault(name, []).append(n)
-        return names
 
     def save(self, path, half=False):
         """Write the model to an .npz file; half keeps matrices as float16. Raises DataError."""
