@@ -69,21 +69,17 @@ class Ratings:
     def __init__(self, users, items, values, shape):
         if not len(users) == len(items) == len(values):
             raise ValueError("users, items and ratings must have the same length")
-        users = np.asarray(users, np.int32)
-        items = np.asarray(items, np.int32)
         order = np.lexsort((items, users))
-        users = users[order]
-        items = items[order]
-        values = np.asarray(values, np.float32)[order]
-        inside = (0 <= users) & (users < shape[0]) & (0 <= items) & (items < shape[1])
-        twice = (users[1:] == users[:-1]) & (items[1:] == items[:-1])
-        if not inside.all() or not np.isfinite(values).all() or twice.any():
-            raise ValueError("a rating is outside the shape or not finite, or a pair occurs twice")
-        self.users = users
-        self.items = items
-        self.values = values
+        self.users = np.asarray(users, np.int32)[order]
+        self.items = np.asarray(items, np.int32)[order]
+        self.values = np.asarray(values, np.float32)[order]
         self.shape = shape
-        self.counts = np.bincount(users, minlength=shape[0])
+        inside = all((0 <= ids).all() and (ids < n).all()
+                     for ids, n in zip((self.users, self.items), shape))
+        twice = (np.diff(self.users) == 0) & (np.diff(self.items) == 0)
+        if not inside or not np.isfinite(self.values).all() or twice.any():
+            raise ValueError("a rating is outside the shape or not finite, or a pair occurs twice")
+        self.counts = np.bincount(self.users, minlength=shape[0])
         self.starts = np.concatenate([[0], np.cumsum(self.counts)])
 
     def __len__(self):
@@ -172,8 +168,8 @@ def load(dataset, data_dir="data", seed=0, progress=False, columns=None):
         return _load_files(path.parent, path.name, path.name, columns)
     found = _load_folder(path, path.resolve().name, columns)
     if not found:
-        raise DataError(f"{path}: no such file or folder, or no ratings in it; give ml-100k, ml-1m, "
-                        "synthetic, a CSV file or a folder with u.data, ratings.dat, NAME.inter or ratings.csv")
+        raise DataError(f"{path}: no such file or folder, or no ratings in it; give ml-100k, "
+                        "ml-1m, synthetic, a CSV file or a folder in a known layout")
     return found
 
 
@@ -228,8 +224,8 @@ def synthetic(n_users=943, n_items=1682, n_ratings=100_000, seed=0):
     rng = np.random.default_rng(seed)
     ages = rng.normal(33, 12, n_users).clip(10, 75).round()
     genders = rng.choice(["F", "M"], n_users)
-    E, E_names = _user_columns(
-        ages, {"gender": genders, "occupation": rng.choice(OCCUPATIONS, n_users)})
+    jobs = rng.choice(OCCUPATIONS, n_users)
+    E, E_names = _user_columns(ages, {"gender": genders, "occupation": jobs})
     years = (1999 - rng.exponential(12, n_items)).clip(1920).astype(np.int32)
     genres = ["|".join(dict.fromkeys(pair)) for pair in rng.choice(GENRES[1:], (n_items, 2))]
     F, F_names = _item_columns(genres, years)
@@ -286,10 +282,10 @@ def to_dataset(name, ratings, users=None, items=None):
     twice = pd.Series(rows * len(item_ids) + columns).duplicated()
     _check_rows(ratings, "ratings", twice, "user {user!r} rates item {item!r} twice")
 
-    users = users.to_dict("list")
-    listed = np.array(users.pop("user")) != ""
-    ages = pd.to_numeric(users.pop("age", [""] * len(listed)), errors="coerce")
-    E, E_names = _user_columns(ages, users)
+    profile = users.to_dict("list")
+    listed = np.array(profile.pop("user")) != ""
+    ages = pd.to_numeric(profile.pop("age", [""] * len(listed)), errors="coerce")
+    E, E_names = _user_columns(ages, profile)
     E[~listed] = E[listed].mean(0) if listed.any() else 0
     items = items.reindex(columns=ABOUT, fill_value="")
     titles, years = _titles_and_years(items["title"], items["year"])
@@ -306,32 +302,27 @@ def _match_ids(kind, ratings, listed):
     kind: "user" or "item"; listed: a DataFrame or None; what is returned is text, "" if unknown.
     """
     pd = _pandas()
-    name = f"{kind}s"
     table = pd.DataFrame({kind: []}) if listed is None else listed
-    _check_columns(table, name, [kind])
-    rated = _ids_of(kind, ratings, "ratings")
-    codes, ids = pd.factorize(pd.concat([rated, _ids_of(kind, table, name)]))
+    ids = []
+    for one, name in ((ratings, "ratings"), (table, f"{kind}s")):
+        _check_columns(one, name, [kind])
+        ids.append(one[kind].astype(object))
+        _check_rows(one, name, ids[-1].isna() | (ids[-1] == ""), f"{kind} id is empty")
+        if pd.api.types.infer_dtype(ids[-1]) not in ("integer", "string"):
+            ids[-1] = ids[-1].map(str)
+    codes, ids = pd.factorize(pd.concat(ids))
     ids = ids.tolist()
-    if listed is not None and not np.isin(codes[:len(ratings)], codes[len(ratings):]).any():
+    rows, at = np.split(codes, [len(ratings)])
+    if listed is not None and not np.isin(rows, at).any():
         raise DataError(f"{table.attrs.get('file', name)}: none of the rated {name}, such as "
                         f"{ids[0]!r}, is among {ids[-3:]}; do the types of ids differ?")
-    numeric = all(re.fullmatch("-?[0-9]{1,18}", str(one)) for one in ids)
-    order = sorted(range(len(ids)), key=lambda n: (int(ids[n]) if numeric else 0, ids[n]))
-    codes = np.argsort(order)[codes]
-    at = codes[len(ratings):]
     twice = pd.Series(at).duplicated()
     _check_rows(table, name, twice, f"{kind} {{{kind}!r}} is listed twice")
     text = table.astype(object).where(table.notna(), "").astype(str).set_axis(at)
-    return (np.array([ids[n] for n in order]), codes[:len(ratings)],
-            text.reindex(range(len(ids)), fill_value=""))
-
-
-def _ids_of(kind, table, name):
-    """The ids of a table: integers, or else text."""
-    ids = table[kind].astype(object)
-    _check_rows(table, name, ids.isna() | (ids == ""), f"{kind} id is empty")
-    same = _pandas().api.types.infer_dtype(ids) in ("integer", "string")
-    return ids if same else ids.map(str)
+    numeric = all(re.fullmatch("-?[0-9]{1,18}", str(one)) for one in ids)
+    order = sorted(range(len(ids)), key=lambda n: (int(ids[n]) if numeric else 0, ids[n]))
+    return (np.array([ids[n] for n in order]), np.argsort(order)[rows],
+            text.reindex(order, fill_value=""))
 
 
 def _check_rows(table, name, bad, problem):
@@ -350,33 +341,35 @@ def _check_columns(table, name, needed):
                         f"{', '.join(map(str, table))}; rename it or use --columns")
 
 
-def _user_columns(ages, categories):
+def _user_columns(ages, others):
     """E of Section 4.1 and its names: brackets of ages (n,), NaN if unknown; {column: n texts}."""
-    parts = [(np.zeros((len(ages), 0), np.float32), [])]
-    if not np.isnan(ages).all():                               # all brackets, used or not
-        brackets = np.array(AGES)[np.searchsorted(AGES[1:], ages, side="right")].astype(str)
-        parts += [_one_hot("age", np.where(np.isnan(ages), "", brackets)[:, None], AGES)]
-    parts += [_one_hot(kind, [[text] for text in texts]) for kind, texts in categories.items()]
-    return np.hstack([X for X, _ in parts]), [name for _, names in parts for name in names]
+    brackets = np.array(AGES)[np.searchsorted(AGES[1:], ages, side="right")].astype(str)
+    columns = {"age": np.where(np.isnan(ages), "", brackets), **others}
+    return _one_hot({column: [[text] for text in texts] for column, texts in columns.items()})
 
 
 def _item_columns(genres, years):
     """F and its names: genres, perhaps several per item, joined by "|", and decades."""
-    G, genre_names = _one_hot("genre", [text.split("|") for text in genres])
-    D, decade_names = _one_hot("decade", [[f"{year // 10 * 10}" if year else ""] for year in years])
-    return np.hstack([G, D]), genre_names + decade_names
+    return _one_hot({"genre": [text.split("|") for text in genres],
+                     "decade": [[f"{year // 10 * 10}" if year else ""] for year in years]})
 
 
-def _one_hot(column, rows, values=None):
-    """(n, values) float32 zeros and ones, and names; rows: n lists of texts, "" for none."""
-    values = values or sorted(set().union(*rows) - {""})
-    if len(values) > MOST_VALUES:
-        raise DataError(f"column {column} has more than {MOST_VALUES} values; leave it out")
-    index = {str(value): n for n, value in enumerate(values)}
-    X = np.zeros((len(rows), len(values)), np.float32)
-    for x, texts in zip(X, rows):
-        x[[index[text] for text in texts if text]] = 1
-    return X, [f"{column}={value}" for value in values]
+def _one_hot(columns):
+    """(n, values) float32 zeros and ones, and names; columns: {name: n lists of texts or ""}."""
+    pairs = []
+    for column, rows in columns.items():
+        values = sorted(set().union(*rows) - {""})
+        if len(values) > MOST_VALUES:
+            raise DataError(f"column {column} has more than {MOST_VALUES} values; leave it out")
+        if column == "age" and values:                         # all brackets, used or not
+            values = map(str, AGES)
+        pairs += [(column, value) for value in values]
+    index = {pair: n for n, pair in enumerate(pairs)}
+    X = np.zeros((len(rows), len(pairs)), np.float32)
+    for column, rows in columns.items():
+        for x, texts in zip(X, rows):
+            x[[index[column, text] for text in texts if text]] = 1
+    return X, [f"{column}={value}" for column, value in pairs]
 
 
 def _titles_and_years(titles, dates):
@@ -393,14 +386,14 @@ def _titles_and_years(titles, dates):
 
 def read_ratings(path, columns=None):
     """DataFrame user, item (text), rating (float64) of a CSV file; "-" is standard input."""
-    table = _read_table(Path(path), ",", None, columns or {})
+    table = _read_table(Path(path), ",", None, columns)
     to_dataset("", table)                                      # for its checks
     return table[RATED].astype({"rating": np.float64})
 
 
 def csv_records(path):
     """(line number, fields) of each line of a CSV file that is not blank; "-" is standard input."""
-    reader = csv.reader(io.StringIO(_read_utf8(Path(path)).decode(), newline=None))
+    reader = csv.reader(io.StringIO(_read_text(Path(path)), newline=None))
     return ((reader.line_num, fields) for fields in reader if "".join(fields).strip())
 
 
@@ -418,14 +411,14 @@ def _load_files(folder, ratings, name, columns=None):
     for file, sep, fields in LAYOUTS[layout]:
         path = folder / file.replace("*", ratings.removesuffix(".inter"))
         needed = not tables or fields or path.is_file()
-        renamed = {} if tables else columns or {}
+        renamed = columns if not tables else None
         tables.append(_read_table(path, sep, fields, renamed) if needed else None)
     _, users, items = tables
     if users is not None:
-        tables[1] = users[[column for column in users if column in PROFILE]].copy()
+        users = tables[1] = users.filter(PROFILE)
     if layout == "ratings.dat":
         codes = {str(code): occupation for code, occupation in enumerate(OCCUPATIONS)}
-        tables[1]["occupation"] = users["occupation"].map(codes)
+        users["occupation"] = users["occupation"].map(codes)
     elif layout == "u.data":
         flags = (items[GENRES] == "1").to_numpy()              # (items, 19)
         items["genres"] = ["|".join(np.array(GENRES)[row]) for row in flags]
@@ -437,53 +430,46 @@ def _load_files(folder, ratings, name, columns=None):
 def _read_table(path, sep, fields, columns):
     """A file as a DataFrame of text; index: line numbers; attrs: the file.
 
-    fields: names of its columns, or None: its first line has them; columns: {there: ours}.
+    fields: names of its columns, or None: its first line has them. columns: as in load.
     """
-    raw = _read_utf8(path, latin=fields is not None)
+    pd = _pandas()
+    text = _read_text(path, "latin-1" if fields else "utf-8")
     if sep == "::":                                            # pandas is fast with one character
-        raw = raw.replace(b"::", b"\t")
+        text = text.replace("::", "\t")
         sep = "\t"
     try:
-        table = _pandas().read_csv(
-            io.BytesIO(raw), sep=sep, names=fields, header=None if fields else 0, dtype=object,
-            quoting=csv.QUOTE_MINIMAL if sep == "," else csv.QUOTE_NONE, na_filter=False,
-            skip_blank_lines=False, skipinitialspace=True)
+        table = pd.read_csv(
+            io.BytesIO(text.encode()), sep=sep, names=fields, header=None if fields else 0,
+            quoting=csv.QUOTE_MINIMAL if sep == "," else csv.QUOTE_NONE, dtype=object,
+            na_filter=False, skip_blank_lines=False, skipinitialspace=True)
     except ValueError as error:
         raise DataError(f"{path}: {str(error).rpartition('error: ')[2]}") from error
     first = 1 if fields else 2
-    if not all(type(row) is int for row in table.index[:1].tolist()):
-        raise DataError(f"{path}, line {first}: more than {table.shape[1]} fields")
+    if not isinstance(table.index, pd.RangeIndex):
+        raise DataError(f"{path}, line {first}: more fields than columns")
     table.index += first
     table.attrs["file"] = str(path)
+    if fields:
+        return table
     table = table.rename(columns=str.strip)
-    _check_columns(table, "", columns)
-    table = table.rename(columns=lambda name: _our_name(name, columns))
-    return table.loc[:, ~table.columns.duplicated()]
+    _check_columns(table, "", columns or {})
+    found = {ours: theirs for theirs, ours in (columns or {}).items()}
+    for name in table:                                         # userId or user_id:token -> user
+        plain = re.sub("[_ ]|:.*", "", name.lower())
+        found.setdefault(ALIASES.get(plain, plain), name)
+    return table[list(found.values())].set_axis(list(found), axis=1)
 
 
-def _our_name(name, columns):
-    """userId or user_id:token -> user, unless columns says otherwise."""
-    if name in columns or name in GENRES:
-        return columns.get(name, name)
-    plain = re.sub("[_ ]|:.*", "", name.lower())
-    field = ALIASES.get(plain, plain)
-    return name if field in columns.values() else field
-
-
-def _read_utf8(path, latin=False):
-    """The bytes of a file, in UTF-8; "-" is standard input. latin: it may be Latin-1."""
+def _read_text(path, encoding="utf-8"):
+    """The text of a file; "-" is standard input."""
     try:
         raw = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-        raw = raw.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
-        raw.decode()
+        return raw.decode(encoding).lstrip("\ufeff").rstrip("\r\n") + "\n"
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        if not latin:
-            line = raw.count(b"\n", 0, error.start) + 1
-            raise DataError(f"{path}, line {line}: not UTF-8 text; save it as UTF-8") from error
-        raw = raw.decode("latin-1").encode()
-    return raw
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}, line {line}: not UTF-8 text; save it as UTF-8") from error
 
 
 def _pandas():
