@@ -249,8 +249,7 @@ def _draw_pairs(n_users, n_items, n, rng):
         flat += 1                              # flatter weights each round: rare cells are slow
         p_user, p_item = (np.exp(w / flat) / np.exp(w / flat).sum() for w in weights)
         drawn = rng.choice(n_users, n, p=p_user) * n_items + rng.choice(n_items, n, p=p_item)
-        new = np.setdiff1d(drawn, cells)
-        cells = np.append(cells, rng.permutation(new)[:n - len(cells)])
+        cells = np.append(cells, rng.permutation(np.setdiff1d(drawn, cells))[:n - len(cells)])
     return np.sort(cells)
 
 
@@ -549,9 +548,9 @@ def write_whole(path, write):
 def output_path(path, *inputs):
     """The real path of an output file, if it can be written and is no input. Raises DataError."""
     real = os.path.realpath(path)
-    if real in map(os.path.realpath, inputs) and not os.path.isdir(real):
+    if os.path.isfile(real) and real in map(os.path.realpath, inputs):
         raise DataError(f"{path}: would overwrite an input; choose another file")
-    is_other = os.path.exists(real) and not os.path.isfile(real)
-    if path in ("", "-") or is_other or not os.access(os.path.dirname(real), os.W_OK):
+    no_file = path in ("", "-") or os.path.exists(real) and not os.path.isfile(real)
+    if no_file or not os.access(os.path.dirname(real), os.W_OK):
         raise DataError(f"{path}: cannot be written; choose another file in a folder that exists")
     return real
