@@ -436,6 +436,13 @@ def _read_table(path, sep, fields, columns):
     if sep == "::":                                            # pandas is fast with one character
         text = text.replace("::", "\t")
         sep = "\t"
+    width = len(fields) if fields else text.partition("\n")[0].count(sep) + 1
+    quoted = sep == "," and '"' in text                        # separators may be in a field
+    if not quoted and text.count(sep) != (width - 1) * text.count("\n"):
+        for line, row in enumerate(text.split("\n")[:-1], 1):
+            if row.count(sep) != width - 1:
+                raise DataError(f"{path}, line {line}: {row.count(sep) + 1} fields where {width} "
+                                "are expected")
     try:
         table = pd.read_csv(
             io.BytesIO(text.encode()), sep=sep, names=fields, header=None if fields else 0,
@@ -451,6 +458,7 @@ def _read_table(path, sep, fields, columns):
     if fields:
         return table
     table = table.rename(columns=str.strip)
+    table = table.loc[:, ~table.columns.duplicated()]
     _check_columns(table, "", columns or {})
     found = {ours: theirs for theirs, ours in (columns or {}).items()}
     for name in table:                                         # userId or user_id:token -> user
