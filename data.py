@@ -392,7 +392,7 @@ def read_ratings(path, columns=None):
 
 def csv_records(path):
     """(line number, fields) of each line of a CSV file that is not blank; "-" is standard input."""
-    reader = csv.reader(io.StringIO(_read_text(Path(path)), newline=None))
+    reader = csv.reader(io.StringIO(_read_text(Path(path))))
     return ((reader.line_num, fields) for fields in reader if "".join(fields).strip())
 
 
@@ -436,24 +436,23 @@ def _read_table(path, sep, fields, columns):
     if sep == "::":                                            # pandas is fast with one character
         text = text.replace("::", "\t")
         sep = "\t"
-    width = len(fields) if fields else text.partition("\n")[0].count(sep) + 1
-    quoted = sep == "," and '"' in text                        # separators may be in a field
-    if not quoted and text.count(sep) != (width - 1) * text.count("\n"):
-        for line, row in enumerate(text.split("\n")[:-1], 1):
-            if row.count(sep) != width - 1:
-                raise DataError(f"{path}, line {line}: {row.count(sep) + 1} fields where {width} "
-                                "are expected")
+    quoting = csv.QUOTE_MINIMAL if sep == "," else csv.QUOTE_NONE
+    rows = csv.reader(io.StringIO(text), delimiter=sep, quoting=quoting)
+    width = len(fields or next(rows, []))
+    # Row by row is slow, and needed only if the separators are too few or too many, or in quotes.
+    if text.count(sep) != (width - 1) * text.count("\n") or sep == "," and '"' in text:
+        for row in rows:
+            if len(row) != width:
+                raise DataError(f"{path}, line {rows.line_num}: {len(row)} fields instead of "
+                                f"{width}")
     try:
         table = pd.read_csv(
             io.BytesIO(text.encode()), sep=sep, names=fields, header=None if fields else 0,
-            quoting=csv.QUOTE_MINIMAL if sep == "," else csv.QUOTE_NONE, dtype=object,
-            na_filter=False, skip_blank_lines=False, skipinitialspace=True)
+            quoting=quoting, dtype=object, na_filter=False, skip_blank_lines=False,
+            skipinitialspace=True)
     except ValueError as error:
         raise DataError(f"{path}: {str(error).rpartition('error: ')[2]}") from error
-    first = 1 if fields else 2
-    if not isinstance(table.index, pd.RangeIndex):
-        raise DataError(f"{path}, line {first}: more fields than columns")
-    table.index += first
+    table.index += 1 if fields else 2
     table.attrs["file"] = str(path)
     if fields:
         return table
@@ -468,10 +467,11 @@ def _read_table(path, sep, fields, columns):
 
 
 def _read_text(path, encoding="utf-8"):
-    """The text of a file; "-" is standard input."""
+    """The text of a file, every line ending in a newline; "-" is standard input."""
     try:
         raw = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-        return raw.decode(encoding).lstrip("\ufeff").rstrip("\r\n") + "\n"
+        text = raw.decode(encoding).lstrip("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+        return text.rstrip("\n") + "\n"
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
