@@ -275,7 +275,9 @@ def to_dataset(name, ratings, users=None, items=None):
         raise DataError(f"{ratings.attrs.get('file', 'ratings')}: no ratings")
     user_ids, rows, users = _match_ids("user", ratings, users)
     item_ids, columns, items = _match_ids("item", ratings, items)
-    values = pd.to_numeric(ratings["rating"], errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    codes, distinct = pd.factorize(ratings["rating"])          # few, and text is slow to convert
+    distinct = pd.to_numeric(pd.Series(distinct, dtype=object), errors="coerce")
+    values = np.append(distinct, np.nan)[codes].astype(np.float64)         # code -1: unknown
     _check_rows(ratings, "ratings", ~(np.abs(values) < 1e10),
                 "rating {rating!r} is not a number between -1e10 and 1e10")
     twice = pd.Series(rows * len(item_ids) + columns).duplicated()
