@@ -311,7 +311,7 @@ def _match_ids(kind, ratings, listed):
         _check_rows(one, name, ids[-1].isna() | (ids[-1] == ""), f"{kind} id is empty")
         if pd.api.types.infer_dtype(ids[-1]) not in ("integer", "string"):
             ids[-1] = ids[-1].map(str)
-    codes, ids = pd.factorize(pd.concat(ids))
+    codes, ids = pd.factorize(pd.concat(ids).to_numpy())
     ids = ids.tolist()
     rows, at = np.split(codes, [len(ratings)])
     if listed is not None and not np.isin(rows, at).any():
