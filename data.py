@@ -4,6 +4,7 @@ Needs only NumPy when imported; pandas is imported where it is used.
 """
 
 import csv
+import fnmatch
 import hashlib
 import http.client
 import io
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import urllib.request
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -21,10 +23,10 @@ from typing import NamedTuple
 import numpy as np
 
 URL = "https://files.grouplens.org/datasets/movielens/"
-MD5 = {"ml-100k": "0e33842e24a9c977be4e0107933c0723", "ml-1m": "c4d9eecfca2ab87c1945afe126590906"}
-WHEEL = "recbole==1.2.1"                        # a package that contains ML-100k as an example
-WHEEL_MD5 = "6e47046882bad158b0efbb84cd5cb987"  # of its ratings below the header, as in u.data
-SIZE_LIMIT = 64 << 20                           # bytes of an archive; ML-1m unpacks to 25 MB
+SOURCES = {  # where to fetch an archive, and its MD5; the package has ML-100k as an example
+    "ml-100k": {f"{URL}ml-100k.zip": "0e33842e24a9c977be4e0107933c0723",
+                "recbole==1.2.1": "56110b0736dce220b371137935ad36de"},
+    "ml-1m": {f"{URL}ml-1m.zip": "c4d9eecfca2ab87c1945afe126590906"}}
 MOST_VALUES = 1000                              # per column; each becomes a column of E or F
 AGES = (1, 18, 25, 35, 45, 50, 56)              # where each bracket starts; 1 is "under 18"
 GENRES = ("unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy "
@@ -38,12 +40,14 @@ PROFILE = ["user", "age", "gender", "occupation"]
 ABOUT = ["item", "title", "genres", "year"]
 ALIASES = {"userid": "user", "itemid": "item", "movieid": "item", "movie": "item",
            "movietitle": "title", "releaseyear": "year", "class": "genres", "genre": "genres"}
-LAYOUTS = {  # files without header: names, separators, columns ("" for one that is not used)
-    "u.data": [("u.data", "\t", [*RATED, ""]), ("u.user", "|", [*PROFILE, ""]),
-               ("u.item", "|", ["item", "title", "year", "", "", *GENRES])],
-    "ratings.dat": [("ratings.dat", "::", [*RATED, ""]),
-                    ("users.dat", "::", ["user", "gender", "age", "occupation", ""]),
-                    ("movies.dat", "::", ["item", "title", "genres"])]}
+LAYOUTS = {  # file of ratings: files, separators and columns (None: the first line names them)
+    "u.data": [("u.data", "\t", [*RATED, "time"]), ("u.user", "|", [*PROFILE, "zip"]),
+               ("u.item", "|", ["item", "title", "year", "video", "url", *GENRES])],
+    "ratings.dat": [("ratings.dat", "::", [*RATED, "time"]),
+                    ("users.dat", "::", ["user", "gender", "age", "occupation", "zip"]),
+                    ("movies.dat", "::", ["item", "title", "genres"])],
+    "*.inter": [("*.inter", "\t", None), ("*.user", "\t", None), ("*.item", "\t", None)],
+    "ratings.csv": [("*", ",", None), ("", ",", None), ("movies.csv", ",", None)]}
 
 
 class DataError(ValueError):
@@ -65,27 +69,18 @@ class Ratings:
     def __init__(self, users, items, values, shape):
         if not len(users) == len(items) == len(values):
             raise ValueError("users, items and ratings must have the same length")
-        users = np.asarray(users, np.int32)
-        items = np.asarray(items, np.int32)
         order = np.lexsort((items, users))
-        users = users[order]
-        items = items[order]
-        values = np.asarray(values, np.float32)[order]
-        inside = (0 <= users) & (users < shape[0]) & (0 <= items) & (items < shape[1])
-        twice = (users[1:] == users[:-1]) & (items[1:] == items[:-1])
-        if not inside.all() or not np.isfinite(values).all() or twice.any():
-            raise ValueError("a rating is outside the shape or not finite, or a pair occurs twice")
-        self._set(users, items, values, shape)
-
-    def _set(self, users, items, values, shape):
-        """Store arrays that are known to be valid and sorted."""
-        self.users = users
-        self.items = items
-        self.values = values
+        self.users = np.asarray(users, np.int32)[order]
+        self.items = np.asarray(items, np.int32)[order]
+        self.values = np.asarray(values, np.float32)[order]
         self.shape = shape
-        self.counts = np.bincount(users, minlength=shape[0])
+        inside = all((0 <= ids).all() and (ids < n).all()
+                     for ids, n in zip((self.users, self.items), shape))
+        twice = (np.diff(self.users) == 0) & (np.diff(self.items) == 0)
+        if not inside or not np.isfinite(self.values).all() or twice.any():
+            raise ValueError("a rating is outside the shape or not finite, or a pair occurs twice")
+        self.counts = np.bincount(self.users, minlength=shape[0])
         self.starts = np.concatenate([[0], np.cumsum(self.counts)])
-        return self
 
     def __len__(self):
         return len(self.values)
@@ -99,23 +94,17 @@ class Ratings:
     @property
     def T(self):
         """The transposed matrix: items as rows, users as columns."""
-        order = np.argsort(self.items, kind="stable")          # keeps the users of an item sorted
-        T = Ratings.__new__(Ratings)
-        return T._set(self.items[order], self.users[order], self.values[order], self.shape[::-1])
+        return Ratings(self.items, self.users, self.values, self.shape[::-1])
 
     def where(self, keep):
         """The ratings picked by a boolean mask or an index array, in a matrix of the same shape."""
         mask = np.zeros(len(self), bool)
         mask[keep] = True
-        part = Ratings.__new__(Ratings)
-        return part._set(self.users[mask], self.items[mask], self.values[mask], self.shape)
+        return Ratings(self.users[mask], self.items[mask], self.values[mask], self.shape)
 
     def with_values(self, values):
         """The same users and items with other values (n,)."""
-        if len(values) != len(self):
-            raise ValueError("values and ratings must have the same length")
-        other = Ratings.__new__(Ratings)
-        return other._set(self.users, self.items, np.array(values, np.float32), self.shape)
+        return Ratings(self.users, self.items, values, self.shape)
 
     def rows(self, users):
         """Entries of some users: index into users (n,), items (n,), values (n,)."""
@@ -136,24 +125,19 @@ class Ratings:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Ratings, and what is known of users (E, Section 4.1) and items (F), rated or not.
-
-    user_ids, item_ids: arrays, sorted as numbers if all are integers, else as text.
-    E: (users, columns), F: (items, columns): float32, mostly zeros and ones.
-    titles, genres ("A|B" or ""): lists of text; years: (items,) int32, 0 if unknown.
-    """
+    """Ratings, and what is known of users and items, rated or not."""
 
     name: str
     ratings: Ratings
-    user_ids: np.ndarray
+    user_ids: np.ndarray       # sorted as numbers if all are integers, else as text
     item_ids: np.ndarray
-    E: np.ndarray
+    E: np.ndarray              # (users, columns) float32, mostly zeros and ones; Section 4.1
     E_names: list
-    F: np.ndarray
+    F: np.ndarray              # (items, columns), likewise
     F_names: list
     titles: list
-    genres: list
-    years: np.ndarray
+    genres: list               # "A|B" or ""
+    years: np.ndarray          # (items,) int32, 0 if unknown
 
 
 class Split(NamedTuple):
@@ -164,7 +148,7 @@ class Split(NamedTuple):
     target: Ratings
 
 
-def load(dataset, data_dir=None, seed=0, progress=False, columns=None):
+def load(dataset, data_dir="data", seed=0, progress=False, columns=None):
     """The Dataset called "ml-100k", "ml-1m" or "synthetic", or the one in a folder or CSV file.
 
     A named one is read from data_dir/NAME/ or data_dir/NAME.zip, and fetched if neither is there.
@@ -172,21 +156,20 @@ def load(dataset, data_dir=None, seed=0, progress=False, columns=None):
     progress: report downloads on stderr. columns: {name in a CSV file: "user", "item" or
     "rating"} for files with other headers. Raises DataError.
     """
-    sizes = re.fullmatch("synthetic(?::([0-9]{1,9})x([0-9]{1,9})x([0-9]{1,9}))?", str(dataset))
-    if sizes:
-        return synthetic(*(int(size) for size in sizes.groups() if size), seed=seed)
-    if str(dataset).startswith("synthetic:"):
-        raise DataError(f"{dataset}: write synthetic:USERSxITEMSxRATINGS")
-    if dataset in MD5:
-        return _load_named(dataset, data_dir, progress)
+    kind, _, sizes = str(dataset).partition(":")
+    if kind == "synthetic":
+        if sizes and not re.fullmatch("[0-9]{1,9}x[0-9]{1,9}x[0-9]{1,9}", sizes):
+            raise DataError(f"{dataset}: write synthetic:USERSxITEMSxRATINGS")
+        return synthetic(*map(int, re.findall("[0-9]+", sizes)), seed=seed)
+    if dataset in SOURCES:
+        return _load_named(dataset, Path(data_dir), progress)
     path = Path(dataset)
     if path.is_file():
-        return _load_files(_list_files(path.parent), path.name, path.name, columns)
-    found = _load_folder(path, os.path.basename(os.path.realpath(path)), columns)
+        return _load_files(path.parent, path.name, path.name, columns)
+    found = _load_folder(path, path.resolve().name, columns)
     if not found:
-        problem = "no ratings here" if path.exists() else "no such file or folder"
-        raise DataError(f"{path}: {problem}; give ml-100k, ml-1m, synthetic, a CSV file or a "
-                        "folder with u.data, ratings.dat, NAME.inter or ratings.csv")
+        raise DataError(f"{path}: no such file or folder, or no ratings in it; give ml-100k, "
+                        "ml-1m, synthetic, a CSV file or a folder in a known layout")
     return found
 
 
@@ -241,10 +224,9 @@ def synthetic(n_users=943, n_items=1682, n_ratings=100_000, seed=0):
     rng = np.random.default_rng(seed)
     ages = rng.normal(33, 12, n_users).clip(10, 75).round()
     genders = rng.choice(["F", "M"], n_users)
-    E, E_names = _user_columns(
-        ages, {"gender": genders, "occupation": rng.choice(OCCUPATIONS, n_users)})
+    jobs = rng.choice(OCCUPATIONS, n_users)
+    E, E_names = _user_columns(ages, {"gender": genders, "occupation": jobs})
     years = (1999 - rng.exponential(12, n_items)).clip(1920).astype(np.int32)
-    titles = [f"Item {i} ({year})" for i, year in enumerate(years, 1)]
     genres = ["|".join(dict.fromkeys(pair)) for pair in rng.choice(GENRES[1:], (n_items, 2))]
     F, F_names = _item_columns(genres, years)
     users, items = np.divmod(_draw_pairs(n_users, n_items, n_ratings, rng), n_items)
@@ -253,9 +235,9 @@ def synthetic(n_users=943, n_items=1682, n_ratings=100_000, seed=0):
     values = 3.55 + 0.45 * (P[users, 0] + Q[items, 0]) + rng.normal(0, 0.6, n_ratings)
     values += sum(0.3 * P[users, k] * Q[items, k] for k in range(1, 6))
     ratings = Ratings(users, items, values.round().clip(1, 5), (n_users, n_items))
-    return Dataset("synthetic", ratings, np.arange(1, n_users + 1).astype(str),
-                   np.arange(1, n_items + 1).astype(str), E, E_names, F, F_names,
-                   titles, genres, years)
+    ids = [np.arange(1, n + 1).astype(str) for n in ratings.shape]
+    titles = [f"Item {i} ({year})" for i, year in enumerate(years, 1)]
+    return Dataset("synthetic", ratings, *ids, E, E_names, F, F_names, titles, genres, years)
 
 
 def _draw_pairs(n_users, n_items, n, rng):
@@ -267,8 +249,7 @@ def _draw_pairs(n_users, n_items, n, rng):
         flat += 1                              # flatter weights each round: rare cells are slow
         p_user, p_item = (np.exp(w / flat) / np.exp(w / flat).sum() for w in weights)
         drawn = rng.choice(n_users, n, p=p_user) * n_items + rng.choice(n_items, n, p=p_item)
-        new = np.setdiff1d(drawn, cells)
-        cells = np.append(cells, rng.permutation(new)[:n - len(cells)])
+        cells = np.append(cells, rng.permutation(np.setdiff1d(drawn, cells))[:n - len(cells)])
     return np.sort(cells)
 
 
@@ -277,6 +258,7 @@ def _draw_taste(X, rng):
     told = X.astype(np.float64) @ rng.normal(size=(X.shape[1], 6))  # (n, C), (C, 6) -> (n, 6)
     told = (told - told.mean(0)) / (told.std(0) + 1e-9)
     return (told + rng.normal(size=told.shape)) / np.sqrt(2)
+
 
 def to_dataset(name, ratings, users=None, items=None):
     """Dataset from DataFrames, which are not changed.
@@ -288,133 +270,107 @@ def to_dataset(name, ratings, users=None, items=None):
     zeros. Integer ids stay integers, others become text. Raises DataError about the first mistake.
     """
     pd = _pandas()
-    _check_columns(_place(ratings, "ratings"), RATED, ratings, ratings)
+    _check_columns(ratings, "ratings", RATED)
     if len(ratings) == 0:
-        raise DataError(f"{_place(ratings, 'ratings')}: no ratings")
-    user_ids, rows, user_at = _match_ids("user", ratings, users)
-    item_ids, columns, item_at = _match_ids("item", ratings, items)
-    values = pd.to_numeric(ratings["rating"], errors="coerce").to_numpy(np.float64, na_value=np.nan)
-    _check_rows(ratings, "ratings", np.isnan(values), "rating {rating!r} is not a number")
-    _check_rows(ratings, "ratings", np.abs(values) >= 1e10,
-                "rating {rating!r} is not between -1e10 and 1e10")
+        raise DataError(f"{ratings.attrs.get('file', 'ratings')}: no ratings")
+    user_ids, rows, users = _match_ids("user", ratings, users)
+    item_ids, columns, items = _match_ids("item", ratings, items)
+    codes, distinct = pd.factorize(ratings["rating"])          # few, and text is slow to convert
+    distinct = pd.to_numeric(pd.Series(distinct, dtype=object), errors="coerce")
+    values = np.append(distinct, np.nan)[codes].astype(np.float64)         # code -1: unknown
+    _check_rows(ratings, "ratings", ~(np.abs(values) < 1e10),
+                "rating {rating!r} is not a number between -1e10 and 1e10")
     twice = pd.Series(rows * len(item_ids) + columns).duplicated()
     _check_rows(ratings, "ratings", twice, "user {user!r} rates item {item!r} twice")
 
-    E, E_names = _user_side(users, user_at, len(user_ids))
-    titles, genres, dates = (_texts(items, column, item_at, len(item_ids))
-                             for column in ("title", "genres", "year"))
-    titles, years = _titles_and_years(titles, dates)
+    profile = users.to_dict("list")
+    listed = np.array(profile.pop("user")) != ""
+    ages = pd.to_numeric(profile.pop("age", [""] * len(listed)), errors="coerce")
+    E, E_names = _user_columns(ages, profile)
+    E[~listed] = E[listed].mean(0) if listed.any() else 0
+    items = items.reindex(columns=ABOUT, fill_value="")
+    titles, years = _titles_and_years(items["title"], items["year"])
     titles = [title or str(one) for title, one in zip(titles, item_ids)]
+    genres = items["genres"].tolist()
     F, F_names = _item_columns(genres, years)
     ratings = Ratings(rows, columns, values, (len(user_ids), len(item_ids)))
     return Dataset(name, ratings, user_ids, item_ids, E, E_names, F, F_names, titles, genres, years)
 
 
 def _match_ids(kind, ratings, listed):
-    """Ids of all users or items, sorted, and the index of each rating's and each listed row's id.
+    """Sorted ids, the index of each rating's id, and the table `listed` with one row per id.
 
-    kind: "user" or "item"; listed: the table users or items, or None.
+    kind: "user" or "item"; listed: a DataFrame or None; what is returned is text, "" if unknown.
     """
-    codes, rated = _distinct_ids(kind, ratings, "ratings")
-    listed_codes, others = codes[:0], []
-    if listed is not None:
-        table = f"{kind}s"
-        _check_columns(_place(listed, table), [kind], listed, listed)
-        listed_codes, others = _distinct_ids(kind, listed, table)
-        if not set(rated).intersection(others):
-            raise DataError(f"{_place(listed, table)}: none of the rated {kind}s, such as "
-                            f"{rated[0]!r}, is among {others[:3]}; do the types of ids differ?")
-    ids = set(rated).union(others)
-    numeric = all(type(one) is int or re.fullmatch("-?[0-9]{1,18}", one) for one in ids)
-    ids = sorted(ids, key=(lambda one: (int(one), one)) if numeric else None)
-    index = {one: n for n, one in enumerate(ids)}
-    at = np.array([index[one] for one in others], np.int64)[listed_codes]
-    if listed is not None:
-        _check_rows(listed, table, _pandas().Series(at).duplicated(),
-                    f"{kind} {{{kind}!r}} is listed twice")
-    return np.array(ids), np.array([index[one] for one in rated])[codes], at
-
-
-def _distinct_ids(kind, frame, table):
-    """(n,) codes and the list of ids, all integers or all text, that they index."""
-    codes, ids = _pandas().factorize(frame[kind])
+    pd = _pandas()
+    table = pd.DataFrame({kind: []}) if listed is None else listed
+    ids = []
+    for one, name in ((ratings, "ratings"), (table, f"{kind}s")):
+        _check_columns(one, name, [kind])
+        ids.append(one[kind].astype(object))
+        _check_rows(one, name, ids[-1].isna() | (ids[-1] == ""), f"{kind} id is empty")
+        if pd.api.types.infer_dtype(ids[-1]) not in ("integer", "string"):
+            ids[-1] = ids[-1].map(str)
+    codes, ids = pd.factorize(pd.concat(ids).to_numpy())
     ids = ids.tolist()
-    empty = np.array([one == "" for one in ids] + [True])      # the last is for code -1, missing
-    _check_rows(frame, table, empty[codes], f"{kind} id is empty")
-    return codes, ids if all(type(one) is int for one in ids) else [str(one) for one in ids]
+    rows, at = np.split(codes, [len(ratings)])
+    if listed is not None and not np.isin(rows, at).any():
+        raise DataError(f"{table.attrs.get('file', name)}: none of the rated {name}, such as "
+                        f"{ids[0]!r}, is among {ids[-3:]}; do the types of ids differ?")
+    twice = pd.Series(at).duplicated()
+    _check_rows(table, name, twice, f"{kind} {{{kind}!r}} is listed twice")
+    text = table.astype(object).where(table.notna(), "").astype(str).set_axis(at)
+    numeric = all(re.fullmatch("-?[0-9]{1,18}", str(one)) for one in ids)
+    order = sorted(range(len(ids)), key=lambda n: (int(ids[n]) if numeric else 0, ids[n]))
+    return (np.array([ids[n] for n in order]), np.argsort(order)[rows],
+            text.reindex(order, fill_value=""))
 
 
-def _place(frame, table, row=None):
-    """The name of a table or row in messages: file and line if a reader set attrs."""
-    name = frame.attrs.get("file", table)
-    if row is None:
-        return name
-    return f"{name}, {'line' if 'file' in frame.attrs else 'row'} {frame.index[row]}"
-
-
-def _check_rows(frame, table, bad, problem):
+def _check_rows(table, name, bad, problem):
     """Raise DataError about the first row where bad (n,); problem: a template over the columns."""
     for row in np.flatnonzero(bad)[:1]:
-        fields = frame.iloc[[row]].to_dict("records")[0]
-        raise DataError(f"{_place(frame, table, row)}: {problem.format_map(fields)}")
+        place = f"{table.attrs['file']}, line" if table.attrs else f"{name}, row"
+        problem = problem.format_map(table.iloc[[row]].to_dict("records")[0])
+        raise DataError(f"{place} {table.index[row]}: {problem}")
 
 
-def _check_columns(where, needed, found, names):
-    """Raise DataError unless found has all that is needed; names: what the columns are called."""
-    missing = [column for column in needed if column not in found]
+def _check_columns(table, name, needed):
+    """Raise DataError unless a table has all columns that are needed."""
+    missing = [column for column in needed if column not in table]
     if missing:
-        advice = "use --columns (in Python columns=)" if "rating" in needed else "rename it"
-        raise DataError(f"{where}: no column {' or '.join(missing)} among "
-                        f"{', '.join(map(str, names))}; {advice}")
+        raise DataError(f"{table.attrs.get('file', name)}: no column {' or '.join(missing)} among "
+                        f"{', '.join(map(str, table))}; rename it or use --columns")
 
 
-def _texts(frame, column, at, n):
-    """A column as a list of n texts, that of row i at index at[i]; "" where unknown."""
-    texts = [""] * n
-    if frame is not None and column in frame:
-        for index, value, known in zip(at, frame[column].tolist(), frame[column].notna()):
-            texts[index] = str(value) if known else ""
-    return texts
-
-
-def _user_side(users, at, n):
-    """E (n, columns) and its names from the table users, of which row i is user at[i]."""
-    if users is None:
-        return np.zeros((n, 0), np.float32), []
-    kinds = [column for column in users if column not in ("user", "age")]
-    ages = _pandas().to_numeric(_texts(users, "age", at, n), errors="coerce")
-    E, names = _user_columns(ages, {kind: _texts(users, kind, at, n) for kind in kinds})
-    E[np.setdiff1d(np.arange(n), at)] = E[at].mean(0)
-    return E, names
-
-
-def _user_columns(ages, categories):
+def _user_columns(ages, others):
     """E of Section 4.1 and its names: brackets of ages (n,), NaN if unknown; {column: n texts}."""
-    parts = [(np.zeros((len(ages), 0), np.float32), [])]
-    if not np.isnan(ages).all():                               # all brackets, used or not
-        brackets = np.array(AGES)[np.searchsorted(AGES[1:], ages, side="right")].astype(str)
-        parts += [_one_hot("age", np.where(np.isnan(ages), "", brackets)[:, None], AGES)]
-    parts += [_one_hot(kind, [[text] for text in texts]) for kind, texts in categories.items()]
-    return np.hstack([X for X, _ in parts]), [name for _, names in parts for name in names]
+    brackets = np.array(AGES)[np.searchsorted(AGES[1:], ages, side="right")].astype(str)
+    columns = {"age": np.where(np.isnan(ages), "", brackets), **others}
+    return _one_hot({column: [[text] for text in texts] for column, texts in columns.items()})
 
 
 def _item_columns(genres, years):
     """F and its names: genres, perhaps several per item, joined by "|", and decades."""
-    G, genre_names = _one_hot("genre", [text.split("|") for text in genres])
-    D, decade_names = _one_hot("decade", [[f"{year // 10 * 10}" if year else ""] for year in years])
-    return np.hstack([G, D]), genre_names + decade_names
+    return _one_hot({"genre": [text.split("|") for text in genres],
+                     "decade": [[f"{year // 10 * 10}" if year else ""] for year in years]})
 
 
-def _one_hot(column, rows, values=None):
-    """(n, values) float32 zeros and ones, and names; rows: n lists of texts, "" for none."""
-    values = values or sorted(set().union(*rows) - {""})
-    if len(values) > MOST_VALUES:
-        raise DataError(f"column {column} has more than {MOST_VALUES} values; leave it out")
-    index = {str(value): n for n, value in enumerate(values)}
-    X = np.zeros((len(rows), len(values)), np.float32)
-    for x, texts in zip(X, rows):
-        x[[index[text] for text in texts if text]] = 1
-    return X, [f"{column}={value}" for value in values]
+def _one_hot(columns):
+    """(n, values) float32 zeros and ones, and names; columns: {name: n lists of texts or ""}."""
+    pairs = []
+    for column, rows in columns.items():
+        values = sorted(set().union(*rows) - {""})
+        if len(values) > MOST_VALUES:
+            raise DataError(f"column {column} has more than {MOST_VALUES} values; leave it out")
+        if column == "age" and values:                         # all brackets, used or not
+            values = map(str, AGES)
+        pairs += [(column, value) for value in values]
+    index = {pair: n for n, pair in enumerate(pairs)}
+    X = np.zeros((len(rows), len(pairs)), np.float32)
+    for column, rows in columns.items():
+        for x, texts in zip(X, rows):
+            x[[index[column, text] for text in texts if text]] = 1
+    return X, [f"{column}={value}" for column, value in pairs]
 
 
 def _titles_and_years(titles, dates):
@@ -429,191 +385,100 @@ def _titles_and_years(titles, dates):
     return shown, years
 
 
-class _File(NamedTuple):
-    path: object     # a Path, or "-"
-    data: bytes      # UTF-8, lines end in "\n"
-    sep: str
-    quoting: int     # of csv and pandas
-    fields: list     # our names of the columns, "" for one that is not used
-    start: int = 0   # lines above the first record
-
-
 def read_ratings(path, columns=None):
-    """DataFrame user, item (text), rating (float64) of a CSV file; "-" is standard input.
-
-    columns: as in load. Raises DataError.
-    """
-    file = _open(Path(path), ",", None, RATED, columns)
-    table = _read_ratings(file)
+    """DataFrame user, item (text), rating (float64) of a CSV file; "-" is standard input."""
+    table = _read_table(Path(path), ",", None, columns)
     to_dataset("", table)                                      # for its checks
-    return table
+    return table[RATED].astype({"rating": np.float64})
 
 
 def csv_records(path):
     """(line number, fields) of each line of a CSV file that is not blank; "-" is standard input."""
-    data = _read_utf8(Path(path), latin=False)
-    return _records(_File(path, data, ",", csv.QUOTE_MINIMAL, []))
-
-
-def _list_files(folder):
-    """{name: path} of a folder, a Path or a zipfile.Path; empty if there is no such folder."""
-    try:
-        return {path.name: path for path in folder.iterdir()} if folder.is_dir() else {}
-    except OSError as error:
-        raise DataError(f"{folder}: {error.strerror}") from error
+    reader = csv.reader(io.StringIO(_read_text(Path(path))))
+    return ((reader.line_num, fields) for fields in reader if "".join(fields).strip())
 
 
 def _load_folder(folder, name, columns=None):
     """Dataset of the first format whose ratings are in a folder; None if there are none."""
-    files = _list_files(folder)
-    inter = sorted(file for file in files if file.endswith(".inter"))
-    if len(inter) > 1:
-        raise DataError(f"{folder}: {inter[0]} and {inter[1]}; keep one data set per folder")
-    for ratings in ("u.data", "ratings.dat", *inter, "ratings.csv"):
-        if ratings in files:
-            return _load_files(files, ratings, name, columns)
-    return None
+    files = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    found = [file for pattern in LAYOUTS for file in fnmatch.filter(files, pattern)]
+    return _load_files(folder, found[0], name, columns) if found else None
 
 
-def _load_files(files, ratings, name, columns):
-    """Dataset of the file called ratings and those that belong to it; files: {name: path}."""
-    stem = ratings[:-len(".inter")]
-    if ratings in LAYOUTS:
-        parts = LAYOUTS[ratings]
-    elif ratings.endswith(".inter"):
-        parts = [(ratings, "\t", None), (f"{stem}.user", "\t", None), (f"{stem}.item", "\t", None)]
-    else:
-        parts = [(ratings, ",", None), ("", ",", None), ("movies.csv", ",", None)]
-    tables = [None, None, None]
-    readers = [_read_ratings, _read_side, _read_side]
-    wanted = [RATED, PROFILE, ABOUT]
-    for n, (file, sep, fields) in enumerate(parts):
-        if file in files:
-            tables[n] = readers[n](_open(files[file], sep, fields, wanted[n], columns))
-        elif fields:
-            raise DataError(f"{files[ratings]} is here but {file} is missing; add it")
+def _load_files(folder, ratings, name, columns=None):
+    """Dataset of a file of ratings and of the files about users and items that belong to it."""
+    layout = next((one for one in LAYOUTS if fnmatch.fnmatch(ratings, one)), "ratings.csv")
+    tables = []
+    for file, sep, fields in LAYOUTS[layout]:
+        path = folder / file.replace("*", ratings.removesuffix(".inter"))
+        needed = not tables or fields or path.is_file()
+        renamed = columns if not tables else None
+        tables.append(_read_table(path, sep, fields, renamed) if needed else None)
+    _, users, items = tables
+    if users is not None:
+        users = tables[1] = users.filter(PROFILE)
+    if layout == "ratings.dat":
+        codes = {str(code): occupation for code, occupation in enumerate(OCCUPATIONS)}
+        users["occupation"] = users["occupation"].map(codes)
+    elif layout == "u.data":
+        flags = (items[GENRES] == "1").to_numpy()              # (items, 19)
+        items["genres"] = ["|".join(np.array(GENRES)[row]) for row in flags]
+    elif layout == "*.inter" and items is not None and "genres" in items:
+        items["genres"] = items["genres"].str.replace(" ", "|", regex=False)
     return to_dataset(name, *tables)
 
 
-def _open(path, sep, fields, wanted, columns=None):
-    """The _File at a path. fields: names of its columns, or None: its first line has them."""
-    data = _read_utf8(path, latin=fields is not None)
-    if sep == "::":                                            # pandas is fast with one character
-        data = data.replace(b"::", b"\t")
-        sep = "\t"
-    quoting = csv.QUOTE_MINIMAL if sep == "," else csv.QUOTE_NONE
-    file = _File(path, data, sep, quoting, fields or [])
-    if fields is None:
-        line, header = next(_records(file), (1, None))
-        if not header:
-            raise DataError(f"{path}: the file is empty; its first line must name the columns")
-        names = [name.strip() for name in header]
-        fields = _match_header(f"{path}, line {line}", names, wanted, columns or {})
-        file = file._replace(fields=fields, start=line)
-    return file
+def _read_table(path, sep, fields, columns):
+    """A file as a DataFrame of text; index: line numbers; attrs: the file.
 
-
-def _read_utf8(path, latin):
-    """Bytes of a file, in UTF-8, every line ending in a newline. latin: it may be Latin-1."""
-    try:
-        data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
-    data = data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    data = data.rstrip(b"\n") + b"\n"
-    if b"\0" in data:
-        raise DataError(f"{path}: not a text file: it has a zero byte; save it as UTF-8")
-    try:
-        data.decode()
-    except UnicodeDecodeError as error:
-        if not latin:
-            line = data.count(b"\n", 0, error.start) + 1
-            raise DataError(f"{path}, line {line}: not UTF-8 text; save it as UTF-8") from error
-        data = data.decode("latin-1").encode()
-    return data
-
-
-def _match_header(where, header, wanted, columns):
-    """Our name for each column of a header: userId or user_id:token -> user; "" if not wanted."""
-    if len(header) == 1 and re.search("[;\t]", header[0]):
-        raise DataError(f"{where}: no commas in {header[0][:100]!r}; "
-                        "save it with commas between fields")
-    if wanted is RATED:
-        _check_columns(where, columns, header, header)
-    fields = [""] * len(header)
-    for name in sorted(header, key=lambda name: name not in columns):        # given columns first
-        plain = re.sub("[_ ]", "", name.lower()).partition(":")[0]
-        field = columns.get(name, ALIASES.get(plain, plain))
-        if field in wanted and field not in fields:
-            fields[header.index(name)] = field
-    _check_columns(where, wanted if wanted is RATED else wanted[:1], fields, header)
-    return fields
-
-
-def _records(file):
-    """Yield (line number, fields) of each line that is not blank; slow. Raises DataError."""
-    lines = io.TextIOWrapper(io.BytesIO(file.data), "utf-8", newline="\n")
-    reader = csv.reader(lines, delimiter=file.sep, quoting=file.quoting, strict=True)
-    line = 1
-    try:
-        for fields in reader:
-            blank = not fields or len(fields) == 1 and fields[0] and not fields[0].strip(" \t")
-            if line > file.start and not blank:
-                if len(fields) != len(file.fields or fields):
-                    raise csv.Error(f"{len(fields)} fields where {len(file.fields)} are expected")
-                yield line, fields
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise DataError(f"{file.path}, line {line}: {error}") from error
-
-
-def _read_table(file, dtype=object):
-    """DataFrame of the named columns, as text by default; attrs: its file, index: line numbers.
-
-    Fast, except that a file with quotes, blank lines or wrong lines is first checked line by line.
+    fields: names of its columns, or None: its first line has them. columns: as in load.
     """
     pd = _pandas()
-    separator = file.sep.encode()
-    # With all but separators, quotes and newlines removed, ordinary lines are all equal.
-    marks = file.data.translate(None, bytes(set(range(256)) - set(separator + b'"\n')))
-    lines = None
-    if marks.replace(separator * (len(file.fields) - 1) + b"\n", b""):
-        lines = np.fromiter((line for line, _ in _records(file)), np.int64)
-    table = pd.read_csv(io.BytesIO(file.data), sep=file.sep, header=None, skiprows=file.start,
-                        names=[field or n for n, field in enumerate(file.fields)],
-                        usecols=[field for field in file.fields if field], dtype=dtype,
-                        na_filter=False, quoting=file.quoting, encoding="utf-8")
-    blanks = (b" " + separator, separator + b" ", b"\n ")
-    if any(blank in file.data for blank in blanks):            # " 1, 50 ,4" has the ids 1 and 50
-        for column in {"user", "item"}.intersection(table):
-            table[column] = [text.strip(" ") for text in table[column]]
-    if lines is not None and len(lines) != len(table):
-        raise DataError(f"{file.path}: a line contains only quoted blanks; remove it")
-    table.index = np.arange(len(table)) + file.start + 1 if lines is None else lines
-    table.attrs["file"] = str(file.path)
-    return table
-
-
-def _read_ratings(file):
-    """DataFrame user, item (text), rating (float64, or text if some are not numbers)."""
+    text = _read_text(path, "latin-1" if fields else "utf-8")
+    if sep == "::":                                            # pandas is fast with one character
+        text = text.replace("::", "\t")
+        sep = "\t"
+    quoting = csv.QUOTE_MINIMAL if sep == "," else csv.QUOTE_NONE
+    rows = csv.reader(io.StringIO(text), delimiter=sep, quoting=quoting)
+    width = len(fields or next(rows, []))
+    # Row by row is slow, and needed only if the separators are too few or too many, or in quotes.
+    if text.count(sep) != (width - 1) * text.count("\n") or sep == "," and '"' in text:
+        for row in rows:
+            if len(row) != width:
+                raise DataError(f"{path}, line {rows.line_num}: {len(row)} fields instead of "
+                                f"{width}")
     try:
-        return _read_table(file, {"user": object, "item": object, "rating": np.float64})
-    except ValueError:
-        return _read_table(file)                               # to_dataset tells which is wrong
+        table = pd.read_csv(
+            io.BytesIO(text.encode()), sep=sep, names=fields, header=None if fields else 0,
+            quoting=quoting, dtype=object, na_filter=False, skip_blank_lines=False,
+            skipinitialspace=True)
+    except ValueError as error:
+        raise DataError(f"{path}: {str(error).rpartition('error: ')[2]}") from error
+    table.index += 1 if fields else 2
+    table.attrs["file"] = str(path)
+    if fields:
+        return table
+    table = table.rename(columns=str.strip)
+    table = table.loc[:, ~table.columns.duplicated()]
+    _check_columns(table, "", columns or {})
+    found = {ours: theirs for theirs, ours in (columns or {}).items()}
+    for name in table:                                         # userId or user_id:token -> user
+        plain = re.sub("[_ ]|:.*", "", name.lower())
+        found.setdefault(ALIASES.get(plain, plain), name)
+    return table[list(found.values())].set_axis(list(found), axis=1)
 
 
-def _read_side(file):
-    """DataFrame of users or items, all text, with the codes of GroupLens and RecBole resolved."""
-    table = _read_table(file)
-    if file.path.name == "users.dat":
-        names = {str(code): name for code, name in enumerate(OCCUPATIONS)}
-        table["occupation"] = [names.get(code, code) for code in table["occupation"]]
-    if file.path.name == "u.item":
-        flags = table[GENRES].to_numpy() == "1"                # (items, 19)
-        table["genres"] = ["|".join(np.array(GENRES)[row]) for row in flags]
-    if file.path.name.endswith(".item") and "genres" in table and file.start:
-        table["genres"] = [text.replace(" ", "|") for text in table["genres"]]
-    return table
+def _read_text(path, encoding="utf-8"):
+    """The text of a file, every line ending in a newline; "-" is standard input."""
+    try:
+        raw = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        text = raw.decode(encoding).lstrip("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+        return text.rstrip("\n") + "\n"
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}, line {line}: not UTF-8 text; save it as UTF-8") from error
 
 
 def _pandas():
@@ -624,93 +489,52 @@ def _pandas():
     return pandas
 
 
-def _load_named(name, data_dir, progress):
-    """Dataset of data_dir/NAME/ or data_dir/NAME.zip, fetched if neither is there."""
-    if data_dir is None:
-        raise DataError(f"{name}: data_dir is missing; give the folder that holds it, or use "
-                        "synthetic")
-    folder = Path(data_dir, name)
-    archive = folder.with_name(f"{name}.zip")
-    found = _load_folder(folder, name)
+def _load_named(name, folder, progress):
+    """Dataset of folder/NAME/ or folder/NAME.zip, fetched if neither is there."""
+    archive = folder / f"{name}.zip"
+    found = _load_folder(folder / name, name)
     if not found and not archive.is_file():
-        _fetch(name, folder, archive, progress)
-        found = _load_folder(folder, name)
-    found = found or _load_folder(_open_archive(archive, f"{name}/"), name)
+        _fetch(name, archive, progress)
+    try:
+        for inside in (f"{name}/", "recbole/dataset_example/ml-100k/"):
+            found = found or _load_folder(zipfile.Path(archive, inside), name)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        raise DataError(f"{archive}: {error}; delete it and load again") from error
     if not found:
         raise DataError(f"{archive}: no ratings below {name}/; delete it and load again")
     return found
 
 
-def _open_archive(path, folder):
-    """A folder of a zip archive as a zipfile.Path, to be used like a Path."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(member.file_size for member in archive.infolist()) > SIZE_LIMIT:
-                raise ValueError(f"larger than {SIZE_LIMIT >> 20} MB")
-            if archive.testzip():
-                raise ValueError("damaged")
-    except Exception as error:                                 # zipfile and zlib have many kinds
-        raise DataError(f"{path}: {error}; delete it and load again") from error
-    return zipfile.Path(path, folder)
-
-
-def _fetch(name, folder, archive, progress):
-    """Write NAME.zip or, for ml-100k if that cannot be had, the files of WHEEL in folder."""
-    url = f"{URL}{name}.zip"
-    if progress:
-        print(f"{name} is not in {folder.parent}: fetching it from {url}", file=sys.stderr)
-    sources = {url: lambda: {archive: _download(url, MD5[name])}}
-    if name == "ml-100k":
-        sources[f"pip download {WHEEL}"] = lambda: _download_wheel(folder)
-    tried = [str(folder), str(archive)]
-    for source, get in sources.items():
+def _fetch(name, archive, progress):
+    """Write NAME.zip from the first source that has it."""
+    tried = [str(archive.with_suffix("")), str(archive)]
+    for source, md5 in SOURCES[name].items():
+        if progress:
+            print(f"{name} is not in {archive.parent}: fetching it from {source}", file=sys.stderr)
         try:
-            files = get()
-            break
-        except (OSError, ValueError, LookupError, subprocess.SubprocessError,
+            raw = _download(source)
+            found = hashlib.md5(raw, usedforsecurity=False).hexdigest()
+            if found != md5:
+                raise ValueError(f"MD5 {found} instead of {md5}")
+            os.makedirs(archive.parent, exist_ok=True)
+            return write_whole(archive, lambda file: file.write(raw))
+        except (OSError, ValueError, subprocess.SubprocessError,
                 http.client.HTTPException) as error:
             tried.append(f"{source} ({error})")
-    else:
-        raise DataError(f"cannot get {name}: tried {', '.join(tried)}; put {name}.zip from "
-                        f"grouplens.org/datasets/movielens in {folder.parent}, "
-                        "or use --dataset synthetic")
-    for path, data in files.items():
-        os.makedirs(path.parent, exist_ok=True)
-        write_whole(path, lambda file, data=data: file.write(data))
+    raise DataError(f"cannot get {name}: tried {', '.join(tried)}; put {archive.name} from "
+                    f"grouplens.org/datasets/movielens in {archive.parent}, "
+                    "or use --dataset synthetic")
 
 
-def _download(url, md5):
-    """The bytes at url, at most SIZE_LIMIT of them."""
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        if not answer.url.startswith("https://"):
-            raise OSError(f"redirected to {answer.url}, which is not https")
-        data = answer.read(SIZE_LIMIT + 1)
-    if len(data) > SIZE_LIMIT:
-        raise OSError(f"larger than {SIZE_LIMIT >> 20} MB")
-    _check_md5(data, md5)
-    return data
-
-
-def _check_md5(data, expected):
-    found = hashlib.md5(data, usedforsecurity=False).hexdigest()
-    if found != expected:
-        raise ValueError(f"MD5 {found} instead of {expected}")
-
-
-def _download_wheel(folder):
-    """{path in folder: bytes} of ML-100k from a package that pip downloads; the ratings last."""
-    with tempfile.TemporaryDirectory() as scratch:
-        run = subprocess.run([sys.executable, "-m", "pip", "download", "--no-deps", "--dest",
-                              scratch, WHEEL], stdin=subprocess.DEVNULL, capture_output=True,
-                             text=True, timeout=600)
-        wheels = list(Path(scratch).glob("*.whl"))
-        if not wheels:
-            raise OSError((run.stderr.strip().splitlines() or ["no wheel"])[-1])
-        example = _open_archive(wheels[0], "recbole/dataset_example/ml-100k/")
-        names = ["ml-100k.user", "ml-100k.item", "ml-100k.inter"]
-        files = {folder / name: (example / name).read_bytes() for name in names}
-    _check_md5(files[folder / names[-1]].partition(b"\n")[2], WHEEL_MD5)
-    return files
+def _download(source):
+    """The bytes at a URL, or those of a package that pip downloads, a zip archive as well."""
+    if source.startswith("https://"):
+        with urllib.request.urlopen(source, timeout=10) as answer:
+            return answer.read()
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, "-m", "pip", "download", "--no-deps", "--dest", folder,
+                        source], capture_output=True, check=True, timeout=600)
+        return next(Path(folder).iterdir()).read_bytes()
 
 
 def write_whole(path, write):
@@ -732,17 +556,11 @@ def write_whole(path, write):
 
 
 def output_path(path, *inputs):
-    """The real path of an output file, checked before any work is done. Raises DataError.
-
-    inputs: files and folders that are read: none of them, nor data in them, may be overwritten.
-    """
+    """The real path of an output file, if it can be written and is no input. Raises DataError."""
     real = os.path.realpath(path)
-    folder = os.path.dirname(real)
-    inputs = [os.path.realpath(one) for one in inputs]
-    is_data = folder in inputs and re.search(r"\.(data|user|item|dat|inter|csv)$", real)
-    if real in inputs or is_data:
+    if os.path.isfile(real) and real in map(os.path.realpath, inputs):
         raise DataError(f"{path}: would overwrite an input; choose another file")
-    if path in ("", "-") or os.path.exists(real) and not os.path.isfile(real) or (
-            not os.access(folder, os.W_OK)):
+    no_file = path in ("", "-") or os.path.exists(real) and not os.path.isfile(real)
+    if no_file or not os.access(os.path.dirname(real), os.W_OK):
         raise DataError(f"{path}: cannot be written; choose another file in a folder that exists")
     return real
