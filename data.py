@@ -556,9 +556,14 @@ def write_whole(path, write):
 
 
 def output_path(path, *inputs):
-    """The real path of an output file, if it can be written and is no input. Raises DataError."""
+    """The real path of an output file, if it can be written. Raises DataError.
+
+    Neither an input nor data in a folder that is an input may be overwritten.
+    """
     real = os.path.realpath(path)
-    if os.path.isfile(real) and real in map(os.path.realpath, inputs):
+    inputs = [os.path.realpath(one) for one in inputs]
+    is_data = re.search(r"\.(data|user|item|dat|inter|csv)$", real)
+    if os.path.isfile(real) and (real in inputs or is_data and os.path.dirname(real) in inputs):
         raise DataError(f"{path}: would overwrite an input; choose another file")
     no_file = path in ("", "-") or os.path.exists(real) and not os.path.isfile(real)
     if no_file or not os.access(os.path.dirname(real), os.W_OK):

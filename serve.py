@@ -266,7 +266,10 @@ def plain_title(title):
 
 
 def train_model(data, generator="dual", epochs=None, factors=None, seeds=None, seed=0, quiet=False):
-    """The Recommender for a Dataset; the other arguments are those of Recommender.train."""
+    """The Recommender for a Dataset; the other arguments are those of Recommender.train.
+
+    Reports the RMSE of the training ratings on stderr, unless quiet.
+    """
     if generator not in ("user", "item", "dual"):
         raise DataError(f"generator is {generator!r}; it must be user, item or dual")
     settings = settings_for(len(data.ratings), "coldstart", seeds)
@@ -281,6 +284,11 @@ def train_model(data, generator="dual", epochs=None, factors=None, seeds=None, s
         for one in forward + solved:
             one.fit(data.ratings, data.E, data.F, progress=progress_of(bar))
     model = LFGDual(forward, solved, (dual["user_weight"], dual["empty_weight"]))
+    if not quiet:
+        R = data.ratings
+        predicted = model.predict(R.users, R.items, R, data.E).clip(R.values.min(), R.values.max())
+        rmse = np.sqrt(np.mean((predicted - R.values) ** 2, dtype=np.float64))
+        print(f"training RMSE {rmse:.4f}", file=sys.stderr)
     return Recommender.from_model(model, data, data.ratings)
 
 

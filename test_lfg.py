@@ -1225,8 +1225,9 @@ def test_output_path_protects_inputs(tmp_path):
     os.symlink(folder / "movies.csv", tmp_path / "link.csv")
     assert output_path(folder / "m.npz", folder) == os.path.realpath(folder / "m.npz")
     for path in (folder / "movies.csv", tmp_path / "link.csv"):
-        assert fail(path, "ml-100k", folder / "movies.csv", call=output_path) == (
-            f"{path}: would overwrite an input; choose another file")
+        for given in (folder, folder / "movies.csv"):
+            assert fail(path, "ml-100k", given, call=output_path) == (
+                f"{path}: would overwrite an input; choose another file")
     for path in (folder, tmp_path / "none" / "m.npz"):
         assert "cannot be written; choose another file" in fail(path, folder, call=output_path)
 
