@@ -2448,7 +2448,7 @@ COMMAND_MISTAKES = """
 lfg.py | required
 lfg.py train --out x --epochs 99999999999999999999 | must be a whole number from 1
 lfg.py train --out x --dataset nowhere | nowhere: no such file or folder
-lfg.py train --out x --dataset few.csv --columns user=a | few.csv, line 1: no column a
+lfg.py train --out x --dataset few.csv --columns user=a | few.csv: no column a among
 lfg.py train --out x --dataset few.csv --columns user | invalid column_names value: 'user'
 lfg.py train --out no/x --dataset synthetic | no/x: cannot be written
 lfg.py train --out few.csv --dataset few.csv | few.csv: would overwrite an input
