@@ -33,8 +33,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Sequential, Tanh
-from nn import cosine, end_epoch, even_slices, masked_mse
-from svd import FactorModel, FoldIn, ensure_fitted, in_units, truncated_svd, with_ones
+from nn import cosine, end_epoch, even_slices, masked_mse, multinomial
+from svd import FactorModel, FoldIn, ensure_fitted, fit_prior, in_units, like_threshold
+from svd import prior_features, random_part, truncated_svd, with_ones
 
 
 @dataclass(eq=False)
@@ -73,7 +74,8 @@ class LFG(FactorModel):
         progress(epoch, mse) is called after each epoch. Raises FloatingPointError on divergence.
         """
         E = side_of(R, E)
-        R, self.unit = in_units(R)                         # inside, ratings span four units
+        self.set_scale(R)
+        R = R.with_values(self.inside(R.values))
         rng = np.random.default_rng(self.seed)
         self.start_training(R, E.shape[1], rng)
         weights = self.network.params
@@ -100,6 +102,14 @@ class LFG(FactorModel):
         self.q1 = with_ones(self.M.T)                      # (items, k + 1)
         self.base = self.unit * (self.mu + self.bi)        # (items,)
         return self
+
+    def set_scale(self, R):
+        """Set the unit of ratings inside the network, where they span four units."""
+        self.unit = in_units(R)[1]
+
+    def inside(self, values):
+        """Ratings (n,) as the network reads and predicts them."""
+        return values / self.unit
 
     def start_training(self, R, n_side, rng):
         """Set what training starts from: mu, item means, the network, M from the SVD, and bi."""
@@ -167,7 +177,7 @@ class LFG(FactorModel):
         target = value - self.mu - bu_G[row] - self.bi[item]
         mse, d = masked_mse(U_G @ self.M, row, item, target, weight)     # d: (B, items)
         dG = np.hstack([d @ self.M.T, d.sum(1, keepdims=True)])          # -> (B, k + 1)
-        return mse, self.network.backward(dG, caches) + [U_G.T @ d, d.sum(0)]
+        return mse, self.network.backward(dG, caches)[1] + [U_G.T @ d, d.sum(0)]
 
     @np.errstate(invalid="ignore")                         # BLAS can raise it in lanes it discards
     def user_factors(self, users, shown, E=None):
@@ -176,7 +186,7 @@ class LFG(FactorModel):
         G = np.empty((len(users), self.n_factors + 1), self.dtype)
         for b in even_slices(len(users), 512):
             row, item, value = shown.rows(users[b])
-            x = self.encode(row, item, value / self.unit, E[users[b]])
+            x = self.encode(row, item, self.inside(value), E[users[b]])
             G[b] = self.network.forward(x)[0]
         return self.unit * G
 
@@ -244,6 +254,86 @@ class PaperLFG(LFG):
         return x
 
 
+@dataclass(eq=False)
+class RankLFG(LFG):
+    """LFG trained to order: H_pred = U_G M + bu_G + bi_T are logits of which items a user likes.
+
+    A rating at three quarters of the scale or above is a like. Loss of a batch: the negative log
+    likelihood of the likes under a softmax over all items, / B, and the penalties of LFG.
+    """
+
+    n_factors: int = 200
+    l2: float = 0.003
+    l2_M: float = 0.001
+    mask: object = 0.3
+    epochs: int = 30
+
+    def set_scale(self, R):
+        """Inside the network, a like is 1 and any other rating 0."""
+        self.unit = 1
+        self.like = like_threshold(R.values)
+
+    def inside(self, values):
+        """1 for each like, 0 for other ratings (n,)."""
+        return (values >= self.like).astype(self.dtype)
+
+    def start_training(self, R, n_side, rng):
+        """As LFG's; bi starts at the logarithm of the number of likes, that is, popularity."""
+        super().start_training(R, n_side, rng)
+        self.mu = 0
+        self.expected = np.zeros_like(self.expected)       # a like is not centred
+        likes = np.bincount(R.items, R.values, R.shape[1])
+        self.bi = np.log(likes + 1).astype(self.dtype)
+
+    def start_M(self, R, rng):
+        """M (k, items): rows of 0.3 sqrt(S) Vt of the matrix of likes, then small noise."""
+        M = 0.01 * rng.standard_normal((self.n_factors, R.shape[1]))
+        rows = min(self.svd_rows, self.n_factors)
+        M[:rows] = 0.3 * truncated_svd(R, rows, self.seed)[1]
+        return M
+
+    def gradients(self, x, row, item, value, weight=1):
+        """Loss of the likes, in units of guessing blindly; gradients as LFG's, of the loss."""
+        G, caches = self.network.forward(x, training=True)
+        U_G, bu_G = G[:, :-1], G[:, -1:]                   # (B, k), (B, 1)
+        liked = value > 0
+        loss, d = multinomial(U_G @ self.M + bu_G + self.bi, row[liked], item[liked])
+        dG = np.hstack([d @ self.M.T, d.sum(1, keepdims=True)])
+        grads = self.network.backward(dG, caches)[1] + [U_G.T @ d, d.sum(0)]
+        return loss / np.log(self.M.shape[1] + 1), grads
+
+
+@dataclass(eq=False)
+class CellsLFG(RankLFG):
+    """What LFGRankItem trains: scores s = U_G M of all cells, near 1 for likes, near 0 elsewhere.
+
+    Loss: sum over likes of [(1 - s)^2 - a0 s^2] + a0 * sum over all cells of s^2, / B, that is, a
+    weight of 1 on likes and a0 on every other cell. No biases and no mu.
+    """
+
+    l2_M: float = 0.01
+    a0: float = 0.3
+
+    def gradients(self, x, row, item, value, weight=1):
+        """Loss / B; its gradients with respect to network parameters, M, and bi (0)."""
+        G, caches = self.network.forward(x, training=True)
+        Q = G[:, :-1]                                      # (B, k)
+        liked = value > 0
+        row, item = row[liked], item[liked]
+        S = Q @ self.M                                     # read at likes only
+        s = S[row, item]
+        d = np.zeros_like(S)
+        d[row, item] = ((1 - self.a0) * s - 1) * self.dtype(2 / len(x))
+        # the sum of s^2 over all cells is trace((Qt Q)(M Mt)): two small products, no dense matrix
+        QQ, MM = Q.T @ Q, self.M @ self.M.T                # (k, k)
+        cells = self.dtype(2 * self.a0 / len(x))
+        dQ = d @ self.M.T + cells * (Q @ MM)
+        dM = Q.T @ d + cells * (QQ @ self.M)
+        loss = ((1 - s) ** 2 - self.a0 * s ** 2).sum() + self.a0 * (QQ * MM).sum()
+        dG = np.hstack([dQ, np.zeros((len(x), 1), self.dtype)])          # no bias
+        return loss / len(x), self.network.backward(dG, caches)[1] + [dM, np.zeros_like(self.bi)]
+
+
 class LFGItem(FoldIn):
     """LFG turned around: the network generates items, and users are found by ridge regression.
 
@@ -264,6 +354,95 @@ class LFGItem(FoldIn):
         G = generator.user_factors(np.arange(R.shape[1]), Rt, F)         # unit * (items, k + 1)
         base = generator.unit * generator.mu + G[:, -1]                  # mu + bi
         return self.solve_into(with_ones(G[:, :-1] / generator.unit), base, R)
+
+
+class LFGRankItem(FoldIn):
+    """LFGItem trained to order: CellsLFG generates the items, a user is solved from the same loss.
+
+    With s = q . p the score of an item and c the prior mean of p, p minimises
+
+        sum over likes of [(1 - s)^2 - a0 s^2] + a0 sum over all items of (s - t q . c)^2
+            + l2 |p - c|^2,        t = few / (few + n)
+
+    so an item that is not liked counts against a user by the more, the more ratings n they have
+    given, and without ratings p = c. The minimum solves
+
+        (A + (1 - a0) sum of q qt) p = sum of q + (t A + (1 - t) l2) c,     A = a0 Qt Q + l2 I
+
+    (sums over the likes; Q (items, k): all items). In units where A is I, that is, with A = L Lt,
+    x = Lt p and q1 = sqrt(1 - a0) L^-1 q, it is fold_in with a ridge of 1. c = z W, where z is
+    svd.prior_features. model: the CellsLFG, fitted on (R.T, F) or not; strength: of W's ridge.
+    """
+
+    def __init__(self, model, l2, few, strength):
+        super().__init__(model, l2, 1.0)
+        self.few = few
+        self.strength = strength
+
+    def fit(self, R, E=None, F=None, progress=None):
+        """Fit the generator unless it is fitted, generate all items, and find the prior."""
+        E = side_of(R, E)
+        generator = self.model
+        Rt = R.T
+        ensure_fitted(generator, Rt, F, E, progress)
+        Q = generator.user_factors(np.arange(R.shape[1]), Rt, F)[:, :-1]
+        self.like = generator.like
+        L = self.set_units(Q, generator.a0)
+        # solve each training user without a prior; c is the mean of such rows given z, a user
+        # weighing as much as their likes, as in the loss
+        users = np.flatnonzero(R.counts)
+        self.W = None
+        x = self.user_factors(users, R, E)                 # (users, k)
+        part = random_part(R, np.random.default_rng(generator.seed))
+        Z = np.vstack([self.features(Q, users, R, E), self.features(Q, users, part, E)])
+        likes = self.targets(R).counts[users]
+        weight = np.tile(likes / likes.mean(), 2) / 2
+        W = fit_prior(Z, np.vstack([x, x]), weight, self.strength)
+        k = Q.shape[1]
+        for start in (-1 - k, -1 - 2 * k):                 # it read sums of Q; now sums of q1
+            W[start:start + k] = L.T @ W[start:start + k] / np.sqrt(1 - generator.a0)
+        self.W = W
+        return self
+
+    def set_units(self, Q, a0):
+        """Set q1 and the rest of fold_in's arguments; returns L (k, k)."""
+        k = Q.shape[1]
+        A = a0 * (Q.T @ Q).astype(np.float64) + self.l2 * np.eye(k)
+        L = np.linalg.cholesky(A)
+        root = np.sqrt(1 - a0)
+        self.value = 1 / root                              # what each like is solved towards
+        self.q1 = (root * np.linalg.solve(L, Q.T).T).astype(Q.dtype)
+        self.shrink = (self.l2 * np.linalg.inv(L.T @ L)).astype(Q.dtype)           # l2 c in x
+        self.base = np.zeros(len(Q), Q.dtype)
+        self.ridge = np.ones(k, Q.dtype)
+        return L
+
+    def features(self, q, users, shown, E):
+        """z (len(users), columns) of some users."""
+        Z = []
+        for u in users:
+            row = slice(shown.starts[u], shown.starts[u + 1])
+            liked = shown.values[row] >= self.like
+            Z.append(prior_features(q, shown.items[row], liked, E[u]))
+        return np.array(Z)
+
+    def centres(self, users, shown, E):
+        """The prior mean of each user in the units of x; 0 while the prior is not known."""
+        if self.W is None:
+            return np.zeros((len(users), len(self.ridge)), self.q1.dtype)
+        c = self.features(self.q1, users, shown, side_of(shown, E)) @ self.W
+        return prior_centre(c, shown.counts[users, None], self.few, self.shrink)
+
+    def targets(self, shown):
+        """The user's likes, each with the same value."""
+        likes = shown.where(shown.values >= self.like)
+        return likes.with_values(np.full(len(likes), self.value))
+
+
+def prior_centre(c, n, few, shrink):
+    """t c + (1 - t) shrink c of rows c (..., k) of users with n ratings, t = few / (few + n)."""
+    t = (few / (few + n)).astype(c.dtype)
+    return t * c + (1 - t) * (c @ shrink)
 
 
 class LFGDual:
@@ -299,6 +478,21 @@ class LFGDual:
         forward = np.mean([ask(model) for model in self.forward], axis=0) if self.forward else 0
         solved = np.mean([ask(model) for model in self.solved], axis=0) if self.solved else 0
         return w * forward + (1 - w) * solved
+
+
+class LFGRank(LFGDual):
+    """LFGDual of models trained to order: a weighted mean of scores, standardised per user."""
+
+    def scores(self, users, shown, E=None):
+        """Scores (len(users), items) to order items by."""
+        n = shown.counts[users, None]
+        return self.join(n, lambda model: standardised(model.scores(users, shown, E)))
+
+
+def standardised(scores):
+    """Scores (..., items) minus their mean, divided by their standard deviation, per user."""
+    centred = scores - scores.mean(-1, keepdims=True)
+    return centred / np.maximum(centred.std(-1, keepdims=True), 1e-12)
 
 
 def forward_weight(n, many, none):

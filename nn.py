@@ -137,13 +137,14 @@ class Sequential:
             caches.append(cache)
         return x, caches
 
-    def backward(self, dy, caches):
-        """Gradients of all parameters; the first layer is a Linear, whose input needs none."""
+    def backward(self, dy, caches, input_grad=False):
+        """dx and the gradients of all parameters; the first layer is a Linear. dx can be None."""
         grads = []
         for layer, cache in zip(self.layers[:0:-1], caches[:0:-1]):
             dy, layer_grads = layer.backward(dy, cache)
             grads = layer_grads + grads
-        return self.layers[0].backward(dy, caches[0], input_grad=False)[1] + grads
+        dx, layer_grads = self.layers[0].backward(dy, caches[0], input_grad)
+        return dx, layer_grads + grads
 
 
 def masked_mse(prediction, row, column, target, weight=1):
@@ -156,6 +157,21 @@ def masked_mse(prediction, row, column, target, weight=1):
     gradient = np.zeros_like(prediction)
     gradient[row, column] = residual * weight * prediction.dtype.type(2 / len(prediction))
     return residual @ (residual * weight) / len(prediction), gradient
+
+
+def multinomial(logits, row, column):
+    """Negative log likelihood of the observed entries under a softmax per row, / B; its gradient.
+
+    (B, C), (n,), (n,) -> (), (B, C). Each entry is one draw from its row's softmax, so a row with m
+    entries has the gradient (m softmax(logits) - 1 at its entries) / B.
+    """
+    logits = logits - logits.max(1, keepdims=True)         # the same softmax, without overflow
+    p = np.exp(logits)
+    total = p.sum(1)                                       # (B,)
+    loss = (np.log(total)[row] - logits[row, column]).sum() / len(p)
+    p *= (np.bincount(row, minlength=len(p)) / (total * len(p))).astype(p.dtype)[:, None]
+    p[row, column] -= p.dtype.type(1 / len(p))
+    return loss, p
 
 
 def cosine(progress):

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nn import Adam, cosine, end_epoch, even_slices, masked_mse
+from nn import Adam, Dropout, Linear, Sequential, Tanh
+from nn import cosine, end_epoch, even_slices, masked_mse, multinomial
 
 
 def truncated_svd(R, k, seed=0):
@@ -244,15 +245,22 @@ class FoldIn(FactorModel):
 
     def user_factors(self, users, shown, E=None):
         """x (len(users), k + 1), solved; a user without ratings gets the centre."""
-        if callable(self.centre):
-            x = self.centre(users, shown).copy()
-        else:
-            x = np.tile(self.mean_row, (len(users), 1))
+        x = self.centres(users, shown, E)
+        told = self.targets(shown)
         for n, u in enumerate(users):
-            row = slice(shown.starts[u], shown.starts[u + 1])
-            rated = shown.items[row]
-            x[n] = fold_in(rated, shown.values[row], self.q1, self.base, self.ridge, x[n])
+            row = slice(told.starts[u], told.starts[u + 1])
+            x[n] = fold_in(told.items[row], told.values[row], self.q1, self.base, self.ridge, x[n])
         return x
+
+    def centres(self, users, shown, E):
+        """What each user is shrunk towards, (len(users), k + 1)."""
+        if callable(self.centre):
+            return self.centre(users, shown).copy()
+        return np.tile(self.mean_row, (len(users), 1))
+
+    def targets(self, shown):
+        """The entries, as Ratings, that a user is solved from: the ratings themselves."""
+        return shown
 
 
 @np.errstate(invalid="ignore")                             # BLAS can raise it in lanes it discards
@@ -268,6 +276,171 @@ def fold_in(items, values, q1, base, ridge, centre):
     # the same solution by a system of n instead of k + 1 equations
     At = A.T / ridge[:, None]
     return centre + At @ np.linalg.solve(A @ At + np.eye(len(A), dtype=A.dtype), residual)
+
+
+def prior_features(q, items, liked, profile):
+    """z of one user: [1, E, sum of q over the items rated / (n + 5), the same of likes, log(1 + n)].
+
+    q (all items, k); items (n,); liked (n,): True for those among them; profile (a,). Which items
+    somebody rates says what they like, even before the ratings are looked at.
+    """
+    rated = q[items]                                       # (n, k)
+    n = len(items)
+    sums = rated.sum(0) / (n + 5), rated[liked].sum(0) / (n + 5)
+    return np.concatenate([[1], profile, *sums, [np.log1p(n)]]).astype(q.dtype)
+
+
+def fit_prior(Z, x, weight, strength):
+    """W (columns, k), so that z W is the mean of the users' rows x: one weighted ridge regression.
+
+    Z (n, columns), from prior_features; x (n, k); weight (n,). The intercept is not penalised.
+    """
+    Z = Z.astype(np.float64)
+    penalty = np.full(Z.shape[1], strength)
+    penalty[0] = 0
+    ZtW = Z.T * weight                                     # (columns, n)
+    return np.linalg.solve(ZtW @ Z + np.diag(penalty), ZtW @ x).astype(x.dtype)
+
+
+def random_part(R, rng):
+    """R with each user's ratings cut to a random number, from none to all, on a logarithmic scale.
+
+    The numbers do not depend on how many a user has: a short profile may be the start of any user.
+    """
+    most = np.log(R.counts.max() + 1)
+    keep = np.exp(most * rng.random(R.shape[0])).astype(int) - 1         # (users,)
+    order = np.lexsort((rng.random(len(R)), R.users))      # shuffled per user
+    rank = np.empty(len(R), np.int64)
+    rank[order] = np.arange(len(R)) - R.starts[R.users]
+    return R.where(rank < keep[R.users])
+
+
+def like_threshold(values):
+    """Where likes begin: at three quarters of the scale that values (n,) span, 4 of 1 to 5."""
+    low, high = float(values.min()), float(values.max())
+    return low + 0.75 * (high - low) - 1e-6 * (high - low)            # ratings are float32
+
+
+@dataclass(eq=False)
+class EASE:
+    """Scores s_u = X_u B of items, X_u: 1 for each like, 0 elsewhere (Steck, 2019).
+
+    B (items, items) minimises |X - X B|^2 + l2 |B|^2 with a diagonal of 0, in closed form: with
+    P = (Xt X + l2 I)^-1, B_ij = -P_ij / P_jj.
+    """
+
+    l2: float = 200.0
+
+    def fit(self, R, E=None, F=None, progress=None):
+        """Learn from the likes in R; E and F are not used."""
+        self.like = like_threshold(R.values)
+        X = likes_of(R, self.like)
+        G = sum(block.T @ block for block in X.dense_blocks()).astype(np.float64)
+        P = np.linalg.inv(G + self.l2 * np.eye(len(G)))
+        B = -P / np.diag(P)
+        np.fill_diagonal(B, 0)
+        self.B = B.astype(np.float32)
+        return self
+
+    def scores(self, users, shown, E=None):
+        """(len(users), items), to order items by."""
+        row, item, _ = likes_of(shown, self.like).rows(users)
+        X = np.zeros((len(users), len(self.B)), np.float32)
+        X[row, item] = 1
+        return X @ self.B
+
+
+@dataclass(eq=False)
+class MultVAE:
+    """Mult-VAE (Liang et al., 2018): an encoder and a decoder of the likes, by one hidden layer each.
+
+        [m, log v] = encoder(x), z = m + sqrt(v) eps, logits = decoder(z)       eps ~ N(0, I)
+
+    x (items,): 1 for each like, divided by the norm, with dropout in training. Loss of a batch: the
+    negative log likelihood of the likes under softmax(logits), plus beta times the divergence of
+    N(m, v) from N(0, I), / B, plus l2 |W|^2. beta is annealed: it grows linearly from 0.
+    """
+
+    n_factors: int = 200
+    hidden: int = 600
+    l2: float = 0.01
+    beta: float = 0.2                                      # at the end of training
+    dropout: float = 0.5                                   # of the input
+    epochs: int = 100
+    rate: float = 1e-3
+    batch: int = 128
+    seed: int = 0
+    dtype: type = np.float32
+
+    @np.errstate(over="ignore", invalid="ignore")          # end_epoch reports divergence
+    def fit(self, R, E=None, F=None, progress=None):
+        """Learn from the likes in R; E and F are not used. progress is as in LFG.fit."""
+        self.like = like_threshold(R.values)
+        L = likes_of(R, self.like)
+        rng = np.random.default_rng(self.seed)
+        self.build(R.shape[1], rng)
+        params = self.encoder.params + self.decoder.params
+        adam = Adam(params, l2=[self.l2 * (p.ndim == 2) for p in params])
+        drop = Dropout(self.dropout, rng)
+        users = np.flatnonzero(L.counts)
+        batches = even_slices(len(users), self.batch)
+        for epoch in range(self.epochs):
+            order = rng.permutation(users)
+            error = 0
+            for n, b in enumerate(batches):
+                done = (epoch + n / len(batches)) / self.epochs
+                row, item, _ = L.rows(order[b])
+                x = drop.forward(self.encode(row, item, len(order[b])), training=True)[0]
+                eps = rng.standard_normal((len(x), self.n_factors), self.dtype)
+                loss, grads = self.gradients(x, row, item, eps, self.beta * done)
+                adam.step(grads, self.rate * cosine(done))
+                error += loss * len(x) / np.log(R.shape[1] + 1)          # 1: guessing blindly
+            end_epoch(progress, epoch, error / len(L), L.values, params)
+        return self
+
+    def build(self, n_items, rng):
+        """Both networks, Linear -> Tanh -> Linear."""
+        def network(n_in, n_out):
+            return Sequential(Linear(n_in, self.hidden, rng, self.dtype), Tanh(),
+                              Linear(self.hidden, n_out, rng, self.dtype))
+
+        self.encoder = network(n_items, 2 * self.n_factors)
+        self.decoder = network(self.n_factors, n_items)
+
+    def encode(self, row, item, n_users):
+        """x (n_users, items) of a block of users, from their likes."""
+        x = np.zeros((n_users, self.encoder.layers[0].W.shape[0]), self.dtype)
+        x[row, item] = (1 / np.sqrt(np.maximum(1, np.bincount(row, minlength=n_users))))[row]
+        return x
+
+    def gradients(self, x, row, item, eps, beta):
+        """Loss / B without the penalty, and its gradients: encoder, then decoder."""
+        h, encoder_caches = self.encoder.forward(x)
+        m, log_v = np.split(h, 2, axis=1)                  # (B, k) each
+        v = np.exp(log_v)
+        noise = np.sqrt(v) * eps
+        logits, decoder_caches = self.decoder.forward(m + noise)
+        loss, d = multinomial(logits, row, item)
+        divergence = (m * m + v - log_v - 1).sum() / 2
+        dz, decoder_grads = self.decoder.backward(d, decoder_caches, input_grad=True)
+        scale = self.dtype(beta / len(x))
+        dm = dz + scale * m
+        dlog_v = dz * noise / 2 + scale * (v - 1) / 2
+        dh = np.hstack([dm, dlog_v])
+        grads = self.encoder.backward(dh, encoder_caches)[1] + decoder_grads
+        return loss + beta * divergence / len(x), grads
+
+    def scores(self, users, shown, E=None):
+        """Logits (len(users), items) at z = m, to order items by."""
+        row, item, _ = likes_of(shown, self.like).rows(users)
+        m = self.encoder.forward(self.encode(row, item, len(users)))[0][:, :self.n_factors]
+        return self.decoder.forward(m)[0]
+
+
+def likes_of(R, like):
+    """Only the ratings of at least `like`, all with the value 1."""
+    likes = R.where(R.values >= like)
+    return likes.with_values(np.ones(len(likes)))
 
 
 def squared_error(ratings, x, bu, q, bi, mu):
