@@ -1,7 +1,8 @@
 """The paper's experiments (Section 4): four tables of RMSE on MovieLens.
 
-There are also tests that the paper does not have: new items, how many ratings a new user has to
-give, the effect of each choice, the cost of a new user, and the grid around each hyperparameter.
+There are also tests that the paper does not have: the first ten items of a list, by measures of
+ranking and by genre, new items, how many ratings a new user has to give, the effect of each choice,
+the cost of a new user, and the grid around each hyperparameter.
 """
 
 import os
@@ -29,12 +30,13 @@ try:
 except ImportError:                                        # Windows
     resource = None
 
-from data import DataError, Split, first_ratings, load, output_path, split, write_whole
-from lfg import LFG, LFGDual, LFGItem, PaperLFG
+from data import DataError, Ratings, Split, first_ratings, load, output_path, split, write_whole
+from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, PaperLFG, RankLFG
 from serve import Parser, Recommender, add_data_options, int_range, progress_bar, progress_of
 from serve import run_command
 from settings import COUNTS, GRID, settings_for
-from svd import SVD, BiasSVD, FoldIn, SVDpp, ensure_fitted
+from svd import EASE, SVD, BiasSVD, FoldIn, MultVAE, Popularity, SVDpp, ensure_fitted
+from svd import like_threshold, likes_of
 
 NETWORKS = {"lfg": ["LFG"], "lfg-item": ["LFG-item"], "lfg-dual": ["LFG-dual"]}
 COLUMNS = {                                                # rows that each of --models adds
@@ -43,12 +45,19 @@ COLUMNS = {                                                # rows that each of -
                  "svdpp": ["SVD++ fold-in"], **NETWORKS},
     "newitem": {"biassvd": ["μ + bu", "BiasSVD fold-in"], **NETWORKS},
     "coldstart": {"biassvd": ["μ + bi", "BiasSVD fold-in"], **NETWORKS},
+    "topn": {"biassvd": ["BiasSVD fold-in"], "lfg-dual": ["LFG-dual"],
+             "popularity": ["Popularity"], "ease": ["EASE"], "mult-vae": ["Mult-VAE"],
+             "lfg-rank": ["LFG-rank user", "LFG-rank item", "LFG-rank"]},
+    "coldstart topn": {"popularity": ["Popularity"], "ease": ["EASE"], "lfg-rank": ["LFG-rank"]},
 }
 CLASSES = {"SVD": SVD, "BiasSVD": BiasSVD, "SVD++": SVDpp, "LFG": LFG, "LFG-item": LFG,
-           "LFG (paper)": PaperLFG}
+           "LFG (paper)": PaperLFG, "Popularity": Popularity, "EASE": EASE, "Mult-VAE": MultVAE,
+           "LFG-rank user": RankLFG, "LFG-rank item": CellsLFG}
+TASTES = {"Horror": 5, "Children's": 5, "Sci-Fi": 5, "Romance": 5, "War": 3}       # of ten
 TITLES = {"basic": "LFG Rating Prediction", "realtime": "LFG Real-Time Rating Prediction",
           "newitem": "New Items,", "coldstart": "Cold Start by Ratings in the Profile,",
-          "ablation": "What Each Choice Buys,", "speed": "What a New User Costs,"}
+          "topn": "Lists for New Users,", "coldstart topn": "Cold Start by Ratings in the Profile,",
+          "taste": "Fans' First Ten,", "ablation": "What Each Choice Buys,", "speed": "What a New User Costs,"}
 PAPER = {                                                  # table and its averages of RMSE
     ("ml-100k", "basic"): (1, {"SVD": 0.9404, "BiasSVD": 0.9136, "LFG": 0.9130}),
     ("ml-1m", "basic"): (2, {"SVD": 0.8672, "BiasSVD": 0.8607, "LFG": 0.8566}),
@@ -67,7 +76,7 @@ def run(argv):
         options.json = output_path(options.json, options.dataset, *folders)
     loaded = [load(name, options.data_dir, options.seed, not options.quiet, options.columns)
               for name in names]
-    make = {"tune": tune, "speed": speed}.get(options.test, cross_validate)
+    make = {"tune": tune, "speed": speed, "taste": taste}.get(options.test, cross_validate)
     tables = []
     for test in options.tests:
         for data in loaded:
@@ -124,10 +133,18 @@ class Trainer:
             if self.turned_around == "LFG":
                 return LFGDual(items, [lfg], [1 - w for w in weights])
             return LFGDual([lfg], items, weights)
+        if column == "LFG-rank":
+            rank = settings[column]
+            items = [self.model_of("LFG-rank item", settings, seed + n)
+                     for n in range(rank["seeds"])]
+            return LFGRank([self.model_of("LFG-rank user", settings, seed)], items,
+                           (rank["user_weight"], rank["empty_weight"]))
         name = "BiasSVD" if column.startswith("μ") else column.replace(" fold-in", "")
         part = self.part(name, settings[name], seed)
         if column == self.turned_around:
             return LFGItem(part, **settings[f"{column} fold-in"])
+        if column == "LFG-rank item":
+            return LFGRankItem(part, **settings[f"{column} fold-in"])
         if column == "SVD++ fold-in":
             return FoldIn(part, **settings[column], centre=part.implicit_rows)
         return FoldIn(part, **settings[column]) if column == "BiasSVD fold-in" else part
@@ -137,10 +154,11 @@ class Trainer:
         key = (name, str(setting), seed)
         if key not in self.trained:
             R, E, F = self.inputs
-            if name == self.turned_around:
+            if name in (self.turned_around, "LFG-rank item"):
                 R, E, F = R.T, F, E
-            model = CLASSES[name](**setting, seed=seed)
-            with progress_bar(model.epochs, self.options.quiet) as bar:
+            model = CLASSES[name](**setting)
+            model.seed = seed
+            with progress_bar(getattr(model, "epochs", 1), self.options.quiet) as bar:
                 bar.set_description_str(f"{self.what} {name} seed {seed}")
                 began = time.perf_counter()
                 model.fit(R, E, F, progress=progress_of(bar))
@@ -159,7 +177,7 @@ def cases_of(ratings, test, fold, seed):
     parts = split(ratings, "basic" if test == "basic" else "realtime", fold, seed)
     if not (len(parts.train) and len(parts.target)):
         raise DataError("too few users or ratings for five folds; use a larger data set")
-    if test != "coldstart":
+    if not test.startswith("coldstart"):
         return [parts]
     steady = parts.profile.counts >= COUNTS[-1]
     if not steady.any():
@@ -180,53 +198,109 @@ def rmse_of(model, cases, E):
     return found if len(found) > 1 else found[0]
 
 
+def ranking_of(model, cases, E):
+    """Measures of the lists of each new user who likes something in the target, for each case.
+
+    A candidate is an item that training has and the profile has not; an item is relevant if the
+    target has a like of it. Items with the same score are in the order of popularity.
+    """
+    found = []
+    for train_part, profile, target in cases:
+        like = like_threshold(train_part.values)
+        relevant = likes_of(target, like)
+        users = np.flatnonzero(relevant.counts)
+        popular = np.bincount(likes_of(train_part, like).items, minlength=target.shape[1])
+        order = np.argsort(-popular, kind="stable")        # ties keep this order
+        scores = model.scores(users, profile, E).astype(np.float64)
+        row, item, _ = profile.rows(users)
+        scores[row, item] = -np.inf
+        candidates = np.bincount(train_part.items, minlength=target.shape[1]) > 0
+        scores[:, ~candidates] = -np.inf
+        top = order[np.argsort(-scores[:, order], axis=1, kind="stable")[:, :100]]
+        found.append(measures(top, relevant, users, candidates.sum()))
+    return found if len(found) > 1 else found[0]
+
+
+def measures(top, relevant, users, n_candidates):
+    """NDCG, recall and coverage of lists top (len(users), at least 20), best first."""
+    row, item, _ = relevant.rows(users)
+    is_relevant = np.zeros((len(users), relevant.shape[1]), bool)
+    is_relevant[row, item] = True
+    hit = np.take_along_axis(is_relevant, top, axis=1)     # (len(users), at least 20)
+    n = relevant.counts[users]
+    gain = 1 / np.log2(np.arange(2, top.shape[1] + 2))     # rank 1 has 1 / log2(2)
+    ideal = np.cumsum(gain)
+    found = {f"NDCG@{k}": (hit[:, :k] @ gain[:k] / ideal[np.minimum(n, len(gain[:k])) - 1]).mean()
+             for k in (10, 100)}
+    found["Recall@20"] = (hit[:, :20].sum(1) / np.minimum(20, n)).mean()
+    found["Coverage"] = len(np.unique(top[:, :10])) / n_candidates
+    return {name: float(value) for name, value in found.items()}
+
+
 def run_fold(data, test, plan, fold, measure, options):
     """Train and measure the rows of a plan, {row: (column, settings)}: JSON object of the fold.
 
-    data: as turned; measure(model, cases, E): a number, or a list of as many for each row.
+    data: as turned; measure: "rmse", or "metrics" of ranking: a value, or a list, for each row.
     """
     cases = cases_of(data.ratings, test, fold, options.seed)
     trainer = Trainer(data, test, cases[0].train, f"fold {fold}", options)
-    rmse, seconds = {}, {}
+    results, seconds = {}, {}
     for row, (column, settings) in plan.items():
         model, seconds[row] = trainer.fitted(column, settings)
-        rmse[row] = measure(model, cases, data.E)
+        results[row] = (rmse_of if measure == "rmse" else ranking_of)(model, cases, data.E)
     return {"fold": fold, "n_train": len(cases[0].train), "n_test": len(cases[0].target),
-            "rmse": rmse, "seconds": seconds}
+            measure: results, "seconds": seconds}
 
 
 def cross_validate(data, test, options):
     """Train and score a table fold by fold, then print it and yield its JSON objects.
 
-    The ablation is one table of two tests. Ctrl-C leaves the table of the complete folds.
+    The ablation is one table of two tests, coldstart is two tables. Ctrl-C leaves the tables of the
+    complete folds.
     """
+    several = {"ablation": ("basic", "realtime"), "coldstart": ("coldstart", "coldstart topn")}
     plans = {}
-    for of in ("basic", "realtime") if test == "ablation" else (test,):
+    for of in several.get(test, (test,)):
         settings = settings_for(len(data.ratings), of, options.seeds)
         plans[of] = (choices(settings) if test == "ablation"
-                     else {column: (column, settings) for column in columns_of(test, options)})
+                     else {column: (column, settings) for column in columns_of(of, options)})
     data = turned(data, test)
     folds = []
     try:
         for fold in options.folds:
-            folds.append({of: run_fold(data, of, plan, fold, rmse_of, options)
-                          for of, plan in plans.items()})
+            folds.append({of: run_fold(data, of, plan, fold, measure_of(of), options)
+                          for of, plan in plans.items() if plan})
     finally:                                               # after Ctrl-C, too, which then goes on
         if folds:
             tables = [table_object(data, test, of, [fold[of] for fold in folds], options)
-                      for of in plans]
-            show(tables)
+                      for of in folds[0]]
+            for together in [tables] if test == "ablation" else [[table] for table in tables]:
+                show(together)
             yield from tables
 
 
+def measure_of(test):
+    """The key of the results of a test in the JSON object of a fold."""
+    return "metrics" if test.endswith("topn") else "rmse"
+
+
 def table_object(data, test, of, folds, options):
-    """The JSON object of a table; average over the folds by model, a list where a fold has one."""
-    average = {name: np.mean([f["rmse"][name] for f in folds], axis=0).tolist()
-               for name in folds[0]["rmse"]}
+    """The JSON object of a table; averages are of the shape that each fold has, by model."""
+    average = mean_of([fold[measure_of(of)] for fold in folds])
     number, paper = PAPER.get((data.name, test), (None, None))
-    more = {"coldstart": {"ratings": COUNTS}, "ablation": {"of": of}}.get(test, {"paper": paper})
-    return {"table": number, "dataset": data.name, "test": test, "seed": options.seed,
-            "models": list(average), "folds": folds, "average": average, **more}
+    more = {"coldstart": {"ratings": COUNTS}, "ablation": {"of": of}, "topn": {}}
+    return {"table": number, "dataset": data.name, "test": test if test == "ablation" else of,
+            "seed": options.seed, "models": list(average), "folds": folds, "average": average,
+            **more.get(test, {"paper": paper})}
+
+
+def mean_of(values):
+    """The mean of numbers; of lists or dicts of them, one for each position or key."""
+    if isinstance(values[0], dict):
+        return {key: mean_of([value[key] for value in values]) for key in values[0]}
+    if isinstance(values[0], list):
+        return [mean_of(column) for column in zip(*values)]
+    return float(np.mean(values))
 
 
 def show(tables):
@@ -234,18 +308,23 @@ def show(tables):
     table = tables[0]
     average = table["average"]
     seconds = {name: sum(f["seconds"][name] for f in table["folds"]) for name in average}
+    first = "Model".ljust(15)
     if table["test"] == "ablation":
         first = "Choice".ljust(66)
-        columns = {" Basic": average, "Real-time": tables[1]["average"]}
-    elif table["test"] == "coldstart":
+        columns = {" Basic": average, "Real-time": tables[1]["average"], "Seconds": None}
+    elif table["test"].startswith("coldstart"):
         first = "Ratings shown".ljust(15)
-        columns = {f"{count:>6}": {name: rmse[n] for name, rmse in average.items()}
+        columns = {f"{count:>6}": {name: values[n] if table["test"] == "coldstart" else
+                                   values[n]["NDCG@10"] for name, values in average.items()}
                    for n, count in enumerate(COUNTS)}
-        columns["Seconds"] = seconds
+    elif table["test"] == "topn":
+        measures = list(next(iter(average.values())))
+        columns = {measure: {name: average[name][measure] for name in average}
+                   for measure in measures}
     else:
-        first = "Model".ljust(15)
         columns = {f"Fold {f['fold']}": f["rmse"] for f in table["folds"]}
-        columns.update({"Average": average, " Paper": table["paper"], "Seconds": seconds})
+        columns.update({"Average": average, " Paper": table["paper"]})
+    columns.setdefault("Seconds", seconds)
     columns = {header: column for header, column in columns.items() if column}
     print(f"Table {table['table']}: {title(table)}" if table["table"] else title(table))
     print_table([first, *columns], [[name, *(column.get(name, "") for column in columns.values())]
@@ -305,17 +384,25 @@ def tune(data, test, options):
     Validation is cut out of fold 1's training part just as the test part was cut out of the whole.
     """
     used = settings_for(len(data.ratings), test, options.seeds)
+    key = measure_of(test)
+    # lists of few users are noisy: of small data, several validation parts
+    inner = (1, 2, 3) if test == "topn" and len(data.ratings) < 500_000 else (1,)
     data = turned(data, test)
     training = replace(data, ratings=cases_of(data.ratings, test, 1, options.seed)[0].train)
     for column in columns_of(test, options):
-        if column.startswith("μ"):                         # has no settings of its own
+        if column.startswith("μ") or column == "Popularity":             # nothing to tune
             continue
         values, plan = neighbours(column, used)
-        fold = run_fold(training, test, plan, 1, rmse_of, options)
-        grid = [{"changed": changed, "rmse": float(np.mean(rmse)),         # mean of the counts
-                 "seconds": fold["seconds"][changed]} for changed, rmse in fold["rmse"].items()]
-        print(f"Validation RMSE, {data.name} {test}, {column}: {', '.join(values)}\n")
-        print_table(["Changed".ljust(24), "  RMSE", "Seconds"], [row.values() for row in grid])
+        folds = [run_fold(training, test, plan, fold, key, options) for fold in inner]
+        found = mean_of([fold[key] for fold in folds])
+        seconds = mean_of([fold["seconds"] for fold in folds])
+        name = "NDCG@100" if test == "topn" else "rmse"
+        grid = [{"changed": changed, name: float(np.mean(         # rmse: mean of the counts
+                    value[name] if test == "topn" else value)), "seconds": seconds[changed]}
+                for changed, value in found.items()]
+        name = name.replace("rmse", "RMSE")
+        print(f"Validation {name}, {data.name} {test}, {column}: {', '.join(values)}\n")
+        print_table(["Changed".ljust(24), name.rjust(6), "Seconds"], [row.values() for row in grid])
         yield {"table": None, "dataset": data.name, "test": "tune", "of": test,
                "seed": options.seed, "models": [column], "grid": grid}
 
@@ -342,6 +429,37 @@ def scaled(value, factor):
     if isinstance(value, tuple):
         return tuple(min(1.0, round(v * factor, 6)) for v in value)
     return max(1, round(value * factor)) if isinstance(value, int) else round(value * factor, 6)
+
+
+def taste(data, test, options):
+    """Print and yield how much of a genre is in the first ten of its fans; LFG-rank on all ratings.
+
+    A fan has rated four of the genre's 20 most rated items with the highest rating: 50 draws.
+    """
+    R = data.ratings
+    settings = settings_for(len(R), "topn", options.seeds)
+    model, seconds = Trainer(data, test, R, "all", options).fitted("LFG-rank", settings)
+    rng = np.random.default_rng(options.seed)
+    n_rated = np.bincount(R.items, minlength=R.shape[1])
+    rows = []
+    for genre, least in TASTES.items():
+        of_genre = np.array([genre in genres.split("|") for genres in data.genres])
+        famous = np.argsort(-n_rated * of_genre, kind="stable")[:20]
+        liked = np.array([rng.choice(famous, 4, replace=False) for _ in range(50)])
+        users = np.repeat(np.arange(50), 4)
+        shown = Ratings(users, liked.ravel(), np.full(200, R.values.max()), (50, R.shape[1]))
+        scores = model.scores(np.arange(50), shown, np.tile(data.E.mean(0), (50, 1)))
+        scores[users, liked.ravel()] = -np.inf
+        scores[:, n_rated == 0] = -np.inf
+        found = of_genre[np.argsort(-scores, axis=1)[:, :10]].sum(1)      # (50,)
+        rows.append({"genre": genre, "mean": float(found.mean()), "least": least,
+                     "share": float((found >= least).mean())})
+    print(f"{TITLES[test]} on {data.name.replace('ml-', 'MovieLens-')}\n")
+    print_table(["Genre".ljust(11), "Of ten", "At least", "Share of draws"],
+                [list(row.values())[:1] + [row["mean"], least, row["share"]]
+                 for row, least in zip(rows, TASTES.values())])
+    yield {"table": None, "dataset": data.name, "test": test, "seed": options.seed, "rows": rows,
+           "seconds": seconds}
 
 
 def speed(data, test, options):
@@ -427,8 +545,9 @@ def title(table):
     folds = [str(fold["fold"]) for fold in table["folds"]]
     if len(folds) < 5:
         what, which = "Results", f", fold{'s' * (len(folds) > 1)} {', '.join(folds)}"
+    measured = {"topn": "higher is better", "coldstart topn": "NDCG@10, higher is better"}
     return (f"{TITLES[table['test']]} {what} on {name}{which}\n"
-            "(RMSE, lower is better)\n")
+            f"({measured.get(table['test'], 'RMSE, lower is better')})\n")
 
 
 def print_table(header, rows):
@@ -445,18 +564,19 @@ def print_table(header, rows):
 
 def parse(argv):
     """The options; exits with code 2 and one line when they make no sense."""
-    models = list(COLUMNS["basic"])
+    tests = [test for test in COLUMNS if test != "coldstart topn"]
+    models = list(dict.fromkeys(model for test in tests for model in COLUMNS[test]))
     parser = Parser(prog="experiments.py", description=__doc__,
                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
     add_data_options(add)
-    add("--test", default="all", choices=[*COLUMNS, "ablation", "speed", "tune", "all"],
+    add("--test", default="all", choices=[*tests, "taste", "ablation", "speed", "tune", "all"],
         help="basic: 20%% of each user's ratings held out; realtime: 20%% of the users are new; "
              "all: both; newitem: 20%% of the items are new; coldstart: new users by number of "
-             "ratings; ablation: from the paper to LFG-dual, one choice per row; speed: time per "
+             "ratings; topn: lists for new users; taste: lists for fans of a genre; ablation: from the paper to LFG-dual, one choice per row; speed: time per "
              "new user of fold 1, training time, and memory; tune: validation RMSE around each "
              "setting, within fold 1's training part")
-    add("--of", nargs="+", default=list(COLUMNS), choices=list(COLUMNS), help="tests to tune")
+    add("--of", nargs="+", default=tests, choices=tests, help="tests to tune")
     add("--models", nargs="+", choices=models, help="rows of the tables; if not given, all")
     add("--folds", nargs="+", type=int, default=[1, 2, 3, 4, 5], choices=range(1, 6),
         metavar="{1..5}", help="which folds")
@@ -466,9 +586,10 @@ def parse(argv):
         help="seed of the folds and of all random numbers in training")
     add("--json", metavar="FILE", help="also write the tables to this file")
     options = parser.parse_args(argv)
-    tests = {"all": ["basic", "realtime"], "tune": options.of}
-    options.tests = tests.get(options.test, [options.test])
-    known = dict.fromkeys(model for test in options.tests for model in COLUMNS.get(test, {}))
+    several = {"all": ["basic", "realtime"], "tune": options.of}
+    options.tests = several.get(options.test, [options.test])
+    known = dict.fromkeys(model for test in options.tests for more in ("", " topn")
+                          for model in COLUMNS.get(test + more, {}))
     if options.models and not known.keys() & set(options.models):
         has = f" has only {' '.join(known)}" if known else " prints all its rows"
         parser.error(f"--models {' '.join(options.models)}: {options.tests[0]}{has}")

@@ -84,6 +84,28 @@ SETTINGS["ml-1m", "coldstart"] = {
     "LFG-item fold-in": dict(l2=350.0, l2_bias=6.0, centre="mean"),
     "LFG-dual": dict(seeds=2, user_weight=0.2, empty_weight=0.6),
 }
+SETTINGS["ml-100k", "topn"] = {                            # LFG-rank serves any number of ratings
+    **SETTINGS["ml-100k", "realtime"],
+    "Popularity": {},
+    "EASE": dict(l2=200.0),
+    "Mult-VAE": dict(l2=0.001),
+    "LFG-rank user": dict(l2=0.15, l2_M=0.05),
+    "LFG-rank item": dict(rate=5e-3),
+    "LFG-rank item fold-in": dict(l2=200.0, few=20.0, strength=10.0),
+    "LFG-rank": dict(seeds=3, user_weight=0.5, empty_weight=0.0),
+}
+SETTINGS["ml-1m", "topn"] = {
+    **SETTINGS["ml-1m", "realtime"],
+    "Popularity": {},
+    "EASE": dict(l2=600.0),
+    "Mult-VAE": dict(l2=0.001),
+    "LFG-rank user": dict(hidden=(500,), l2=0.05, l2_M=0.01, mask=0.5),
+    "LFG-rank item": dict(hidden=(500,), epochs=40),
+    "LFG-rank item fold-in": dict(l2=300.0, few=200.0, strength=10.0),
+    "LFG-rank": dict(seeds=2, user_weight=0.5, empty_weight=0.0),
+}
+for name in SIZES:
+    SETTINGS[name, "coldstart topn"] = SETTINGS[name, "topn"]
 
 RIDGE_GRID = {"l2": (0.5, 2), "l2_bias": (0.3, 3)}
 FACTORIZATION_GRID = {"n_factors": (0.5, 2), "l2": (0.8, 1.25), "l2_bias": (0.5, 2),
@@ -102,6 +124,15 @@ GRID = {                                                   # multiplies one valu
     "LFG fold-in": RIDGE_GRID,
     "LFG-item fold-in": RIDGE_GRID,
     "LFG-dual": {"user_weight": (0, 0.5, 2), "empty_weight": (0.5, 1.5)},
+    "EASE": {"l2": (0.5, 0.7, 1.4, 2)},
+    "Mult-VAE": {"l2": (0.3, 3), "beta": (0.5, 2), "dropout": (0.7, 1.4), "epochs": (0.5, 2),
+                 "rate": (0.5, 2)},
+    "LFG-rank user": {"l2": (0.3, 3), "l2_M": (0.3, 3), "mask": (0.7, 1.4), "epochs": (0.7, 1.4),
+                      "rate": (0.6, 1.6)},
+    "LFG-rank item": {"l2": (0.3, 3), "l2_M": (0.3, 3), "mask": (0.7, 1.4), "a0": (0.5, 2),
+                      "epochs": (0.7, 1.4), "rate": (0.6, 1.6)},
+    "LFG-rank item fold-in": {"l2": (0.7, 1.4), "few": (0.3, 3), "strength": (0.3, 3)},
+    "LFG-rank": {"user_weight": (0, 0.5, 1.5), "empty_weight": (1,)},
 }
 
 
@@ -112,6 +143,7 @@ def settings_for(n_ratings, test, seeds=None):
     """
     name = min(SIZES, key=lambda name: abs(log(SIZES[name] / n_ratings)))
     settings = dict(SETTINGS[name, test])
-    if seeds:
-        settings["LFG-dual"] = {**settings["LFG-dual"], "seeds": seeds}
+    for ensemble in ("LFG-dual", "LFG-rank"):
+        if seeds and ensemble in settings:
+            settings[ensemble] = {**settings[ensemble], "seeds": seeds}
     return settings

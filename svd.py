@@ -321,6 +321,20 @@ def like_threshold(values):
     return low + 0.75 * (high - low) - 1e-6 * (high - low)            # ratings are float32
 
 
+class Popularity:
+    """The same score of an item for everyone: its number of likes."""
+
+    def fit(self, R, E=None, F=None, progress=None):
+        """Count the likes in R."""
+        likes = likes_of(R, like_threshold(R.values))
+        self.base = np.bincount(likes.items, minlength=R.shape[1]).astype(np.float32)
+        return self
+
+    def scores(self, users, shown=None, E=None):
+        """(len(users), items)."""
+        return np.tile(self.base, (len(users), 1))
+
+
 @dataclass(eq=False)
 class EASE:
     """Scores s_u = X_u B of items, X_u: 1 for each like, 0 elsewhere (Steck, 2019).
@@ -339,6 +353,7 @@ class EASE:
         P = np.linalg.inv(G + self.l2 * np.eye(len(G)))
         B = -P / np.diag(P)
         np.fill_diagonal(B, 0)
+        self.base = np.zeros(len(B), np.float32)
         self.B = B.astype(np.float32)
         return self
 
@@ -376,6 +391,7 @@ class MultVAE:
     def fit(self, R, E=None, F=None, progress=None):
         """Learn from the likes in R; E and F are not used. progress is as in LFG.fit."""
         self.like = like_threshold(R.values)
+        self.base = np.zeros(R.shape[1], np.float32)
         L = likes_of(R, self.like)
         rng = np.random.default_rng(self.seed)
         self.build(R.shape[1], rng)
