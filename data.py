@@ -113,6 +113,13 @@ class Ratings:
         at = np.repeat(self.starts[users] - first, sizes) + np.arange(sizes.sum())
         return np.repeat(np.arange(len(users)), sizes), self.items[at], self.values[at]
 
+    def ranks(self, rng):
+        """Rank (n,) of each rating, from 0, in a random order of its user's ratings."""
+        order = np.lexsort((rng.permutation(len(self)), self.users))     # shuffled per user
+        rank = np.empty(len(self), np.int64)
+        rank[order] = np.arange(len(self)) - self.starts[self.users]
+        return rank
+
     def dense_blocks(self, size=512):
         """Yield the matrix in blocks of rows (size, items), 0 where nothing is observed."""
         for start in range(0, self.shape[0], size):
@@ -184,7 +191,7 @@ def split(ratings, test, fold, seed):
         raise DataError(f"no fold {fold!r} of test {test!r}; give fold 1 to 5 of basic or realtime")
     rng = np.random.default_rng(seed)
     counts = ratings.counts                                    # (users,)
-    rank = _ranks(ratings, rng)
+    rank = ratings.ranks(rng)
     if test == "basic":
         # A random first fold; otherwise users with few ratings would only fill the first folds.
         first = rng.integers(5, size=len(counts))
@@ -201,15 +208,7 @@ def split(ratings, test, fold, seed):
 
 def first_ratings(ratings, n, seed):
     """At most n ratings per user, in an order fixed by seed: a larger n only adds ratings."""
-    return ratings.where(_ranks(ratings, np.random.default_rng(seed)) < n)
-
-
-def _ranks(ratings, rng):
-    """Rank (n,) of each rating, from 0, in a random order of its user's ratings."""
-    order = np.lexsort((rng.permutation(len(ratings)), ratings.users))       # shuffled per user
-    rank = np.empty(len(ratings), np.int64)
-    rank[order] = np.arange(len(ratings)) - ratings.starts[ratings.users]
-    return rank
+    return ratings.where(ratings.ranks(np.random.default_rng(seed)) < n)
 
 
 def synthetic(n_users=943, n_items=1682, n_ratings=100_000, seed=0):

@@ -56,7 +56,8 @@ CLASSES = {"SVD": SVD, "BiasSVD": BiasSVD, "SVD++": SVDpp, "LFG": LFG, "LFG-item
 TASTES = {"Horror": 5, "Children's": 5, "Sci-Fi": 5, "Romance": 5, "War": 3}       # of ten
 TITLES = {"basic": "LFG Rating Prediction", "realtime": "LFG Real-Time Rating Prediction",
           "newitem": "New Items,", "coldstart": "Cold Start by Ratings in the Profile,",
-          "topn": "Lists for New Users,", "coldstart topn": "Cold Start by Ratings in the Profile,",
+          "topn": "Lists for New Users,",
+          "coldstart topn": "Lists by Ratings in the Profile,",
           "taste": "Fans' First Ten,", "ablation": "What Each Choice Buys,", "speed": "What a New User Costs,"}
 PAPER = {                                                  # table and its averages of RMSE
     ("ml-100k", "basic"): (1, {"SVD": 0.9404, "BiasSVD": 0.9136, "LFG": 0.9130}),
@@ -573,7 +574,8 @@ def parse(argv):
     add("--test", default="all", choices=[*tests, "taste", "ablation", "speed", "tune", "all"],
         help="basic: 20%% of each user's ratings held out; realtime: 20%% of the users are new; "
              "all: both; newitem: 20%% of the items are new; coldstart: new users by number of "
-             "ratings; topn: lists for new users; taste: lists for fans of a genre; ablation: from the paper to LFG-dual, one choice per row; speed: time per "
+             "ratings; topn: lists for new users; taste: lists for fans of a genre; "
+             "ablation: from the paper to LFG-dual, one choice per row; speed: time per "
              "new user of fold 1, training time, and memory; tune: validation RMSE around each "
              "setting, within fold 1's training part")
     add("--of", nargs="+", default=tests, choices=tests, help="tests to tune")

@@ -214,7 +214,9 @@ class LFG(FactorModel):
 
 
 def generate_one(a, items, values, profile):
-    """[U_G, bu_G] (k + 1,) of one user from arrays a of LFG.serving_arrays: user_factors / unit.
+    """Output (k + 1,) of the last Linear for one user, from arrays a of LFG.serving_arrays.
+
+    Of an LFG, its Tanh is [U_G, bu_G], that is, user_factors / unit; of a RankLFG it is user_factors.
 
     items (n,), values (n,), profile (columns,). Of the first Linear it reads only the rows of rated
     items: a fifth of the time of the dense forward pass on ML-1m.
@@ -228,7 +230,7 @@ def generate_one(a, items, values, profile):
     while f"W{layer}" in a:
         h = np.maximum(h, LeakyReLU().slope * h) @ a[f"W{layer}"] + a[f"b{layer}"]
         layer += 1
-    return np.tanh(h)
+    return h
 
 
 @dataclass(eq=False)
@@ -254,22 +256,14 @@ class PaperLFG(LFG):
         return x
 
 
-@dataclass(eq=False)
-class RankLFG(LFG):
-    """LFG trained to order: H_pred = U_G M + bu_G + bi_T are logits of which items a user likes.
+class LikesLFG(LFG):
+    """An LFG that reads likes: inside, a rating at three quarters of the scale or above is 1, else 0.
 
-    A rating at three quarters of the scale or above is a like. Loss of a batch: the negative log
-    likelihood of the likes under a softmax over all items, / B, and the penalties of LFG.
+    Its input is I = [E, likes, rated], both divided by the square root of the number of ratings.
     """
 
-    n_factors: int = 200
-    l2: float = 0.003
-    l2_M: float = 0.001
-    mask: object = 0.3
-    epochs: int = 30
-
     def set_scale(self, R):
-        """Inside the network, a like is 1 and any other rating 0."""
+        """Set where likes begin."""
         self.unit = 1
         self.like = like_threshold(R.values)
 
@@ -278,12 +272,10 @@ class RankLFG(LFG):
         return (values >= self.like).astype(self.dtype)
 
     def start_training(self, R, n_side, rng):
-        """As LFG's; bi starts at the logarithm of the number of likes, that is, popularity."""
+        """As LFG's, without centring: mu and the items' means are 0."""
         super().start_training(R, n_side, rng)
         self.mu = 0
-        self.expected = np.zeros_like(self.expected)       # a like is not centred
-        likes = np.bincount(R.items, R.values, R.shape[1])
-        self.bi = np.log(likes + 1).astype(self.dtype)
+        self.expected = np.zeros_like(self.expected)
 
     def start_M(self, R, rng):
         """M (k, items): rows of 0.3 sqrt(S) Vt of the matrix of likes, then small noise."""
@@ -291,6 +283,31 @@ class RankLFG(LFG):
         rows = min(self.svd_rows, self.n_factors)
         M[:rows] = 0.3 * truncated_svd(R, rows, self.seed)[1]
         return M
+
+
+@dataclass(eq=False)
+class RankLFG(LikesLFG):
+    """LFG trained to order: U_G M + bu_G + bi_T are logits of which items a user likes.
+
+    Loss of a batch: the negative log likelihood of the likes under a softmax over all items, / B,
+    plus the penalties of LFG. The network has no Tanh at its end: logits need a wider range.
+    """
+
+    n_factors: int = 200
+    l2: float = 0.5
+    l2_M: float = 0.05
+    mask: object = 0.5
+    epochs: int = 30
+
+    def start_training(self, R, n_side, rng):
+        """As LikesLFG's; bi starts at the logarithm of the number of likes."""
+        super().start_training(R, n_side, rng)
+        likes = np.bincount(R.items, R.values, R.shape[1])
+        self.bi = np.log(likes + 1).astype(self.dtype)
+
+    def build_network(self, n_in, rng):
+        """As LFG's, without the Tanh."""
+        return Sequential(*super().build_network(n_in, rng).layers[:-1])
 
     def gradients(self, x, row, item, value, weight=1):
         """Loss of the likes, in units of guessing blindly; gradients as LFG's, of the loss."""
@@ -304,14 +321,18 @@ class RankLFG(LFG):
 
 
 @dataclass(eq=False)
-class CellsLFG(RankLFG):
+class CellsLFG(LikesLFG):
     """What LFGRankItem trains: scores s = U_G M of all cells, near 1 for likes, near 0 elsewhere.
 
-    Loss: sum over likes of [(1 - s)^2 - a0 s^2] + a0 * sum over all cells of s^2, / B, that is, a
-    weight of 1 on likes and a0 on every other cell. No biases and no mu.
+    Loss of a batch: (sum over likes of [(1 - s)^2 - a0 s^2] + a0 * sum over all cells of s^2) / B,
+    plus the penalties of LFG: likes weigh 1 and every other cell a0. No biases and no mu.
     """
 
+    n_factors: int = 200
+    l2: float = 0.003
     l2_M: float = 0.01
+    mask: object = 0.3
+    epochs: int = 30
     a0: float = 0.3
 
     def gradients(self, x, row, item, value, weight=1):
@@ -388,15 +409,15 @@ class LFGRankItem(FoldIn):
         Q = generator.user_factors(np.arange(R.shape[1]), Rt, F)[:, :-1]
         self.like = generator.like
         L = self.set_units(Q, generator.a0)
-        # solve each training user without a prior; c is the mean of such rows given z, a user
-        # weighing as much as their likes, as in the loss
+        # solve each training user without a prior; c is the mean of such rows given z. A user's
+        # weight is the square root of their number of likes
         users = np.flatnonzero(R.counts)
         self.W = None
         x = self.user_factors(users, R, E)                 # (users, k)
         part = random_part(R, np.random.default_rng(generator.seed))
         Z = np.vstack([self.features(Q, users, R, E), self.features(Q, users, part, E)])
-        likes = self.targets(R).counts[users]
-        weight = np.tile(likes / likes.mean(), 2) / 2
+        weight = np.sqrt(self.targets(R).counts[users])
+        weight = np.tile(weight / weight.mean(), 2) / 2
         W = fit_prior(Z, np.vstack([x, x]), weight, self.strength)
         k = Q.shape[1]
         for start in (-1 - k, -1 - 2 * k):                 # it read sums of Q; now sums of q1

@@ -89,9 +89,9 @@ SETTINGS["ml-100k", "topn"] = {                            # LFG-rank serves any
     "Popularity": {},
     "EASE": dict(l2=200.0),
     "Mult-VAE": dict(l2=0.001),
-    "LFG-rank user": dict(l2=0.15, l2_M=0.05),
+    "LFG-rank user": dict(l2=0.5, l2_M=0.05, mask=0.5),
     "LFG-rank item": dict(rate=5e-3),
-    "LFG-rank item fold-in": dict(l2=200.0, few=20.0, strength=10.0),
+    "LFG-rank item fold-in": dict(l2=200.0, few=20.0, strength=30.0),
     "LFG-rank": dict(seeds=3, user_weight=0.5, empty_weight=0.0),
 }
 SETTINGS["ml-1m", "topn"] = {
@@ -99,9 +99,9 @@ SETTINGS["ml-1m", "topn"] = {
     "Popularity": {},
     "EASE": dict(l2=600.0),
     "Mult-VAE": dict(l2=0.001),
-    "LFG-rank user": dict(hidden=(500,), l2=0.05, l2_M=0.01, mask=0.5),
+    "LFG-rank user": dict(hidden=(500,), l2=0.03, l2_M=0.03, mask=0.5),
     "LFG-rank item": dict(hidden=(500,), epochs=40),
-    "LFG-rank item fold-in": dict(l2=300.0, few=200.0, strength=10.0),
+    "LFG-rank item fold-in": dict(l2=300.0, few=200.0, strength=30.0),
     "LFG-rank": dict(seeds=2, user_weight=0.5, empty_weight=0.0),
 }
 for name in SIZES:

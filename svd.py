@@ -303,16 +303,13 @@ def fit_prior(Z, x, weight, strength):
 
 
 def random_part(R, rng):
-    """R with each user's ratings cut to a random number, from none to all, on a logarithmic scale.
+    """R with a random part of each user's ratings, from none to all; lengths on a log scale.
 
     The numbers do not depend on how many a user has: a short profile may be the start of any user.
     """
     most = np.log(R.counts.max() + 1)
     keep = np.exp(most * rng.random(R.shape[0])).astype(int) - 1         # (users,)
-    order = np.lexsort((rng.random(len(R)), R.users))      # shuffled per user
-    rank = np.empty(len(R), np.int64)
-    rank[order] = np.arange(len(R)) - R.starts[R.users]
-    return R.where(rank < keep[R.users])
+    return R.where(R.ranks(rng) < keep[R.users])
 
 
 def like_threshold(values):
@@ -367,7 +364,7 @@ class EASE:
 
 @dataclass(eq=False)
 class MultVAE:
-    """Mult-VAE (Liang et al., 2018): an encoder and a decoder of the likes, by one hidden layer each.
+    """Mult-VAE (Liang et al., 2018): an encoder and a decoder of likes, with one hidden layer each.
 
         [m, log v] = encoder(x), z = m + sqrt(v) eps, logits = decoder(z)       eps ~ N(0, I)
 
