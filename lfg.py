@@ -34,7 +34,7 @@ import numpy as np
 
 from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Sequential, Tanh
 from nn import cosine, end_epoch, even_slices, masked_mse, multinomial
-from svd import FactorModel, FoldIn, ensure_fitted, fit_prior, in_units, like_threshold
+from svd import FactorModel, FoldIn, ensure_fitted, fit_prior, fold_in, in_units, like_threshold
 from svd import prior_features, random_part, truncated_svd, with_ones
 
 
@@ -216,7 +216,7 @@ class LFG(FactorModel):
 def generate_one(a, items, values, profile):
     """Output (k + 1,) of the last Linear for one user, from arrays a of LFG.serving_arrays.
 
-    Of an LFG, its Tanh is [U_G, bu_G], that is, user_factors / unit; of a RankLFG it is user_factors.
+    Its Tanh is an LFG's [U_G, bu_G], that is, user_factors / unit; a RankLFG's has no Tanh.
 
     items (n,), values (n,), profile (columns,). Of the first Linear it reads only the rows of rated
     items: a fifth of the time of the dense forward pass on ML-1m.
@@ -257,7 +257,7 @@ class PaperLFG(LFG):
 
 
 class LikesLFG(LFG):
-    """An LFG that reads likes: inside, a rating at three quarters of the scale or above is 1, else 0.
+    """An LFG that reads likes: ratings at three quarters of the scale or above are 1, others 0.
 
     Its input is I = [E, likes, rated], both divided by the square root of the number of ratings.
     """
@@ -438,6 +438,12 @@ class LFGRankItem(FoldIn):
         self.ridge = np.ones(k, Q.dtype)
         return L
 
+    def serving_arrays(self, n):
+        """What solve_one reads, by name."""
+        return {f"q{n}": self.q1, f"base{n}": self.base, f"prior{n}": self.W,
+                f"shrink{n}": self.shrink, "ridge": self.ridge, "few": self.few,
+                "like": self.like, "value": self.value}
+
     def features(self, q, users, shown, E):
         """z (len(users), columns) of some users."""
         Z = []
@@ -460,9 +466,22 @@ class LFGRankItem(FoldIn):
         return likes.with_values(np.full(len(likes), self.value))
 
 
+def solve_one(a, n, items, liked, profile):
+    """The row x (k,) of one user, from arrays a of LFGRankItem.serving_arrays(n): user_factors.
+
+    items (n_rated,); liked (n_rated,): True for likes; profile (columns,).
+    """
+    q = a[f"q{n}"]
+    c = prior_features(q, items, liked, profile) @ a[f"prior{n}"]
+    c = prior_centre(c, len(items), a["few"], a[f"shrink{n}"])
+    likes = items[liked]
+    values = np.full(len(likes), a["value"], q.dtype)
+    return fold_in(likes, values, q, a[f"base{n}"], a["ridge"], c)
+
+
 def prior_centre(c, n, few, shrink):
     """t c + (1 - t) shrink c of rows c (..., k) of users with n ratings, t = few / (few + n)."""
-    t = (few / (few + n)).astype(c.dtype)
+    t = np.asarray(few / (few + n), c.dtype)
     return t * c + (1 - t) * (c @ shrink)
 
 
@@ -484,6 +503,15 @@ class LFGDual:
         for model in self.forward + self.solved:
             ensure_fitted(model, R, E, F, progress)
         return self
+
+    def serving_arrays(self):
+        """The arrays of all parts, by name."""
+        arrays = {"weights": self.weights}
+        for model in self.forward:
+            arrays.update(model.serving_arrays())
+        for n, model in enumerate(self.solved):
+            arrays.update(model.serving_arrays(n))
+        return arrays
 
     def predict(self, users, items, shown, E=None):
         """Ratings (n,) of the pairs users[i], items[i], not clipped."""

@@ -19,16 +19,17 @@ import numpy as np
 
 from data import AGES, RATED, DataError, csv_records, load, output_path, read_ratings
 from data import to_dataset, write_whole
-from lfg import LFG, LFGDual, LFGItem, forward_weight, generate_one
+from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, RankLFG
+from lfg import forward_weight, generate_one, solve_one, standardised
 from settings import settings_for
 from svd import fold_in
 
-FORMAT = 2                                                 # of the model file
+FORMAT = 3                                                 # of the model file
 ARTICLES = "the|a|an|la|le|les|l'|il|lo|el|los|las|der|die|das"         # as in "Matrix, The"
 
 
 class Recommender:
-    """A trained LFG-dual that serves users it has never seen, from their ratings alone.
+    """A trained LFG-rank, which orders lists, and LFG-dual, which predicts ratings, for any user.
 
     >>> import pandas as pd
     >>> from serve import Recommender
@@ -51,8 +52,9 @@ class Recommender:
         self.rated = arrays["rated"]                       # (items,): rated by anyone in training
         self.E_names = arrays["E_names"].tolist()          # columns of a profile, "gender=F"
         self.E_mean = self.arrays["E_mean"]
+        self.rank = {name.partition("_")[2]: a for name, a in self.arrays.items()
+                     if name.startswith("rank_")}          # of LFG-rank; the others, of LFG-dual
         self.low, self.high = arrays["scale"].tolist()
-        self.n_solved = sum(name.startswith("q") for name in arrays)
         self.index_of_id = {str(name): n for n, name in enumerate(self.item_ids.tolist())}
         self.found_by = {}                                 # {plain title: indices}, for find
         for n, title in enumerate(self.titles.tolist()):
@@ -68,9 +70,10 @@ class Recommender:
         users: user and any columns of categories, such as gender or age; users who are missing from
         it get the mean profile. items: item and any of title, genres ("Comedy|Drama") and year.
         columns: new names for the columns of ratings, {"customer": "user"}. generator: "user"
-        trains LFG, "item" LFG-item, "dual" both. epochs, factors: of each network; seeds: number of
-        LFG-items to average. The defaults depend on the size of the data, but seeds is 1 for
-        "item". seed: of all random numbers. quiet: no progress bar. Raises DataError.
+        trains the networks that generate users, "item" those that generate items, "dual" both.
+        epochs, factors: of each network; seeds: number of item networks to average, for ratings and
+        for lists. The defaults depend on the size of the data, but seeds is 1 for "item". seed: of
+        all random numbers. quiet: no progress bar. Raises DataError.
         """
         if columns:
             taken = [name for name in columns.values() if name in ratings and name not in columns]
@@ -79,31 +82,32 @@ class Recommender:
         return train_model(data, generator, epochs, factors, seeds, seed, quiet)
 
     @classmethod
-    def from_model(cls, model, data, R):
-        """The Recommender for an LFGDual that was fitted on R, all or some ratings of a Dataset."""
-        E = data.E if model.forward else data.E[:, :0]     # solving reads no profile
-        numbers = {"E_mean": E[R.counts > 0].mean(0), "weights": model.weights,
+    def from_model(cls, model, data, R, rank=None):
+        """The Recommender for an LFGDual, and an LFGRank, fitted on R, ratings of a Dataset."""
+        numbers = {"E_mean": data.E[R.counts > 0].mean(0), **model.serving_arrays(),
                    "scale": [R.values.min(), R.values.max()]}
-        for one in model.forward:
-            numbers.update(one.serving_arrays())
-        for n, one in enumerate(model.solved):
-            numbers.update({f"q{n}": one.q1, f"base{n}": one.base, f"centre{n}": one.mean_row,
-                            "ridge": one.ridge})
+        if rank:
+            numbers.update((f"rank_{name}", a) for name, a in rank.serving_arrays().items())
         return cls({**{name: np.asarray(a, np.float32) for name, a in numbers.items()},
                     "format": np.array(FORMAT), "item_ids": data.item_ids, "years": data.years,
                     "titles": np.array(data.titles), "genres": np.array(data.genres),
-                    "E_names": np.array(data.E_names if model.forward else [], str),
+                    "E_names": np.array(data.E_names, str),
                     "rated": np.bincount(R.items, minlength=R.shape[1]) > 0})
 
-    def recommend(self, ratings, n=10, profile=None):
-        """The n items with the highest predicted ratings, among those rated in training.
+    def recommend(self, ratings, n=10, profile=None, by="rank", genre=None, years=None):
+        """The n items that a user is likeliest to like, among those rated in training.
 
         ratings: {id or title: rating} of the user, who may be new; the items they have rated are
         left out. profile: such as {"age": 25, "gender": "F"}; what is missing counts as average.
-        Returns a DataFrame with item, title and rating; a list of dicts where pandas is missing.
+        by: "rank" orders by LFG-rank, "rating" by the predicted rating. genre: only items of it;
+        years: only items of these years, "1980-1999" or "1995". Returns a DataFrame with item,
+        title, score (what the list is ordered by) and predicted rating; a list of dicts where
+        pandas is missing.
         """
-        best, predicted = self.best(*self.indices(ratings), self.profile_row(profile), n)
-        table = {"item": self.item_ids[best], "title": self.titles[best], "rating": predicted}
+        best, scores, predicted = self.best(*self.indices(ratings), self.profile_row(profile), n,
+                                            by, self.among(genre, years))
+        table = {"item": self.item_ids[best], "title": self.titles[best], "score": scores,
+                 "rating": predicted}
         try:
             import pandas as pd
         except ImportError:
@@ -116,18 +120,41 @@ class Recommender:
         scores = self.scores(*self.indices(ratings), self.profile_row(profile))
         return np.clip(scores[asked], self.low, self.high)
 
-    def best(self, items, values, profile, n):
-        """Indices (n,) and ratings (n,) of the best items; arguments as in scores."""
+    def best(self, items, values, profile, n, by="rank", among=None):
+        """Indices, scores and predicted ratings (n,) of the best items; arguments as in scores.
+
+        by: as in recommend. among: True for the items that may be in the list (n_items,).
+        """
         if not isinstance(n, (int, np.integer)) or n < 1:
             raise DataError(f"n is {n!r}; it must be a whole number above 0")
-        scores = self.scores(items, values, profile)
-        candidate = self.rated.copy()
+        if by not in ("rank", "rating"):
+            raise DataError(f"by is {by!r}; it must be rank or rating")
+        ratings = self.scores(items, values, profile)
+        scores = self.ranks(items, values, profile) if by == "rank" else ratings
+        candidate = self.rated.copy() if among is None else self.rated & among
         candidate[items] = False
         found = np.flatnonzero(candidate)
         if n < len(found):
             found = found[np.argpartition(-scores[found], n)[:n]]
         found = found[np.argsort(-scores[found], kind="stable")]
-        return found, np.clip(scores[found], self.low, self.high)
+        return found, scores[found], np.clip(ratings[found], self.low, self.high)
+
+    def among(self, genre=None, years=None):
+        """True for each item (n_items,) of a genre and of years such as "1980-1999", if given."""
+        found = np.ones(len(self.item_ids), bool)
+        if genre is not None:
+            genres = [text.casefold().split("|") for text in self.arrays["genres"].tolist()]
+            found = np.array([genre.casefold() in names for names in genres])
+            if not found.any():
+                known = sorted(set("|".join(self.arrays["genres"].tolist()).split("|")) - {""})
+                raise DataError(f"genre {genre!r} is unknown; choose from {', '.join(known)}")
+        if years is not None:
+            span = re.fullmatch("([0-9]{4})(?:-([0-9]{4}))?", str(years).strip())
+            if not span:
+                raise DataError(f"years {years!r}: must be like 1980-1999 or 1995")
+            first, last = span[1], span[2] or span[1]
+            found &= (int(first) <= self.arrays["years"]) & (self.arrays["years"] <= int(last))
+        return found
 
     def scores(self, items, values, profile):
         """Predicted ratings of all items (n_items,), not clipped: LFGDual.scores for one user.
@@ -139,19 +166,38 @@ class Recommender:
         weight = forward_weight(len(items), *a["weights"])
         generated, solved = self.factors(items, values, profile)
         scores = np.float32(0)
-        if "M1" in a:
-            scores = weight * (a["base"] + a["M1"] @ generated)
+        for x in generated:
+            scores = weight * (a["base"] + a["M1"] @ x)
         for n, x in enumerate(solved):
-            scores = scores + (1 - weight) / self.n_solved * (a[f"base{n}"] + a[f"q{n}"] @ x)
+            scores = scores + (1 - weight) / len(solved) * (a[f"base{n}"] + a[f"q{n}"] @ x)
+        return scores
+
+    def ranks(self, items, values, profile):
+        """Scores of all items (n_items,) to order a list by: LFGRank.scores for one user."""
+        a = self.rank
+        weight = forward_weight(len(items), *a["weights"])
+        generated, solved = self.rank_factors(items, values, profile)
+        scores = np.float32(0)
+        for x in generated:
+            scores = weight * standardised(a["base"] + a["M1"] @ x)
+        for n, x in enumerate(solved):
+            scores = scores + (1 - weight) / len(solved) * standardised(a[f"q{n}"] @ x)
         return scores
 
     def factors(self, items, values, profile):
-        """The factors and bias of a user, generated by LFG, [] without it, and solved per seed."""
+        """Rows of a user for ratings: [generated] by LFG, or [], and [solved] for each LFG-item."""
         a = self.arrays
-        generated = generate_one(a, items, values, profile) if "M1" in a else []
+        generated = [np.tanh(generate_one(a, items, values, profile))] if "M1" in a else []
         solved = [fold_in(items, values, a[f"q{n}"], a[f"base{n}"], a["ridge"], a[f"centre{n}"])
-                  for n in range(self.n_solved)]
+                  for n in range(count(a))]
         return generated, solved
+
+    def rank_factors(self, items, values, profile):
+        """Rows of a user for lists, as in factors."""
+        a = self.rank
+        liked = values >= a["like"]
+        generated = [generate_one(a, items, liked.astype(np.float32), profile)] if "M1" in a else []
+        return generated, [solve_one(a, n, items, liked, profile) for n in range(count(a))]
 
     def indices(self, ratings):
         """Indices (n,) and ratings (n,) of {id or title: rating}. Raises DataError.
@@ -248,13 +294,20 @@ class Recommender:
         n = len(self.item_ids)
         fits = [len(a[name]) == n for name in ("titles", "genres", "years", "rated")]
         fits += [np.abs(x).max(initial=0) < 1e10 for x in a.values() if x.dtype == np.float32]
-        fits += [a["format"] == FORMAT, len(self.E_names) == len(self.E_mean),
-                 ("M1" in a) == (a["weights"].max() > 0), f"base{self.n_solved}" not in a]
+        fits += [a["format"] == FORMAT, len(self.E_names) == len(self.E_mean)]
+        fits += [("M1" in part) == (part["weights"].max() > 0) and f"base{count(part)}" not in part
+                 for part in (a, self.rank)]
         users = [(np.arange(size), np.full(size, self.high, np.float32)) for size in (n, 1, 0)]
-        scores = np.array([self.scores(*user, self.E_mean) for user in users])      # by all arrays
-        fits += [scores.shape == (3, n), np.isfinite(scores).all()]
+        scores = np.array([ask(*user, self.E_mean) for user in users      # read by all arrays
+                           for ask in (self.scores, self.ranks)])
+        fits += [scores.shape == (6, n), np.isfinite(scores).all()]
         if not all(fits):
             raise ValueError("arrays do not fit together")
+
+
+def count(arrays):
+    """How many item networks the arrays of a model hold."""
+    return sum(re.fullmatch("q[0-9]+", name) is not None for name in arrays)
 
 
 def plain_title(title):
@@ -272,24 +325,37 @@ def train_model(data, generator="dual", epochs=None, factors=None, seeds=None, s
     """
     if generator not in ("user", "item", "dual"):
         raise DataError(f"generator is {generator!r}; it must be user, item or dual")
-    settings = settings_for(len(data.ratings), "coldstart", seeds)
     changed = {key: value for key, value in [("epochs", epochs), ("n_factors", factors)] if value}
-    dual = settings["LFG-dual"]
-    n_solved = {"user": 0, "item": seeds or 1, "dual": dual["seeds"]}[generator]
-    forward = [LFG(**{**settings["LFG"], **changed}, seed=seed)] if generator != "item" else []
-    items = [LFG(**{**settings["LFG-item"], **changed}, seed=seed + n) for n in range(n_solved)]
-    solved = [LFGItem(one, **settings["LFG-item fold-in"]) for one in items]
-    with progress_bar(sum(one.epochs for one in forward + items), quiet) as bar:
+    models = []
+    for test, name, *classes in (("coldstart", "LFG", LFG, LFG, LFGItem, LFGDual),
+                                 ("topn", "LFG-rank", RankLFG, CellsLFG, LFGRankItem, LFGRank)):
+        settings = settings_for(len(data.ratings), test, seeds)
+        models.append(assemble(name, classes, settings, changed, generator, seeds, seed))
+    model, rank = models
+    parts = [part for one in models for part in one.forward + one.solved]
+    with progress_bar(sum(getattr(part, "model", part).epochs for part in parts), quiet) as bar:
         bar.set_description_str(data.name)
-        for one in forward + solved:
-            one.fit(data.ratings, data.E, data.F, progress=progress_of(bar))
-    model = LFGDual(forward, solved, (dual["user_weight"], dual["empty_weight"]))
+        for part in parts:
+            part.fit(data.ratings, data.E, data.F, progress=progress_of(bar))
     if not quiet:
         R = data.ratings
         predicted = model.predict(R.users, R.items, R, data.E).clip(R.values.min(), R.values.max())
         rmse = np.sqrt(np.mean((predicted - R.values) ** 2, dtype=np.float64))
         print(f"training RMSE {rmse:.4f}", file=sys.stderr)
-    return Recommender.from_model(model, data, data.ratings)
+    return Recommender.from_model(model, data, data.ratings, rank)
+
+
+def assemble(name, classes, settings, changed, generator, seeds, seed):
+    """An LFGDual, or with name "LFG-rank" an LFGRank, of parts that are not fitted yet."""
+    Forward, Network, Solved, Joined = classes
+    user = settings.get(f"{name} user", settings.get(name))
+    joined = settings["LFG-dual" if name == "LFG" else name]
+    n_solved = {"user": 0, "item": seeds or 1, "dual": joined["seeds"]}[generator]
+    forward = [Forward(**{**user, **changed}, seed=seed)] if generator != "item" else []
+    item = "LFG-item" if name == "LFG" else "LFG-rank item"
+    solved = [Solved(Network(**{**settings[item], **changed}, seed=seed + n),
+                     **settings[f"{item} fold-in"]) for n in range(n_solved)]
+    return Joined(forward, solved, (joined["user_weight"], joined["empty_weight"]))
 
 
 def progress_bar(total, quiet):
@@ -325,18 +391,20 @@ def recommend(options):
     model = Recommender.load(options.model)
     given = {name: getattr(options, name) for name in ("age", "gender", "occupation")}
     profile = {name: value for name, value in given.items() if value is not None}
-    items, values = model.indices(rated_rows(options.rate, options.ratings))
-    best, predicted = model.best(items, values, model.profile_row(profile), options.n)
+    rated = model.indices(rated_rows(options.rate, options.ratings))
+    best = model.best(*rated, model.profile_row(profile), options.n, options.by,
+                      model.among(options.genre, options.years))
     rows = [{"rank": rank, "id": str(model.item_ids[n]), "title": str(model.titles[n]),
-             "rating": round(float(rating), 3)}
-            for rank, (n, rating) in enumerate(zip(best, predicted), 1)]
+             "score": round(float(score), 3), "rating": round(float(rating), 3)}
+            for rank, (n, score, rating) in enumerate(zip(*best), 1)]
     if options.json:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
         return
     width = max([len(row["title"]) for row in rows], default=5)
-    print(f"Rank  {'Title':{width}}  Rating")
+    print(f"Rank  {'Title':{width}}  Score  Rating")
     for row in rows:
-        print(f"{row['rank']:>4}  {row['title']:{width}}  {row['rating']:>6.2f}")
+        print(f"{row['rank']:>4}  {row['title']:{width}}  {row['score']:>5.2f}  "
+              f"{row['rating']:>6.2f}")
 
 
 def rated_rows(rates, path):
@@ -357,15 +425,16 @@ def score(options):
     out = output_path(options.out, options.ratings, options.model)
     model = Recommender.load(options.model)
     table = read_ratings(options.ratings, options.columns)
+    among = model.among(options.genre, options.years)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(RATED)
+    writer.writerow([*RATED, "score"])
     for user, rows in table.groupby("user", sort=False):   # rows of a user in any order
         where = [f"{options.ratings}, line {line}" for line in rows.index]
         rated = model.indices(zip(where, rows["item"], rows["rating"]))
-        best, predicted = model.best(*rated, model.E_mean, options.n)
-        writer.writerows((user, model.item_ids[i], f"{rating:.4f}")
-                         for i, rating in zip(best, predicted))
+        best = model.best(*rated, model.E_mean, options.n, options.by, among)
+        writer.writerows((user, model.item_ids[i], f"{rating:.4f}", f"{score:.4f}")
+                         for i, score, rating in zip(*best))
     write_whole(out, text.getvalue())
 
 
@@ -386,7 +455,8 @@ def export(options):
         "format": FORMAT, "file": "weights.bin",
         "type": "float32, little-endian, last index fastest", "arrays": layout,
         "layers": len([name for name in a if re.fullmatch("W[0-9]+", name)]),
-        "seeds": model.n_solved, "slope": 0.01, "E_names": model.E_names,
+        "rank_layers": len([name for name in a if re.fullmatch("rank_W[0-9]+", name)]),
+        "seeds": count(a), "rank_seeds": count(model.rank), "slope": 0.01, "E_names": model.E_names,
         "items": [dict(zip(columns, row)) for row in rows]}
     folder = os.path.realpath(options.out)
     try:
@@ -411,13 +481,18 @@ def vectors(model):
         items = rng.choice(n_items, min(size, n_items), replace=False)
         values = rng.uniform(model.low, model.high, len(items)).astype(np.float32)
         profile = (rng.random(len(model.E_mean)) < 0.1).astype(np.float32)
-        generated, solved = model.factors(items, values, profile)
-        scores = model.scores(items, values, profile)
+        asked = rng.choice(n_items, 5).tolist()
         found.append({"items": items.tolist(), "ratings": values.tolist(),
-                      "profile": profile.tolist(), "generated": [float(x) for x in generated],
-                      "solved": [x.tolist() for x in solved],
-                      "predictions": [[i, float(scores[i])]
-                                      for i in rng.choice(n_items, 5).tolist()]})
+                      "profile": profile.tolist()})
+        for prefix, factors, ask, name in (
+                ("", model.factors, model.scores, "predictions"),
+                ("rank_", model.rank_factors, model.ranks, "scores")):
+            generated, solved = factors(items, values, profile)
+            scores = ask(items, values, profile)
+            found[-1].update({
+                f"{prefix}generated": [x.tolist() for one in generated for x in one],
+                f"{prefix}solved": [x.tolist() for x in solved],
+                name: [[i, float(scores[i])] for i in asked]})
     return found
 
 
@@ -467,7 +542,12 @@ def parse(argv):
     for run in (recommend, score, export):
         parsers[run].add_argument("--model", required=True, metavar="FILE", help="a saved model")
     for run in (recommend, score):
-        parsers[run].add_argument("-n", type=int_range(1), default=10, help="items per user")
+        add = parsers[run].add_argument
+        add("-n", type=int_range(1), default=10, help="items per user")
+        add("--by", default="rank", choices=["rank", "rating"],
+            help="the order: what the user is likeliest to like (default), or the predicted rating")
+        add("--genre", help="only items of this genre")
+        add("--years", metavar="1980-1999", help="only items of these years")
     for run, what in [(train, "an .npz file; replaced if present"), (export, "an empty folder"),
                       (score, "a CSV user,item,rating; replaced if present")]:
         parsers[run].add_argument("--out", required=True, metavar="PATH", help=what)
@@ -475,10 +555,10 @@ def parse(argv):
     add = parsers[train].add_argument
     add_data_options(add)
     add("--generator", default="dual", choices=["user", "item", "dual"],
-        help="what is generated: users (the paper's LFG), items, or both (default)")
+        help="what is generated: users, as in the paper, items, or both (default)")
     add("--half", action="store_true", help="store float16: half the size")
     add("--seed", type=int_range(0, 2 ** 63), default=0, help="seed of all random numbers")
-    add("--seeds", type=int_range(1, 1000), help="runs of LFG-item that are averaged")
+    add("--seeds", type=int_range(1, 1000), help="item networks that are averaged")
     add("--epochs", type=int_range(1), help="training epochs of each network")
     add("--factors", type=int_range(1), help="number of latent factors of each network")
 

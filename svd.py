@@ -252,6 +252,11 @@ class FoldIn(FactorModel):
             x[n] = fold_in(told.items[row], told.values[row], self.q1, self.base, self.ridge, x[n])
         return x
 
+    def serving_arrays(self, n):
+        """What fold_in reads, by name; n tells several models in one file apart."""
+        return {f"q{n}": self.q1, f"base{n}": self.base, f"centre{n}": self.mean_row,
+                "ridge": self.ridge}
+
     def centres(self, users, shown, E):
         """What each user is shrunk towards, (len(users), k + 1)."""
         if callable(self.centre):
@@ -279,7 +284,7 @@ def fold_in(items, values, q1, base, ridge, centre):
 
 
 def prior_features(q, items, liked, profile):
-    """z of one user: [1, E, sum of q over the items rated / (n + 5), the same of likes, log(1 + n)].
+    """z of a user: [1, E, sum of q over the items rated / (n + 5), the same of likes, log(1 + n)].
 
     q (all items, k); items (n,); liked (n,): True for those among them; profile (a,). Which items
     somebody rates says what they like, even before the ratings are looked at.
