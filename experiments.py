@@ -34,7 +34,7 @@ from data import DataError, Ratings, Split, first_ratings, load, output_path, sp
 from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, PaperLFG, RankLFG
 from serve import Parser, Recommender, add_data_options, int_range, progress_bar, progress_of
 from serve import run_command
-from settings import COUNTS, GRID, settings_for
+from settings import COUNTS, GRID, for_genres, settings_for
 from svd import EASE, SVD, BiasSVD, FoldIn, MultVAE, Popularity, SVDpp, ensure_fitted
 from svd import like_threshold, likes_of
 
@@ -107,6 +107,7 @@ class Trainer:
     """
 
     def __init__(self, data, test, R, what, options):
+        self.data = data
         self.inputs = (R, data.E, data.F)
         self.turned_around = "LFG" if test == "newitem" else "LFG-item"    # generates columns of R
         self.what = f"{data.name} {what}"
@@ -146,7 +147,7 @@ class Trainer:
         if column == self.turned_around:
             return LFGItem(part, **settings[f"{column} fold-in"])
         if column == "LFG-rank item":
-            return LFGRankItem(part, **settings[f"{column} fold-in"])
+            return LFGRankItem(part, **for_genres(settings[f"{column} fold-in"], self.data))
         if column == "SVD++ fold-in":
             return FoldIn(part, **settings[column], centre=part.implicit_rows)
         return FoldIn(part, **settings[column]) if column == "BiasSVD fold-in" else part

@@ -392,12 +392,17 @@ class LFGRankItem(FoldIn):
 
     (sums over the likes; Q (items, k): all items). In units where A is I, that is, with A = L Lt,
     x = Lt p and q1 = sqrt(1 - a0) L^-1 q, it is fold_in with a ridge of 1. c = z W, where z is
-    svd.prior_features. model: the CellsLFG, fitted on (R.T, F) or not; strength: of W's ridge.
+    svd.prior_features. An item's q is what the network generates and, times `known`, what is known
+    of it, F, a rare genre weighing more than a frequent one: fans of a genre get that genre.
+
+    model: the CellsLFG, fitted on (R.T, F) or not; strength: of W's ridge; known: a weight for each
+    column of F (columns,), or one for all.
     """
 
-    def __init__(self, model, l2, few, strength):
+    def __init__(self, model, l2, few, strength, known):
         super().__init__(model, l2, 1.0)
         self.few = few
+        self.known = known
         self.strength = strength
 
     def fit(self, R, E=None, F=None, progress=None):
@@ -406,7 +411,10 @@ class LFGRankItem(FoldIn):
         generator = self.model
         Rt = R.T
         ensure_fitted(generator, Rt, F, E, progress)
-        Q = generator.user_factors(np.arange(R.shape[1]), Rt, F)[:, :-1]
+        F = side_of(Rt, F)
+        rarity = np.sqrt(np.log(len(F) / np.maximum(1, F.sum(0))))       # (columns,)
+        Q = np.hstack([generator.user_factors(np.arange(len(F)), Rt, F)[:, :-1],
+                       (np.multiply(self.known, rarity) * F).astype(generator.dtype)])
         self.like = generator.like
         L = self.set_units(Q, generator.a0)
         # solve each training user without a prior; c is the mean of such rows given z. A user's

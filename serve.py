@@ -21,7 +21,7 @@ from data import AGES, RATED, DataError, csv_records, load, output_path, read_ra
 from data import to_dataset, write_whole
 from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, RankLFG
 from lfg import forward_weight, generate_one, solve_one, standardised
-from settings import settings_for
+from settings import for_genres, settings_for
 from svd import fold_in
 
 FORMAT = 3                                                 # of the model file
@@ -330,6 +330,8 @@ def train_model(data, generator="dual", epochs=None, factors=None, seeds=None, s
     for test, name, *classes in (("coldstart", "LFG", LFG, LFG, LFGItem, LFGDual),
                                  ("topn", "LFG-rank", RankLFG, CellsLFG, LFGRankItem, LFGRank)):
         settings = settings_for(len(data.ratings), test, seeds)
+        if name == "LFG-rank":
+            settings["LFG-rank item fold-in"] = for_genres(settings["LFG-rank item fold-in"], data)
         models.append(assemble(name, classes, settings, changed, generator, seeds, seed))
     model, rank = models
     parts = [part for one in models for part in one.forward + one.solved]

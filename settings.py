@@ -91,7 +91,8 @@ SETTINGS["ml-100k", "topn"] = {                            # LFG-rank serves any
     "Mult-VAE": dict(l2=0.001),
     "LFG-rank user": dict(l2=0.5, l2_M=0.05, mask=0.5),
     "LFG-rank item": dict(rate=5e-3),
-    "LFG-rank item fold-in": dict(l2=200.0, few=20.0, strength=30.0),
+    "LFG-rank item fold-in": dict(l2=150.0, few=50.0, strength=100.0,
+                                  known=20.0),
     "LFG-rank": dict(seeds=3, user_weight=0.5, empty_weight=0.0),
 }
 SETTINGS["ml-1m", "topn"] = {
@@ -101,8 +102,8 @@ SETTINGS["ml-1m", "topn"] = {
     "Mult-VAE": dict(l2=0.001),
     "LFG-rank user": dict(hidden=(500,), l2=0.03, l2_M=0.03, mask=0.5),
     "LFG-rank item": dict(hidden=(500,), epochs=40),
-    "LFG-rank item fold-in": dict(l2=300.0, few=200.0, strength=30.0),
-    "LFG-rank": dict(seeds=2, user_weight=0.5, empty_weight=0.0),
+    "LFG-rank item fold-in": dict(l2=300.0, few=200.0, strength=100.0, known=12.0),
+    "LFG-rank": dict(seeds=2, user_weight=0.6, empty_weight=0.0),
 }
 for name in SIZES:
     SETTINGS[name, "coldstart topn"] = SETTINGS[name, "topn"]
@@ -131,9 +132,16 @@ GRID = {                                                   # multiplies one valu
                       "rate": (0.6, 1.6)},
     "LFG-rank item": {"l2": (0.3, 3), "l2_M": (0.3, 3), "mask": (0.7, 1.4), "a0": (0.5, 2),
                       "epochs": (0.7, 1.4), "rate": (0.6, 1.6)},
-    "LFG-rank item fold-in": {"l2": (0.7, 1.4), "few": (0.3, 3), "strength": (0.3, 3)},
+    "LFG-rank item fold-in": {"l2": (0.7, 1.4), "few": (0.3, 3), "strength": (0.3, 3),
+                              "known": (0.3, 2)},
     "LFG-rank": {"user_weight": (0, 0.5, 1.5), "empty_weight": (1,)},
 }
+
+
+def for_genres(setting, data):
+    """A setting of LFGRankItem whose weight `known` applies to the genres in data.F alone."""
+    known = [setting["known"] * name.startswith("genre=") for name in data.F_names]
+    return {**setting, "known": known}
 
 
 def settings_for(n_ratings, test, seeds=None):
