@@ -91,7 +91,7 @@ SETTINGS["ml-100k", "topn"] = {                            # LFG-rank serves any
     "Mult-VAE": dict(l2=0.001),
     "LFG-rank user": dict(l2=0.5, l2_M=0.05, mask=0.5),
     "LFG-rank item": dict(rate=5e-3),
-    "LFG-rank item fold-in": dict(l2=150.0, few=50.0, strength=100.0,
+    "LFG-rank item fold-in": dict(l2=200.0, few=50.0, strength=100.0,
                                   known=20.0),
     "LFG-rank": dict(seeds=3, user_weight=0.5, empty_weight=0.0),
 }
