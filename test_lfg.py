@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -35,11 +36,15 @@ import settings
 from data import DataError, Ratings, first_ratings, load, output_path, read_ratings, split
 from data import synthetic, to_dataset, write_whole
 from experiments import COLUMNS, Trainer, cases_of, choices, differences
-from lfg import LFG, LFGDual, LFGItem, PaperLFG, generate_one
-from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Tanh, cosine, end_epoch, even_slices
+from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, PaperLFG, RankLFG
+from lfg import generate_one, standardised
+from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Sequential, Tanh
+from nn import cosine, end_epoch, even_slices, multinomial
 from serve import Recommender
 from settings import COUNTS, GRID, SETTINGS
-from svd import SVD, BiasSVD, FactorModel, FoldIn, SVDpp, fold_in, in_units, truncated_svd
+from svd import EASE, SVD, BiasSVD, FactorModel, FoldIn, MultVAE, Popularity, SVDpp, fit_prior
+from svd import fold_in, in_units, like_threshold, likes_of, prior_features, random_part
+from svd import truncated_svd
 
 # Layers
 
@@ -171,6 +176,31 @@ def test_slices_are_nearly_equal_and_the_cosine_runs_from_one_to_zero():
         parts = [list(range(n))[part] for part in even_slices(n, size)]
         assert [len(part) for part in parts] == lengths and sum(parts, []) == list(range(n))
     assert [cosine(p) for p in (0, 1 / 3, 0.5, 1)] == pytest.approx([1, 0.75, 0.5, 0])
+
+
+def test_a_network_gives_the_gradient_of_its_input_if_asked():
+    rng = np.random.default_rng(0)
+    layers = Linear(4, 3, rng, np.float64), Tanh(), Linear(3, 2, rng, np.float64)
+    network = Sequential(*layers)
+    x, dy = rng.normal(size=(5, 4)), rng.normal(size=(5, 2))
+    caches = network.forward(x)[1]
+    dx, grads = network.backward(dy, caches, input_grad=True)
+    check_gradients(lambda: (network.forward(x)[0] * dy).sum(), [x, *network.params], [dx, *grads])
+    assert network.backward(dy, caches)[0] is None
+
+
+def test_multinomial_worked_by_hand_and_without_overflow():
+    # softmax 1/4 1/2 1/4, of which entries 0 and 1 are drawn; 1/3 1/3 1/3, of which entry 2 is
+    logits = np.log([[1.0, 2, 1], [7, 7, 7], [1, 2, 3]])   # and nothing of the last row
+    row, column = np.array([0, 0, 1]), np.array([0, 1, 2])
+    loss, d = multinomial(logits, row, column)
+    assert loss == pytest.approx(np.log(4 * 2 * 3) / 3)
+    expected = [[2 / 4 - 1, 2 / 2 - 1, 2 / 4], [1 / 3, 1 / 3, 1 / 3 - 1], [0, 0, 0]]
+    assert d == pytest.approx(np.array(expected) / 3)
+    check_gradients(lambda: multinomial(logits, row, column)[0], [logits], [d])
+    huge = np.array([[1e4, 0, -1e4]], np.float32)
+    loss, d = multinomial(huge, np.array([0]), np.array([1]))
+    assert (loss, d.tolist(), d.dtype) == (1e4, [[1, -1, 0]], np.float32)
 
 
 # Matrix factorization
@@ -477,6 +507,7 @@ def test_generate_one_gives_what_the_network_does(small, known, hidden, times):
     scores = model.scores(np.arange(60), R, small.E)
     for u in range(60):                                    # of an empty and a full profile, too
         x = generate_one(a, *R.rows(np.array([u]))[1:], small.E[u])
+        x = np.tanh(x)
         assert x.dtype == np.float32 and np.abs(x - factors[u] / times).max() < 1e-5
         assert a["base"] + a["M1"] @ x == pytest.approx(scores[u], abs=1e-4)
 
@@ -546,7 +577,14 @@ MODELS = {                                                 # each from a seed
     "PaperLFG": lambda seed: lfg(PaperLFG, seed=seed),
     "LFGItem": lambda seed: LFGItem(lfg(seed=seed), 4.0, 2.0, "mean"),
     "LFGDual": lambda seed: LFGDual([lfg(seed=seed)], [LFGItem(lfg(seed=seed + n), 4.0, 2.0)
-                                                       for n in (1, 2)], [0.2, 0.6])}
+                                                       for n in (1, 2)], [0.2, 0.6]),
+    "RankLFG": lambda seed: lfg(RankLFG, seed=seed),
+    "LFGRankItem": lambda seed: LFGRankItem(lfg(CellsLFG, seed=seed), 4.0, 20.0, 3.0),
+    "LFGRank": lambda seed: LFGRank([lfg(RankLFG, seed=seed)],
+                                    [MODELS["LFGRankItem"](seed + n) for n in (1, 2)], [0.5, 0]),
+    "EASE": lambda seed: EASE(5.0),
+    "MultVAE": lambda seed: MultVAE(4, 16, epochs=3, batch=16, rate=0.01, seed=seed)}
+RANKERS = ["RankLFG", "LFGRankItem", "LFGRank", "EASE", "MultVAE"]         # whose scores only order
 EVERY_MODEL = pytest.mark.parametrize("name", MODELS)
 
 
@@ -570,14 +608,15 @@ def fitted(request, known, small):
 def test_fit_returns_the_model_and_does_without_side_information(name, known, small):
     model = MODELS[name](0)
     told = []
-    assert model.fit(known, None, None, lambda *epoch: told.append(epoch)) is model and told
+    assert model.fit(known, None, None, lambda *epoch: told.append(epoch)) is model
+    assert told or name == "EASE"                          # has no epochs
     got = model.scores(np.arange(60), known, None)
     assert got.shape == (60, 40) and np.isfinite(got).all() and np.ptp(got) > 0.1
     # no side information is side information without columns; the same seed gives the same bits
     empty = MODELS[name](0).fit(known, small.E[:, :0], small.F[:, :0])
     assert empty.scores(np.arange(60), known, small.E[:, :0]).tobytes() == got.tobytes()
     other = MODELS[name](9).fit(known).scores(np.arange(60), known)
-    assert (other != got).any() or name == "SVD"           # of which the seed leaves nothing
+    assert (other != got).any() or name in ("SVD", "EASE")
 
 
 def test_scores_agree_with_predictions_of_users_in_any_order(fitted, known, small):
@@ -586,6 +625,8 @@ def test_scores_agree_with_predictions_of_users_in_any_order(fitted, known, smal
     users = rng.integers(3, 60, size=600)                  # more than one block of 512
     scores = model.scores(users, known, small.E)
     assert scores == pytest.approx(model.scores(np.arange(60), known, small.E)[users], abs=1e-5)
+    if fitted[0] in RANKERS:
+        return
     items = rng.integers(40, size=600)
     predicted = model.predict(users, items, known, small.E)
     assert predicted == pytest.approx(scores[np.arange(600), items], abs=1e-5)
@@ -611,13 +652,15 @@ def test_what_a_user_has_shown_is_all_that_is_read_of_a_user(fitted, known, smal
 def test_any_rating_scale_gives_the_same_answers_in_its_unit(fitted, known, small, times):
     R = known.with_values(known.values * times)
     got = MODELS[fitted[0]](0).fit(R, small.E, small.F).scores(np.arange(60), R, small.E)
-    expected = times * fitted[1].scores(np.arange(60), known, small.E)
-    assert got == pytest.approx(expected, abs=2e-3 * times)
+    unit = 1 if fitted[0] in RANKERS else times
+    expected = unit * fitted[1].scores(np.arange(60), known, small.E)
+    assert got == pytest.approx(expected, abs=2e-3 * unit)
 
 
 @pytest.mark.parametrize("rate,epochs", [(10, 5), (1e4, 1), (1e19, 1), (1e38, 1), (1e38, 5)])
 @pytest.mark.parametrize("cls,more", [(SVD, {}), (BiasSVD, {}), (SVDpp, {}), (LFG, {}),
-                                      (LFG, dict(hidden=(8, 8), dtype=np.float64))])
+                                      (LFG, dict(hidden=(8, 8), dtype=np.float64)),
+                                      (RankLFG, {}), (CellsLFG, {}), (MultVAE, {})])
 def test_a_training_that_diverges_says_so_even_in_its_last_step(small, cls, more, rate, epochs):
     with pytest.raises(FloatingPointError, match="^training diverged in epoch . .*; use a lower"):
         cls(n_factors=5, rate=rate, epochs=epochs, **more).fit(small.ratings, small.E)
@@ -627,13 +670,227 @@ def test_a_training_that_diverges_says_so_even_in_its_last_step(small, cls, more
 def test_training_on_constant_ratings_does_not_diverge_and_on_none_is_refused(name, small):
     for rating in (-7.5, 0, 100):
         R = small.ratings.with_values(np.full(900, rating))
-        off = np.abs(MODELS[name](0).fit(R).scores(np.arange(60), R) - rating).max()
+        scores = MODELS[name](0).fit(R).scores(np.arange(60), R)
+        assert np.isfinite(scores).all()
+        off = np.abs(scores - rating).max() * (name not in RANKERS)
         assert off < (0.3 if name != "PaperLFG" else 100)  # which starts at the SVD of the ratings
     with pytest.raises(ValueError, match="no ratings"):
         MODELS[name](0).fit(R.where([]))
     if "LFG" in name:
         with pytest.raises(ValueError, match="(E has 59 rows for 60|E has 39 rows for 40) users"):
             MODELS[name](0).fit(small.ratings, small.E[1:], small.F[1:])
+
+
+# Ranking
+
+
+def test_likes_begin_at_three_quarters_of_the_scale():
+    for scale, likes in (([1, 2, 3, 4, 5], [4, 5]), (np.arange(0.5, 5.1, 0.5), [4, 4.5, 5]),
+                         ([0, 74, 75, 100], [75, 100]), ([7, 7], [7, 7])):
+        for unit in (1, 0.1, 2.25):
+            R = Ratings([0] * len(scale), range(len(scale)), unit * np.array(scale), (1, 10))
+            found = likes_of(R, like_threshold(R.values))
+            assert R.values[found.items] / unit == pytest.approx(np.array(likes))
+            assert (found.values == 1).all() and found.shape == R.shape
+
+
+@pytest.mark.parametrize("cls", [RankLFG, CellsLFG])
+def test_rank_and_cells_lfg_encode_likes_and_start_as_by_hand(cls):
+    R = Ratings([0, 0, 1], [0, 1, 0], [5, 1, 3], (2, 3))   # likes are 4 and above: one
+    E = np.array([[0, 1], [1, 1], [0, 0]])
+    model = lfg(cls, epochs=0, dtype=np.float64).fit(R, E[:2])
+    batch = np.array([0, 0, 2]), np.array([0, 2, 1]), model.inside(np.array([5, 1, 3])), E
+    root = 0.5 ** 0.5                                      # the first user has two ratings, 5 and 1
+    assert model.encode(*batch) == pytest.approx(np.array([                # E, likes, rated
+        [0, 1, root, 0, 0, root, 0, root], [1, 1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 1, 0]]))
+    # logits need more than the range of Tanh, and bi starts at log(likes + 1)
+    assert type(model.network.layers[-1]) is (Linear if cls is RankLFG else Tanh)
+    assert model.bi == pytest.approx(np.log([2, 1, 1]) if cls is RankLFG else np.zeros(3))
+    assert np.abs(model.M[0]) == pytest.approx([0.3, 0, 0])                # SVD of the likes
+
+
+@pytest.mark.parametrize("cls", [RankLFG, CellsLFG])
+def test_gradients_of_rank_and_cells_lfg_against_the_dense_loss(cls):
+    rng = np.random.default_rng(1)
+    E = rng.integers(2, size=(5, 3)).astype(float)
+    model = lfg(cls, hidden=(6, 5), dropout=0, epochs=0, dtype=np.float64).fit(SEVEN, E)
+    model.M += rng.normal(size=model.M.shape)
+    model.bi += rng.normal(size=4)
+    row, item, value = SEVEN.rows(np.array([3, 2, 0, 4]))  # user 2 has no ratings
+    liked = np.zeros((4, 4))
+    liked[row, item] = [0, 1, 1, 0, 1, 1]                  # of ratings 2 5, 5 3 4, 4
+    value = model.inside(value)
+    inputs = model.encode(row, item, value, E[[3, 2, 0, 4]])
+
+    def loss():
+        G = model.network.forward(inputs, training=True)[0]
+        s = G[:, :3] @ model.M
+        if cls is CellsLFG:                                # likes weigh 1, every other cell 0.3
+            return (np.where(liked, 1, 0.3) * (liked - s) ** 2).sum() / 4
+        p = np.exp(s + G[:, 3:] + model.bi)
+        return -(liked * np.log(p / p.sum(1, keepdims=True))).sum() / 4
+
+    told, grads = model.gradients(inputs, row, item, value)
+    assert told * (np.log(5) if cls is RankLFG else 1) == pytest.approx(loss())
+    trained = [*model.network.params, model.M]
+    if cls is RankLFG:
+        trained.append(model.bi)
+    else:
+        assert not grads.pop().any()                       # has no biases
+    check_gradients(loss, trained, grads)
+
+
+def test_gradients_of_mult_vae_and_its_input_by_hand():
+    rng = np.random.default_rng(0)
+    model = MultVAE(n_factors=2, hidden=5, dtype=np.float64)
+    model.build(4, rng)
+    row, item = np.array([0, 0, 1, 3]), np.array([1, 3, 0, 2])             # user 2 likes nothing
+    x = model.encode(row, item, 4)
+    root = 0.5 ** 0.5
+    assert x == pytest.approx(np.array([[0, root, 0, root], [1, 0, 0, 0], [0] * 4, [0, 0, 1, 0]]))
+    params = model.encoder.params + model.decoder.params
+    for p in params:
+        p += 0.3 * rng.normal(size=p.shape)
+    eps = rng.normal(size=(4, 2))
+
+    def loss():
+        m, log_v = np.split(model.encoder.forward(x)[0], 2, axis=1)
+        p = np.exp(model.decoder.forward(m + np.exp(log_v / 2) * eps)[0])
+        divergence = (m ** 2 + np.exp(log_v) - log_v - 1).sum() / 2        # of N(m, v) from N(0, I)
+        return (0.7 * divergence - np.log((p / p.sum(1, keepdims=True))[row, item]).sum()) / 4
+
+    told, grads = model.gradients(x, row, item, eps, 0.7)
+    assert told == pytest.approx(loss())
+    check_gradients(loss, params, grads)
+
+
+def test_prior_features_by_hand():
+    q = np.array([[1, 2], [3, 4], [5, 6]], np.float32)
+    z = prior_features(q, np.array([0, 2]), np.array([False, True]), np.array([7]))
+    assert z == pytest.approx([1, 7, 6 / 7, 8 / 7, 5 / 7, 6 / 7, np.log(3)])           # n + 5 = 7
+    nothing = np.array([], int)
+    z = prior_features(q, nothing, nothing > 0, np.array([7]))
+    assert z.tolist() == [1, 7, 0, 0, 0, 0, 0] and z.dtype == np.float32
+
+
+@pytest.mark.parametrize("strength", [1e-6, 3, 1e9])
+def test_the_prior_is_a_weighted_ridge_regression_with_a_free_intercept(strength):
+    rng = np.random.default_rng(0)
+    Z = np.c_[np.ones(30), rng.normal(size=(30, 4))]
+    x = 5 + rng.normal(size=(30, 2))
+    weight = rng.random(30)
+    W = fit_prior(Z, x, weight, strength)
+    root = np.sqrt(weight)
+    expected = [solve_by_least_squares(root[:, None] * Z, root * column, [0] + [strength] * 4,
+                                       np.zeros(5)) for column in x.T]
+    assert W == pytest.approx(np.transpose(expected), abs=1e-6)
+    if strength == 1e9:                                    # nothing is left but the weighted mean
+        assert W[0] == pytest.approx(np.average(x, axis=0, weights=weight))
+
+
+def test_a_random_part_takes_some_ratings_at_random_from_none_to_all():
+    # 31 ratings at most: floor(32 ** uniform) - 1 is 0, 1 to 2, 3 to 6, 7 to 14 and above alike
+    R = random_ratings(3000, 31)[0]
+    R = R.where((R.users == 0) | (R.items < 20))           # one has 31, all others 20
+    part = random_part(R, np.random.default_rng(0))
+    assert pairs(part) < pairs(R) and part.shape == R.shape
+    counts = part.counts[1:]
+    assert counts.min() == 0 and counts.max() == 20
+    shares = np.histogram(counts, [0, 1, 3, 7, 15, 21])[0] / 2999
+    assert np.abs(shares - 0.2).max() < 0.03
+    taken = np.bincount(part.where(part.users > 0).items)
+    assert taken.std() < 0.07 * taken.mean()               # no item is preferred
+
+
+def minimum_of(loss, k):
+    """Where a quadratic function of x (k,) is least, from seven kinds of its values alone."""
+    e = np.eye(k)
+    H = [[loss(a + b) - loss(a) - loss(b) + loss(0 * a) for a in e] for b in e]
+    return -np.linalg.solve(H, [(loss(a) - loss(-a)) / 2 for a in e])
+
+
+@pytest.mark.parametrize("l2,few,strength", [(2.0, 5.0, 3.0), (0.3, 100.0, 0.1)])
+def test_lfg_rank_item_minimises_its_loss_and_shrinks_to_the_prior(known, small, l2, few, strength):
+    model = LFGRankItem(lfg(CellsLFG, dtype=np.float64), l2, few, strength)
+    model.fit(known, small.E, small.F)
+    users = np.arange(60)
+    Q = model.model.user_factors(np.arange(40), known.T, small.F)[:, :-1]
+    rated = [known.items[known.users == u] for u in users]
+    liked = [known.items[(known.users == u) & (known.values >= 4)] for u in users]
+    n_liked = np.array([len(one) for one in liked])
+    assert {0, 1, 2, 3} < set(n_liked) and n_liked.max() > 6               # k is 3: both branches
+
+    def solved(u, c):
+        t = few / (few + len(rated[u]))
+
+        def loss(p):
+            s = Q @ p
+            of_likes = ((1 - s[liked[u]]) ** 2 - 0.3 * s[liked[u]] ** 2).sum()
+            cells = 0.3 * ((s - t * Q @ c) ** 2).sum()
+            return of_likes + cells + l2 * ((p - c) ** 2).sum()
+        return minimum_of(loss, 3)
+
+    def features(R):
+        return np.array([prior_features(Q, R.items[R.users == u],
+                                        R.values[R.users == u] >= 4, small.E[u]) for u in users])
+
+    # rows solved without a prior, regressed on the features of whole profiles and of parts; user 3,
+    # without ratings, is left out, and a user weighs the square root of their number of likes
+    train = np.delete(users, 3)
+    part = random_part(known, np.random.default_rng(0))
+    weight = np.sqrt(n_liked[train])
+    weight = np.tile(weight / weight.mean(), 2) / 2
+    rows = np.array([solved(u, np.zeros(3)) for u in train])
+    Z = np.vstack([features(known)[train], features(part)[train]])
+    c = features(known) @ fit_prior(Z, np.vstack([rows, rows]), weight, strength)
+    expected = np.array([Q @ solved(u, c[u]) for u in users])
+    got = model.scores(users, known, small.E) / np.sqrt(1 - 0.3)
+    assert got == pytest.approx(expected, abs=1e-5) and np.ptp(got[5]) > 0.1
+    assert got[3] == pytest.approx(Q @ c[3], abs=1e-5) and np.ptp(got[3]) > 0.01       # p = c
+
+
+def test_popularity_counts_likes_and_ease_is_a_ridge_regression_per_item(known):
+    L = np.zeros((60, 40))
+    L[known.users, known.items] = known.values >= 4
+    got = Popularity().fit(known).scores(np.array([9, 3]))
+    assert got.tolist() == [L.sum(0).tolist()] * 2
+    B = np.zeros((40, 40))
+    for j in range(40):                                    # of all other items
+        rest = np.delete(np.arange(40), j)
+        B[rest, j] = solve_by_least_squares(L[:, rest], L[:, j], [3.0] * 39, np.zeros(39))
+    users = np.array([7, 5, 3])
+    assert EASE(3.0).fit(known).scores(users, known) == pytest.approx(L[users] @ B, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["RankLFG", "LFGRankItem", "LFGRank", "EASE", "MultVAE"])
+def test_two_planted_groups_are_found(name):
+    rng = np.random.default_rng(0)
+    rated = rng.random((100, 20)) < 0.6
+    liked = (np.arange(100)[:, None] + np.arange(20)) % 2 == 0             # even users, even items
+    R = Ratings(*np.nonzero(rated), np.where(liked, 5, 1)[rated], rated.shape)
+    model = MODELS[name](0)
+    for one in [model, *getattr(model, "forward", []), *getattr(model, "solved", [])]:
+        vars(getattr(one, "model", one)).update(epochs=30)
+    model.fit(R.where(R.users < 80))
+    R = R.where((R.items > 3) | ~liked[R.users, R.items])
+    scores = model.scores(np.arange(80, 100), R)           # of new users; two likes are hidden
+    assert np.median((scores[:, :4][liked[80:, :4]] > scores.mean(1).repeat(2))) == 1
+    own, other = (np.where(one[80:], scores, 0).sum(1) for one in (liked, ~liked))
+    assert (own > other).all()
+
+
+def test_standardised_scores_are_joined_as_by_hand():
+    # of 1, 3: mean 2, deviation 1
+    assert standardised(np.array([[1.0, 3], [7, 7]])).tolist() == [[-1, 1], [0, 0]]
+    shown = Ratings(np.repeat([1, 2], [5, 20]), [*range(5), *range(20)], np.ones(25), (3, 30))
+    parts = [Constant(rating) for rating in (4, 5, 9)]     # fitted
+    for part, own in zip(parts, ([1, 3], [9, 5], [40, 20])):
+        part.scores = lambda users, shown, E, own=own: np.array([own] * len(users), float)
+    rank = LFGRank(parts[:1], parts[1:], [0.2, 0.6])
+    # weights 0.6 of no ratings, 0.2 + 0.4 * 5 / 10 of 5, 0.2 + 0.4 * 5 / 25 of 20; -1 and 1
+    expected = np.array([1 - 2 * 0.6, 1 - 2 * 0.4, 1 - 2 * 0.28])[[2, 0, 1]]
+    got = rank.scores(np.array([2, 0, 1]), shown, "E")
+    assert got == pytest.approx(np.c_[expected, -expected])
 
 
 # Data
@@ -1298,7 +1555,9 @@ def tiny(used):
     for name in experiments.CLASSES.keys() & quick.keys():
         known = inspect.signature(experiments.CLASSES[name]).parameters
         quick[name].update({key: n for key, n in sizes.items() if key in known})
-    quick["LFG-dual"]["seeds"] = 2
+    quick.get("Mult-VAE", {}).update(hidden=8)             # one layer
+    for ensemble in {"LFG-dual", "LFG-rank"} & quick.keys():
+        quick[ensemble]["seeds"] = 2
     if "SVD++ fold-in" in quick:
         quick["SVD++ fold-in"]["l2"] += 1                   # else what BiasSVD's is
     return quick
@@ -1320,7 +1579,7 @@ def arrays(thing, path="model"):
 
 def differing(a, b):
     """Paths at which two results of arrays have not the same bits."""
-    assert a.keys() == b.keys() and len(a) > 5
+    assert a.keys() == b.keys() and len(a) > 1
     return [path for path in a if a[path].tobytes() != b[path].tobytes()]
 
 
@@ -1369,7 +1628,8 @@ def one_line(done, name):
 NAMES = {test: [c for added in models.values() for c in added] for test, models in COLUMNS.items()}
 CASES = [(test, column) for test in NAMES for column in NAMES[test]]
 OF_NEW = [(test, column) for test, column in CASES if test != "basic"]
-PLACEHOLDERS = ("SVD", "BiasSVD", "μ + bi", "μ + bu")
+PLACEHOLDERS = ("SVD", "BiasSVD", "μ + bi", "μ + bu", "Popularity")
+OPTIONS = [test for test in COLUMNS if test != "coldstart topn"]           # which has two tables
 
 
 def rows_of(out):
@@ -1397,23 +1657,30 @@ def with_ratings(d, chosen, values):
 
 
 def run_recorded(monkeypatch, test, column, d, tune=False, fold=2):
-    """RMSEs, fitted models and predictions of one column's table, of seed 7."""
+    """Figures, fitted models and predictions, or scores, of one column's table, of seed 7."""
     options = experiments.parse(["--folds", str(fold), "--seed", "7", "--quiet"])
-    score = experiments.rmse_of
+    name = "ranking_of" if "topn" in test else "rmse_of"
+    score = getattr(experiments, name)
     predicted = []
 
     def recording(model, cases, E):
-        predicted.extend(model.predict(target.users, target.items, profile, E)
-                         for _, profile, target in cases)
+        for _, profile, target in cases:
+            users, row = np.unique(target.users, return_inverse=True)
+            predicted.append(model.scores(users, profile, E)[row, target.items] if "topn" in test
+                             else model.predict(target.users, target.items, profile, E))
         return score(model, cases, E)
 
     with monkeypatch.context() as patch:
         fitted = record(Trainer, "fitted", patch.setattr)
-        patch.setattr(experiments, "rmse_of", recording)
-        patch.setattr(experiments, "columns_of", lambda *_: [column])
+        patch.setattr(experiments, name, recording)
+        patch.setattr(experiments, "columns_of", lambda of, _: [column] * (of == test))
         table, = (experiments.tune if tune else experiments.cross_validate)(d, test, options)
-    rmse = [row["rmse"] for row in table["grid"]] if tune else table["average"][column]
-    return np.ravel(rmse).tolist(), [model for _, (model, _) in fitted], predicted
+    if tune:
+        found = [row["NDCG@100" if "topn" in test else "rmse"] for row in table["grid"]]
+    else:
+        found = np.ravel(table["average"][column]).tolist()
+        found = [one["NDCG@100"] for one in found] if "topn" in test else found
+    return np.ravel(found).tolist(), [model for _, (model, _) in fitted], predicted
 
 
 def all_same(models, others):
@@ -1422,17 +1689,25 @@ def all_same(models, others):
 
 
 @pytest.mark.parametrize("test,column,tune", [(*case, False) for case in CASES] + [
-    (*case, True) for case in CASES if case[1][0] != "μ"])  # which has nothing to tune
+    (*case, True) for case in CASES if case[0] in OPTIONS   # nothing to tune: μ and popularity
+    and case[1][0] not in "μP"])
 def test_no_test_rating_leaks_into_training_or_prediction(cli, monkeypatch, small, test, column,
                                                           tune):
     outer = parts_of(small, test, 1)
     scored = split(outer.train, "basic" if test == "basic" else "realtime", 1, 7) if tune else outer
     rmse, models, predicted = run_recorded(monkeypatch, test, column, small, tune, 1)
-    for part in {id(p): p for p in (scored.target, outer.target)}.values():
-        again = run_recorded(monkeypatch, test, column, with_ratings(small, part, 3), tune, 1)
+    parts = {id(p): p for p in (scored.target, outer.target)}
+    if tune and test == "topn":                            # has three validation parts, which train
+        del parts[id(scored.target)]                       # each other
+    for part in parts.values():
+        changed = with_ratings(small, part, 5 if "topn" in test else 3)    # all liked
+        again = run_recorded(monkeypatch, test, column, changed, tune, 1)
         assert all_same(models, again[1]) and same(predicted, again[2])
         if part is not scored.target:                       # validation does not look at test
             assert again[0] == rmse
+            continue
+        if "topn" in test:
+            assert again[0] != rmse
             continue
         scale = scored.train.values                         # and yet the score sees them
         clipped = [p.clip(scale.min(), scale.max()) for p in predicted]
@@ -1448,7 +1723,7 @@ def test_what_is_new_is_predicted_from_its_own_profile_alone(cli, small, monkeyp
     target = cases[-1].target
     theirs = parts_of(small, test).profile
     theirs = theirs.where(theirs.users == target.users[0])
-    changed = with_ratings(small, theirs, theirs.values % 5 + 1)
+    changed = with_ratings(small, theirs, np.where(theirs.values > 3, 1, 5))
     _, models, before = run_recorded(monkeypatch, test, column, small)
     _, again, after = run_recorded(monkeypatch, test, column, changed)
     assert all_same(models, again) and len(before) == len(after) == len(cases)
@@ -1456,7 +1731,10 @@ def test_what_is_new_is_predicted_from_its_own_profile_alone(cli, small, monkeyp
         change = np.abs(a - b)
         assert change[target.users != target.users[0]].max() < 1e-6
         read = case.profile.counts[target.users[0]] > 0 and column not in PLACEHOLDERS
-        assert change[target.users == target.users[0]].min() > 1e-4 if read else not change.any()
+        own = change[target.users == target.users[0]]
+        if "topn" in test:                                 # near an item there may be no like
+            own = 10 * own.max(keepdims=True)
+        assert own.min() > 1e-4 if read else not own.any()
 
 
 @pytest.mark.parametrize("test,column", CASES)
@@ -1468,7 +1746,12 @@ def test_columns_are_made_by_hand(cli, small, monkeypatch, test, column):
     (_, name, setting, seed), part = trained[0]
     assert (setting, seed, type(part)) == (used[name], 7, experiments.CLASSES[name])
     generated = column == ("LFG" if test == "newitem" else "LFG-item")     # the columns of R
-    if column == "LFG-dual":
+    if column in ("LFG-dual", "LFG-rank"):
+        return
+    if column == "LFG-rank item":
+        ridge = used["LFG-rank item fold-in"]
+        assert type(model) is LFGRankItem and model.model is part
+        assert {name: getattr(model, name) for name in ("l2", "few", "strength")} == ridge
         return
     if not generated and "fold-in" not in column:
         assert model is part
@@ -1491,12 +1774,12 @@ def test_nothing_of_what_is_new_is_in_training(cli, small, monkeypatch, test, co
     assert all_same(models, run_recorded(monkeypatch, test, column, replace(d, E=E))[1])
 
 
-@pytest.mark.parametrize("test", COLUMNS)
+@pytest.mark.parametrize("test", [test for test in OPTIONS if test != "topn"])
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_lfg_dual_averages_parts_that_are_trained_once_per_fold(cli, monkeypatch, test, seeds):
     fitted = record(Trainer, "fitted", monkeypatch.setattr)
     assert cli("--dataset", "synthetic", "--test", test, "--folds", 2, 4, "--seed", 7,
-               "--seeds", seeds)[0] == 0
+               "--seeds", seeds, "--models", *list(COLUMNS["basic"]))[0] == 0
     others = ["SVD", "BiasSVD", "SVD++", "LFG"]
     if test in ("newitem", "coldstart"):
         others = ["BiasSVD", "LFG"]
@@ -1638,11 +1921,11 @@ TABLES = [                                                  # number, data, test
     (None, "ml-1m", "newitem", "New Items, 5-Fold Cross-Validation Results on MovieLens-1m", None)]
 
 
-def check_layout(out, title):
-    """A title that names RMSE once, and a narrow Markdown table; its header and rows."""
-    assert all(len(line) <= 100 for line in out.splitlines()) and out.count("RMSE") == 1
+def check_layout(out, title, measure="RMSE, lower"):
+    """A title that names the measure once, and a narrow Markdown table; its header and rows."""
+    assert all(len(line) <= 100 for line in out.splitlines()) and out.count(measure) == 1
     heading, _, body = out.partition("\n\n")
-    assert " ".join(heading.split()) == f"{title} (RMSE, lower is better)"
+    assert " ".join(heading.split()) == f"{title} ({measure} is better)"
     lines = body.split("\n\n")[0].splitlines()
     assert re.fullmatch(r"\|-+\|(-+:\|)+", lines[1])
     assert len({tuple(n for n, c in enumerate(line) if c == "|") for line in lines}) == 1
@@ -1728,9 +2011,10 @@ def test_models_are_those_asked_for_and_one_fold_is_no_cross_validation(cli, tes
 def test_cold_start_is_a_column_per_count(cli, tmp_path):
     command = ["--test", "coldstart", "--folds", 1, 3, "--seed", 7, "--json", tmp_path / "json"]
     code, out, err = cli("--dataset", "ml-1m", *command)
-    table, = json.loads((tmp_path / "json").read_text())
+    table, lists = json.loads((tmp_path / "json").read_text())
     title = "Cold Start by Ratings in the Profile, Results on MovieLens-1m, folds 1, 3"
-    header, rows = check_layout(out, title)
+    at = out.index("Lists by")                             # the second table
+    header, rows = check_layout(out[:at], title)
     assert (code, err, header) == (0, "", ["Ratings shown", "0", "2", "8", "Seconds"])
     assert rows == [[c, *(f"{x:.4f}" for x in table["average"][c]), seconds_of(table, c)]
                     for c in NAMES["coldstart"]]
@@ -1738,6 +2022,124 @@ def test_cold_start_is_a_column_per_count(cli, tmp_path):
     assert [f["n_test"] for f in table.pop("folds")] == n_test
     assert table == {"table": None, "dataset": "ml-1m", "test": "coldstart", "seed": 7, "models":
                      NAMES["coldstart"], "average": table["average"], "ratings": [0, 2, 8]}
+    title = "Lists by Ratings in the Profile, Results on MovieLens-1m, folds 1, 3"
+    header, rows = check_layout(out[at:], title, "NDCG@10, higher")
+    assert header == ["Ratings shown", "0", "2", "8", "Seconds"]
+    average = lists.pop("average")
+    assert rows == [[c, *(f"{x['NDCG@10']:.4f}" for x in average[c]), seconds_of(lists, c)]
+                    for c in ["Popularity", "EASE", "LFG-rank"]]
+    for fold in lists.pop("folds"):
+        assert list(fold["metrics"]) == list(average) and len(fold["metrics"]["EASE"]) == 3
+    assert lists == {"table": None, "dataset": "ml-1m", "test": "coldstart topn", "seed": 7,
+                     "models": list(average), "ratings": [0, 2, 8]}
+
+
+def test_measures_of_lists_by_hand():
+    # ranks of what is relevant: 1, 2 and 26; 1; 6 to 30; of 30 items
+    lists = np.array([np.arange(30), np.arange(30)[::-1], np.arange(30)])
+    relevant = Ratings(np.repeat([2, 4, 5], [3, 1, 25]), [0, 1, 25, 29, *range(5, 30)],
+                       np.ones(29), (6, 30))
+    gain = 1 / np.log2(np.arange(2, 32))                   # 1 / log2(rank + 1)
+    found = experiments.measures(lists, relevant, np.array([2, 4, 5]), 40)
+    assert found == {
+        "NDCG@10": pytest.approx((gain[:2].sum() / gain[:3].sum() + 1
+                                  + gain[5:10].sum() / gain[:10].sum()) / 3),
+        "NDCG@100": pytest.approx((gain[[0, 1, 25]].sum() / gain[:3].sum() + 1
+                                   + gain[5:].sum() / gain[:25].sum()) / 3),
+        "Recall@20": pytest.approx((2 / 3 + 1 + 15 / 20) / 3),             # over min(20, relevant)
+        "Coverage": 20 / 40}
+
+
+def test_candidates_are_rated_and_not_shown_and_ties_go_by_popularity(monkeypatch):
+    measured = record(experiments, "measures", monkeypatch.setattr)
+    # likes, 4 or 5, of items 0 to 5: 1 2 0 3 2 0; item 2 is only disliked, nobody rates item 5
+    train = Ratings([0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 3], [1, 3, 4, 1, 3, 4, 3, 0, 2, 1, 2],
+                    [5, 4, 5, 4, 5, 4, 5, 5, 1, 3, 2], (7, 25))
+    profile = Ratings([4, 5, 6], [3, 1, 0], [5, 2, 5], (7, 25))
+    target = Ratings([4, 5, 6, 6], [1, 0, 4, 1], [4, 3, 5, 1], (7, 25))    # 5 likes nothing there
+    scores = np.zeros((2, 25))
+    scores[:, 5] = 9                                       # the best, were it a candidate
+    scores[1, [0, 2]] = 1
+    asked = []
+
+    def scoring(*asks):
+        asked.append(asks)
+        return scores.copy()
+
+    model = SimpleNamespace(scores=scoring)
+    found = experiments.ranking_of(model, [(train, profile, target)], "E")
+    (top, relevant, users, n_candidates), result = measured[0]
+    assert users.tolist() == [4, 6] and asked[0][1:] == (profile, "E") and found == result
+    assert top[:, :4].tolist() == [[1, 4, 0, 2], [2, 3, 1, 4]] and n_candidates == 5
+    assert pairs(relevant) == {(4, 1, 1), (6, 4, 1)}
+    assert len(experiments.ranking_of(model, [(train, profile, target)] * 2, "E")) == 2
+
+
+def test_lists_are_a_row_per_model_and_a_column_per_measure(cli, tmp_path):
+    command = ["--test", "topn", "--folds", 1, 3, "--seed", 7, "--json", tmp_path / "json"]
+    code, out, err = cli("--dataset", "ml-100k", *command)
+    table, = json.loads((tmp_path / "json").read_text())
+    title = "Lists for New Users, Results on MovieLens-100k, folds 1, 3"
+    header, rows = check_layout(out, title, "higher")
+    measures = ["NDCG@10", "NDCG@100", "Recall@20", "Coverage"]
+    assert (code, err, header) == (0, "", ["Model", *measures, "Seconds"])
+    folds, average = table.pop("folds"), table.pop("average")
+    names = ["BiasSVD fold-in", "LFG-dual", "Popularity", "EASE", "Mult-VAE", "LFG-rank user",
+             "LFG-rank item", "LFG-rank"]
+    for fold in folds:
+        assert list(fold["metrics"]) == names and "rmse" not in fold
+        assert all(list(found) == measures and 0 < min(found.values()) <= max(found.values()) <= 1
+                   for found in fold["metrics"].values())
+    assert average == {name: {measure: pytest.approx(np.mean([
+        fold["metrics"][name][measure] for fold in folds])) for measure in measures}
+        for name in names}
+    assert rows == [[name, *(f"{x:.4f}" for x in average[name].values()),
+                     seconds_of({"folds": folds}, name)] for name in names]
+    assert table == {"table": None, "dataset": "ml-100k", "test": "topn", "seed": 7,
+                     "models": names}
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_lfg_rank_joins_a_user_side_and_several_item_sides(cli, monkeypatch, seeds):
+    fitted = record(Trainer, "fitted", monkeypatch.setattr)
+    assert cli("--dataset", "synthetic", "--test", "topn", "--folds", 2, "--seed", 7, "--models",
+               "lfg-rank", "--seeds", seeds)[0] == 0
+    (user, _), (item, _), (rank, _) = [found for _, found in fitted]
+    assert type(rank) is LFGRank and rank.forward == [user] and rank.solved[0].model is item.model
+    assert [one.model.seed for one in rank.solved] == [*range(7, 7 + seeds)] and user.seed == 7
+    used = QUICK["ml-100k", "topn"]["LFG-rank"]
+    assert tuple(rank.weights) == (used["user_weight"], used["empty_weight"])
+    assert len(fitted[0][0][0].trained) == 1 + seeds       # nothing twice
+
+
+def test_taste_counts_the_genre_in_the_first_ten_of_its_fans(cli, tmp_path, monkeypatch):
+    cli.data = d = synthetic(60, 400, 3000, seed=1)
+    war, rated = (np.array(x) for x in (["War" in g for g in d.genres], d.ratings.T.counts))
+    asked = []
+
+    class WarFirst:                                        # but for items that nobody rated
+        def scores(self, users, shown, E):
+            asked.append((shown, E))
+            return np.tile(war + 9.0 * (rated == 0), (len(users), 1))
+
+    command = ["--dataset", "synthetic", "--test", "taste", "--json", tmp_path / "json"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "fitted", lambda *_: (WarFirst(), 0.0))
+        code, out, err = cli(*command)
+    table, = json.loads((tmp_path / "json").read_text())
+    assert (code, err) == (0, "") and out.startswith("Fans' First Ten, on synthetic\n")
+    assert [(row["genre"], row["least"]) for row in table["rows"]] == [
+        ("Horror", 5), ("Children's", 5), ("Sci-Fi", 5), ("Romance", 5), ("War", 3)]
+    assert [row["share"] for row in table["rows"]] == [0, 0, 0, 0, 1]
+    assert table["rows"][4]["mean"] == 10                  # no item that is shown is in a list
+    assert [row[:2] for row in rows_of(out)[2:]][4] == ["War", "10.0000"]
+    for (shown, E), genre in zip(asked, [row["genre"] for row in table["rows"]]):
+        assert shown.counts.tolist() == [4] * 50 and set(shown.values) == {5}
+        of_genre = np.array([genre in genres.split("|") for genres in d.genres])
+        assert of_genre[shown.items].all() and len(set(shown.items)) == 20
+        assert rated[shown.items].min() >= np.sort(rated[of_genre])[-20]
+        assert np.array_equal(E, np.tile(d.E.mean(0), (50, 1)))
+    assert cli(*command)[0] == 0                           # with the model itself
 
 
 def test_ablation_is_a_row_per_choice_in_both_tests(cli, tmp_path, monkeypatch):
@@ -1764,7 +2166,7 @@ def test_ablation_is_a_row_per_choice_in_both_tests(cli, tmp_path, monkeypatch):
             (row, by_model[row.rsplit("(", 1)[1][:-1]]) for row in rows if "LFG" in row[-10:]]
 
 
-@pytest.mark.parametrize("test", [*COLUMNS, "ablation", "speed"])
+@pytest.mark.parametrize("test", [*OPTIONS, "ablation", "speed"])
 def test_the_settings_of_ml_1m_run_and_ratings_may_be_all_equal(cli, monkeypatch, test):
     monkeypatch.setattr(settings, "SIZES", {"ml-1m": 900})
     fitted = record(Trainer, "fitted", monkeypatch.setattr)
@@ -1773,14 +2175,16 @@ def test_the_settings_of_ml_1m_run_and_ratings_may_be_all_equal(cli, monkeypatch
     code, out, err = cli("--dataset", "synthetic", "--test", test, "--folds", 2)
     assert (code, err) == (0, "") and "nan" not in out
     assert test not in COLUMNS or [(a[1], a[2]) for a, _ in fitted] == [
-        (column, QUICK["ml-1m", test]) for column in NAMES[test]]
+        (column, QUICK["ml-1m", of]) for of in (test, f"{test} topn") for column in
+        NAMES.get(of, [])]
 
 
 @pytest.mark.parametrize("test,model,groups", [
     ("basic", "svd", ["SVD"]), ("basic", "lfg-item", ["LFG-item", "LFG-item fold-in"]),
     ("basic", "lfg-dual", ["LFG-dual"]), ("realtime", "svdpp", ["SVD++", "SVD++ fold-in"]),
     ("newitem", "lfg", ["LFG", "LFG fold-in"]), ("newitem", "lfg-item", ["LFG-item"]),
-    ("coldstart", "lfg", ["LFG"]), ("coldstart", "lfg-dual", ["LFG-dual"])])
+    ("coldstart", "lfg", ["LFG"]), ("coldstart", "lfg-dual", ["LFG-dual"]),
+    ("topn", "ease", ["EASE"])])
 def test_tune_prints_the_setting_in_use_and_its_neighbours(cli, tmp_path, monkeypatch, test, model,
                                                            groups):
     fitted = record(Trainer, "fitted", monkeypatch.setattr)
@@ -1790,12 +2194,13 @@ def test_tune_prints_the_setting_in_use_and_its_neighbours(cli, tmp_path, monkey
     table, = json.loads(path.read_text())
     column, = COLUMNS[test][model]
     grid = table.pop("grid")
-    assert code == 0 and out.startswith(f"Validation RMSE, synthetic {test}, {column}: ")
+    measure = "NDCG@100" if test == "topn" else "RMSE"
+    assert code == 0 and out.startswith(f"Validation {measure}, synthetic {test}, {column}: ")
     assert table == {"table": None, "dataset": "synthetic", "test": "tune", "of": test, "seed": 0,
                      "models": [column]}
     assert [row[:2] for row in rows_of(out)[2:]] == [
-        [row["changed"], f"{row['rmse']:.4f}"] for row in grid]
-    used, *others = [a[2] for a, _ in fitted]
+        [row["changed"], f"{row[measure.replace('RMSE', 'rmse')]:.4f}"] for row in grid]
+    used, *others = [a[2] for a, _ in fitted][:len(grid)]  # of the first validation part
     changes = [[(g, k, s[g][k]) for g in used for k in s[g] if s[g][k] != used[g].get(k)]
                for s in others]
     labels = [f"{'fold-in ' * g.endswith('fold-in')}{k} = {v}" for (g, k, v), in changes]
