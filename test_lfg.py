@@ -37,7 +37,7 @@ from data import DataError, Ratings, first_ratings, load, output_path, read_rati
 from data import synthetic, to_dataset, write_whole
 from experiments import COLUMNS, Trainer, cases_of, choices, differences
 from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, PaperLFG, RankLFG
-from lfg import generate_one, standardised
+from lfg import generate_one, solve_one, standardised
 from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Sequential, Tanh
 from nn import cosine, end_epoch, even_slices, multinomial
 from serve import Recommender
@@ -499,16 +499,20 @@ def test_lfg_beats_item_means(test):
 
 @pytest.mark.parametrize("times", [1, 2.25])
 @pytest.mark.parametrize("hidden", [(8,), (8, 6)])
-def test_generate_one_gives_what_the_network_does(small, known, hidden, times):
+@pytest.mark.parametrize("cls", [LFG, RankLFG])
+def test_generate_one_gives_what_the_network_does(small, known, cls, hidden, times):
     R = known.with_values(known.values * times)
-    model = lfg(hidden=hidden, epochs=8).fit(R, small.E)
+    model = lfg(cls, hidden=hidden, epochs=8).fit(R, small.E)
     a = model.serving_arrays()
     factors = model.user_factors(np.arange(60), R, small.E)
     scores = model.scores(np.arange(60), R, small.E)
     for u in range(60):                                    # of an empty and a full profile, too
-        x = generate_one(a, *R.rows(np.array([u]))[1:], small.E[u])
-        x = np.tanh(x)
-        assert x.dtype == np.float32 and np.abs(x - factors[u] / times).max() < 1e-5
+        items, values = R.rows(np.array([u]))[1:]
+        if cls is LFG:
+            x = np.tanh(generate_one(a, items, values, small.E[u]))
+        else:                                              # reads likes and has no Tanh
+            x = generate_one(a, items, model.inside(values), small.E[u])
+        assert x.dtype == np.float32 and np.abs(x - factors[u] / model.unit).max() < 1e-5
         assert a["base"] + a["M1"] @ x == pytest.approx(scores[u], abs=1e-4)
 
 
@@ -843,6 +847,10 @@ def test_lfg_rank_item_minimises_its_loss_and_shrinks_to_the_prior(known, small,
     got = model.scores(users, known, small.E) / np.sqrt(1 - 0.3)
     assert got == pytest.approx(expected, abs=1e-5) and np.ptp(got[5]) > 0.1
     assert got[3] == pytest.approx(Q @ c[3], abs=1e-5) and np.ptp(got[3]) > 0.01       # p = c
+    a = model.serving_arrays(2)                            # for one user at a time
+    for u, x in enumerate(model.user_factors(users, known, small.E)):
+        one = solve_one(a, 2, rated[u], np.isin(rated[u], liked[u]), small.E[u])
+        assert one == pytest.approx(x, abs=1e-6)
 
 
 def test_popularity_counts_likes_and_ease_is_a_ridge_regression_per_item(known):
@@ -2123,7 +2131,7 @@ def test_taste_counts_the_genre_in_the_first_ten_of_its_fans(cli, tmp_path, monk
     monkeypatch.setattr(Trainer, "fitted", lambda *_: (model, 0.0))
     code, out, err = cli(*command)
     rows = json.loads((tmp_path / "json").read_text())[0]["rows"]
-    assert (code, err) == (0, "") and out.startswith("Fans' First Ten, on synthetic\n")
+    assert (code, err) == (0, "") and out.startswith("The First Ten of Fans, on synthetic\n")
     assert {row["genre"]: row["least"] for row in rows} == experiments.TASTES
     assert [row["share"] for row in rows] == [0, 0, 0, 0, 1] and rows_of(out)[-1][0] == "War"
     assert rows[4]["mean"] == 10 and all(row["mean"] < 4 for row in rows[:4])
