@@ -691,7 +691,7 @@ def test_training_on_constant_ratings_does_not_diverge_and_on_none_is_refused(na
 def test_likes_begin_at_three_quarters_of_the_scale():
     for scale, likes in (([1, 2, 3, 4, 5], [4, 5]), (np.arange(0.5, 5.1, 0.5), [4, 4.5, 5]),
                          ([0, 74, 75, 100], [75, 100]), ([7, 7], [7, 7])):
-        for unit in (1, 0.7, 2.25):                       # float32 rounds 0.7 * 4 down
+        for unit in (1, 0.03, 2.25):                      # float32 rounds 0.03 * 4 down
             R = Ratings([0] * len(scale), range(len(scale)), unit * np.array(scale), (1, 10))
             found = likes_of(R, like_threshold(R.values))
             assert R.values[found.items] / unit == pytest.approx(np.array(likes))
@@ -2322,7 +2322,7 @@ LENGTHS = (0, 1, 2, 3, 4, 7, 20, 40)                        # of profiles; 4 col
 
 @pytest.fixture(scope="module")
 def served(small):
-    """served(kind, unit, deep) -> Recommender, LFGDual; item 7 and user 3 have no ratings."""
+    """served(kind, unit, deep) -> Recommender, LFGDual, LFGRank; nothing rated of item 7, user 3."""
     R = small.ratings.where((small.ratings.items != 7) & (small.ratings.users != 3))
 
     @lru_cache(None)
@@ -2332,7 +2332,10 @@ def served(small):
         dual = LFGDual(forward, solved * (kind != "user"), (0.2, 0.6))
         R_unit = R.with_values(unit * R.values)
         dual.fit(R_unit, small.E, small.F)
-        return Recommender.from_model(dual, small, R_unit), dual
+        users = [lfg(RankLFG, hidden=forward[0].hidden, epochs=20)] if forward else []
+        items = [LFGRankItem(lfg(CellsLFG, seed=seed), 2, 20, 3) for seed in (0, 1)]
+        rank = LFGRank(users, items * (kind != "user"), (0.5, 0.1)).fit(R_unit, small.E, small.F)
+        return Recommender.from_model(dual, small, R_unit, rank), dual, rank
     return build
 
 
@@ -2346,18 +2349,20 @@ def new_users(lengths=LENGTHS, unit=1):
 @pytest.mark.parametrize("unit", [1, 2.25])
 @pytest.mark.parametrize("kind,deep", [
     ("user", False), ("user", True), ("item", False), ("dual", False)])
-def test_one_user_gets_the_scores_of_the_model(served, small, kind, deep, unit):
-    model, dual = served(kind, unit, deep)
+def test_one_user_gets_the_scores_of_the_models(served, small, kind, deep, unit):
+    model, dual, rank = served(kind, unit, deep)
     users = new_users(unit=unit)
     items, values = (np.concatenate([user[n] for user in users]) for n in (0, 1))
     shown = Ratings(np.repeat(np.arange(8), LENGTHS), items, values, (8, 40))
-    expected = dual.scores(np.arange(8), shown, np.array([profile for *_, profile in users]))
-    got = np.array([model.scores(*user[:2], user[2][:len(model.E_mean)]) for user in users])
-    assert got == pytest.approx(expected, abs=1e-4) and got.dtype == np.float32
-    assert np.ptp(got, axis=0).min() > 0.01                 # users differ
+    E = np.array([profile for *_, profile in users])
+    for ask, asked in ((model.scores, dual), (model.ranks, rank)):
+        got = np.array([ask(*user) for user in users])
+        expected = asked.scores(np.arange(8), shown, E)
+        assert got == pytest.approx(expected, abs=1e-4) and got.dtype == np.float32
+        assert np.ptp(got, axis=0).min() > 0.01             # users differ
     assert (model.low, model.high) == (unit, 5 * unit)
     assert np.flatnonzero(~model.rated).tolist() == [7]
-    mean = np.delete(small.E, 3, axis=0).mean(0)[:30 * (kind != "item")]
+    mean = np.delete(small.E, 3, axis=0).mean(0)
     assert model.E_mean == pytest.approx(mean) and len(model.E_names) == len(mean)
 
 
