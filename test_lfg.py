@@ -2322,7 +2322,7 @@ LENGTHS = (0, 1, 2, 3, 4, 7, 20, 40)                        # of profiles; 4 col
 
 @pytest.fixture(scope="module")
 def served(small):
-    """served(kind, unit, deep) -> Recommender, LFGDual, LFGRank; nothing rated of item 7, user 3."""
+    """served(kind, unit, deep) -> Recommender and its models; item 7 and user 3 have no ratings."""
     R = small.ratings.where((small.ratings.items != 7) & (small.ratings.users != 3))
 
     @lru_cache(None)
