@@ -583,7 +583,7 @@ MODELS = {                                                 # each from a seed
     "LFGDual": lambda seed: LFGDual([lfg(seed=seed)], [LFGItem(lfg(seed=seed + n), 4.0, 2.0)
                                                        for n in (1, 2)], [0.2, 0.6]),
     "RankLFG": lambda seed: lfg(RankLFG, seed=seed),
-    "LFGRankItem": lambda seed: LFGRankItem(lfg(CellsLFG, seed=seed), 4.0, 20.0, 3.0),
+    "LFGRankItem": lambda seed: LFGRankItem(lfg(CellsLFG, seed=seed), 4.0, 20.0, 3.0, 0.5),
     "LFGRank": lambda seed: LFGRank([lfg(RankLFG, seed=seed)],
                                     [MODELS["LFGRankItem"](seed + n) for n in (1, 2)], [0.5, 0]),
     "EASE": lambda seed: EASE(5.0),
@@ -811,14 +811,16 @@ def minimum_of(loss, k):
 
 @pytest.mark.parametrize("l2,few,strength", [(2.0, 5.0, 3.0), (0.3, 100.0, 0.1)])
 def test_lfg_rank_item_minimises_its_loss_and_shrinks_to_the_prior(known, small, l2, few, strength):
-    model = LFGRankItem(lfg(CellsLFG, dtype=np.float64), l2, few, strength)
-    model.fit(known, small.E, small.F)
+    model = LFGRankItem(lfg(CellsLFG, dtype=np.float64), l2, few, strength, [0.5, 0.8])
+    F = (np.arange(40)[:, None] % [2, 20] == 0).astype(np.float32)         # 20 and 2 of 40 items
+    model.fit(known, small.E, F)
     users = np.arange(60)
-    Q = model.model.user_factors(np.arange(40), known.T, small.F)[:, :-1]
+    Q = model.model.user_factors(np.arange(40), known.T, F)[:, :-1]
+    Q = np.hstack([Q, F * [0.5, 0.8] * np.sqrt(np.log([2, 20]))])          # rare genres weigh more
     rated = [known.items[known.users == u] for u in users]
     liked = [known.items[(known.users == u) & (known.values >= 4)] for u in users]
     n_liked = np.array([len(one) for one in liked])
-    assert {0, 1, 2, 3} < set(n_liked) and n_liked.max() > 6               # k is 3: both branches
+    assert {0, 1, 4, 5} < set(n_liked) and n_liked.max() > 6               # k is 5: both branches
 
     def solved(u, c):
         t = few / (few + len(rated[u]))
@@ -828,7 +830,7 @@ def test_lfg_rank_item_minimises_its_loss_and_shrinks_to_the_prior(known, small,
             of_likes = ((1 - s[liked[u]]) ** 2 - 0.3 * s[liked[u]] ** 2).sum()
             cells = 0.3 * ((s - t * Q @ c) ** 2).sum()
             return of_likes + cells + l2 * ((p - c) ** 2).sum()
-        return minimum_of(loss, 3)
+        return minimum_of(loss, 5)
 
     def features(R):
         return np.array([prior_features(Q, R.items[R.users == u],
@@ -840,7 +842,7 @@ def test_lfg_rank_item_minimises_its_loss_and_shrinks_to_the_prior(known, small,
     part = random_part(known, np.random.default_rng(0))
     weight = np.sqrt(n_liked[train])
     weight = np.tile(weight / weight.mean(), 2) / 2
-    rows = np.array([solved(u, np.zeros(3)) for u in train])
+    rows = np.array([solved(u, np.zeros(5)) for u in train])
     Z = np.vstack([features(known)[train], features(part)[train]])
     c = features(known) @ fit_prior(Z, np.vstack([rows, rows]), weight, strength)
     expected = np.array([Q @ solved(u, c[u]) for u in users])
@@ -1753,7 +1755,10 @@ def test_columns_are_made_by_hand(cli, small, monkeypatch, test, column):
     if column == "LFG-rank item":
         ridge = used["LFG-rank item fold-in"]
         assert type(model) is LFGRankItem and model.model is part
-        assert {name: getattr(model, name) for name in ("l2", "few", "strength")} == ridge
+        genres = [name.startswith("genre=") for name in small.F_names]
+        assert any(genres) and model.known == [ridge["known"] * genre for genre in genres]
+        assert {name: getattr(model, name) for name in ("l2", "few", "strength")} == {
+            name: value for name, value in ridge.items() if name != "known"}
         return
     if not generated and "fold-in" not in column:
         assert model is part
@@ -2333,7 +2338,7 @@ def served(small):
         R_unit = R.with_values(unit * R.values)
         dual.fit(R_unit, small.E, small.F)
         users = [lfg(RankLFG, hidden=forward[0].hidden, epochs=20)] if forward else []
-        items = [LFGRankItem(lfg(CellsLFG, seed=seed), 2, 20, 3) for seed in (0, 1)]
+        items = [LFGRankItem(lfg(CellsLFG, seed=seed), 2, 20, 3, 0.5) for seed in (0, 1)]
         rank = LFGRank(users, items * (kind != "user"), (0.5, 0.1)).fit(R_unit, small.E, small.F)
         return Recommender.from_model(dual, small, R_unit, rank), dual, rank
     return build
