@@ -220,7 +220,7 @@ def ranking_of(model, cases, E):
         candidates = np.bincount(train_part.items, minlength=target.shape[1]) > 0
         scores[:, ~candidates] = -np.inf
         top = order[np.argsort(-scores[:, order], axis=1, kind="stable")[:, :100]]
-        found.append(measures(top, relevant, users, candidates.sum()))
+        found.append(measures(top[:, :candidates.sum()], relevant, users, candidates.sum()))
     return found if len(found) > 1 else found[0]
 
 

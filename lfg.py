@@ -271,6 +271,10 @@ class LikesLFG(LFG):
         """1 for each like, 0 for other ratings (n,)."""
         return (values >= self.like).astype(self.dtype)
 
+    def serving_arrays(self):
+        """As LFG's, and where likes begin."""
+        return {**super().serving_arrays(), "like": self.like}
+
     def start_training(self, R, n_side, rng):
         """As LFG's, without centring: mu and the items' means are 0."""
         super().start_training(R, n_side, rng)

@@ -312,13 +312,18 @@ def random_part(R, rng):
 
     The numbers do not depend on how many a user has: a short profile may be the start of any user.
     """
-    most = np.log(R.counts.max() + 1)
+    most = np.log(R.counts.max() + 2)
     keep = np.exp(most * rng.random(R.shape[0])).astype(int) - 1         # (users,)
     return R.where(R.ranks(rng) < keep[R.users])
 
 
 def like_threshold(values):
-    """Where likes begin: at three quarters of the scale that values (n,) span, 4 of 1 to 5."""
+    """Where likes begin: at three quarters of the scale that values (n,) span, 4 of 1 to 5.
+
+    Raises ValueError if there are no values.
+    """
+    if len(values) == 0:
+        raise ValueError("no ratings")
     low, high = float(values.min()), float(values.max())
     return low + 0.75 * (high - low) - 1e-6 * (high - low)            # ratings are float32
 
