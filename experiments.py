@@ -471,12 +471,14 @@ def speed(data, test, options):
     Settings are those of coldstart, as in a saved model. Yields one JSON object.
     """
     settings = settings_for(len(data.ratings), "coldstart", options.seeds)
+    lists = settings_for(len(data.ratings), "topn", options.seeds)
     R, profile, target = cases_of(data.ratings, test, 1, options.seed)[0]
     new = np.flatnonzero(target.counts)
     trainer = Trainer(data, test, R, "fold 1", options)
     bias, _, dual = (trainer.fitted(column, settings)[0]
                      for column in ("BiasSVD fold-in", "SVD", "LFG-dual"))
-    models = {name: Recommender.from_model(LFGDual(*parts, dual.weights), data, R)
+    rank = trainer.fitted("LFG-rank", lists)[0]
+    models = {name: Recommender.from_model(LFGDual(*parts, dual.weights), rank, data, R)
               for name, *parts in (("LFG", dual.forward, []), ("LFG-item", [], dual.solved[:1]),
                                    ("LFG-dual", dual.forward, dual.solved),
                                    ("BiasSVD fold-in", [], [bias]))}
@@ -484,6 +486,10 @@ def speed(data, test, options):
                                                 [(u[None], profile, data.E) for u in new])}
     users = [(*profile.rows(u[None])[1:], data.E[u]) for u in new]       # items, ratings, profile
     seconds.update({name: timed(model.scores, users) for name, model in models.items()})
+    served = models["LFG-dual"]
+    seconds["LFG-rank"] = timed(served.ranks, users)
+    seconds["LFG-rank, LFG-dual"] = timed(
+        lambda *user: (served.ranks(*user), served.scores(*user)), users)
     rater = data.ratings.users
     more = [data.ratings.where((R.counts[rater] > 0) | (rater == u)) for u in new[:3]]
     for name in ("BiasSVD", "SVD"):                        # with the ratings of one new user
@@ -501,8 +507,8 @@ def speed(data, test, options):
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6 if resource else None
     table = {"table": None, "dataset": data.name, "test": test, "seed": options.seed,
-             "rows": rows, "training": training, "peak_mb": peak, "seeds": len(dual.solved),
-             "file_mb": sum(a.nbytes for a in models["LFG-dual"].arrays.values()) / 1e6,
+             "rows": rows, "training": training, "peak_mb": peak,
+             "file_mb": sum(a.nbytes for a in served.arrays.values()) / 1e6,
              "retraining_to_lfg": median["Retraining BiasSVD"] / median["LFG"]}
     show_speed(table)
     yield table
@@ -524,15 +530,14 @@ def show_speed(table):
                 [[r["what"], r["calls"], span(r["median"]), span(r["p99"]),
                   f"{r['times_dense']:,.{0 if r['times_dense'] >= 100 else 2}f}"]
                  for r in table["rows"]])
-    print_table(["Model".ljust(12), "Seconds to train", "Epochs", "Seconds per epoch"],
+    print_table(["Model".ljust(13), "Seconds to train", "Epochs", "Seconds per epoch"],
                 [[t["model"], f"{t['seconds']:.2f}", t["epochs"], f"{t['seconds_an_epoch']:.3f}"]
                  for t in table["training"]])
     print(f"- Retraining BiasSVD takes {table['retraining_to_lfg']:,.0f} times as long as LFG's "
           "answer")
     if table["peak_mb"]:
         print(f"- Peak memory of the process, training included: {table['peak_mb']:.0f} MB")
-    print(f"- LFG-dual, with {table['seeds']} seeds of LFG-item, is a file of "
-          f"{table['file_mb']:.1f} MB\n")
+    print(f"- LFG-rank and LFG-dual are a file of {table['file_mb']:.1f} MB\n")
 
 
 def span(seconds):

@@ -82,12 +82,11 @@ class Recommender:
         return train_model(data, generator, epochs, factors, seeds, seed, quiet)
 
     @classmethod
-    def from_model(cls, model, data, R, rank=None):
-        """The Recommender for an LFGDual, and an LFGRank, fitted on R, ratings of a Dataset."""
+    def from_model(cls, model, rank, data, R):
+        """The Recommender for an LFGDual and an LFGRank, fitted on R, ratings of a Dataset."""
         numbers = {"E_mean": data.E[R.counts > 0].mean(0), **model.serving_arrays(),
                    "scale": [R.values.min(), R.values.max()]}
-        if rank:
-            numbers.update((f"rank_{name}", a) for name, a in rank.serving_arrays().items())
+        numbers.update((f"rank_{name}", a) for name, a in rank.serving_arrays().items())
         return cls({**{name: np.asarray(a, np.float32) for name, a in numbers.items()},
                     "format": np.array(FORMAT), "item_ids": data.item_ids, "years": data.years,
                     "titles": np.array(data.titles), "genres": np.array(data.genres),
@@ -344,7 +343,7 @@ def train_model(data, generator="dual", epochs=None, factors=None, seeds=None, s
         predicted = model.predict(R.users, R.items, R, data.E).clip(R.values.min(), R.values.max())
         rmse = np.sqrt(np.mean((predicted - R.values) ** 2, dtype=np.float64))
         print(f"training RMSE {rmse:.4f}", file=sys.stderr)
-    return Recommender.from_model(model, data, data.ratings, rank)
+    return Recommender.from_model(model, rank, data, data.ratings)
 
 
 def assemble(name, classes, settings, changed, generator, seeds, seed):
