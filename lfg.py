@@ -113,14 +113,17 @@ class LFG(FactorModel):
 
     def start_training(self, R, n_side, rng):
         """Set what training starts from: mu, item means, the network, M from the SVD, and bi."""
-        self.mu = R.mean()
-        # mean deviation of each item from mu, shrunk as if five more ratings were equal to mu
-        sums = np.bincount(R.items, R.values - self.mu, R.shape[1])
-        counts = np.bincount(R.items, minlength=R.shape[1])
-        self.expected = (sums / (counts + 5)).astype(self.dtype)
+        self.mu, self.expected = self.means(R)
         self.network = self.build_network(self.input_width(n_side, R.shape[1]), rng)
         self.M = self.start_M(R, rng).astype(self.dtype)
         self.bi = np.zeros(R.shape[1], self.dtype)
+
+    def means(self, R):
+        """mu, and the mean deviation of each item from it (items,)."""
+        mu = R.mean()
+        sums = np.bincount(R.items, R.values - mu, R.shape[1])
+        counts = np.bincount(R.items, minlength=R.shape[1])
+        return mu, (sums / (counts + 5)).astype(self.dtype)              # as if five more were mu
 
     def build_network(self, n_in, rng):
         """Linear -> LeakyReLU -> BatchNorm -> (Linear -> LeakyReLU)* -> Linear -> Tanh.
@@ -275,18 +278,9 @@ class LikesLFG(LFG):
         """As LFG's, and where likes begin."""
         return {**super().serving_arrays(), "like": self.like}
 
-    def start_training(self, R, n_side, rng):
-        """As LFG's, without centring: mu and the items' means are 0."""
-        super().start_training(R, n_side, rng)
-        self.mu = 0
-        self.expected = np.zeros_like(self.expected)
-
-    def start_M(self, R, rng):
-        """M (k, items): rows of 0.3 sqrt(S) Vt of the matrix of likes, then small noise."""
-        M = 0.01 * rng.standard_normal((self.n_factors, R.shape[1]))
-        rows = min(self.svd_rows, self.n_factors)
-        M[:rows] = 0.3 * truncated_svd(R, rows, self.seed)[1]
-        return M
+    def means(self, R):
+        """0: likes are not centred."""
+        return 0, np.zeros(R.shape[1], self.dtype)
 
 
 @dataclass(eq=False)

@@ -1,4 +1,4 @@
-"""Draw the results of the test coldstart as an SVG: one panel per data set, one line per model.
+"""Draw the RMSE of the test coldstart as an SVG: one panel per data set, one line per model.
 
     python experiments.py --test coldstart --json coldstart.json
     python docs/plots.py coldstart.json docs/coldstart.svg
@@ -48,7 +48,8 @@ if __name__ == "__main__":
     parser.add_argument("json", nargs="+", help="what experiments.py --test coldstart --json wrote")
     parser.add_argument("svg", help="the file to write")
     options = parser.parse_args()
-    tables = [table for path in options.json for table in json.loads(Path(path).read_text())]
+    tables = [table for path in options.json for table in json.loads(Path(path).read_text())
+              if table["test"] == "coldstart"]             # not the lists
     colours = dict(zip(dict.fromkeys(m for t in tables for m in t["models"]), COLOURS))
     parts = [text(LEFT, 340, "RMSE by the number of ratings in a new user's profile")]
     parts += [p for n, t in enumerate(tables) for p in panel(t, LEFT + n * (WIDTH + 70), colours)]
