@@ -2271,8 +2271,8 @@ def test_progress_is_for_terminals(cli, monkeypatch, terminal, more):
 
 
 def test_speed_is_a_row_per_way_to_answer(cli, tmp_path, monkeypatch):
-    ways = ["LFG, dense forward pass", "LFG", "LFG-item", "LFG-dual", "BiasSVD fold-in",
-            "Retraining BiasSVD", "Retraining SVD"]
+    ways = ["LFG, dense forward pass", "LFG", "LFG-item", "LFG-dual", "BiasSVD fold-in", "LFG-rank",
+            "LFG-rank, LFG-dual", "Retraining BiasSVD", "Retraining SVD"]
     timed = record(experiments, "timed", monkeypatch.setattr)
     fitted = record(Trainer, "fitted", monkeypatch.setattr)
     path = tmp_path / "json"
@@ -2281,29 +2281,31 @@ def test_speed_is_a_row_per_way_to_answer(cli, tmp_path, monkeypatch):
     table, = json.loads(path.read_text())
     assert (code, err) == (0, "") and all(len(line) <= 100 for line in out.splitlines())
     rows = table.pop("rows")                                # 12 users are new
-    assert [(r["what"], r["calls"]) for r in rows] == list(zip(ways, [12] * 5 + [3] * 2))
+    assert [(r["what"], r["calls"]) for r in rows] == list(zip(ways, [12] * 7 + [3] * 2))
     for r in rows:
         assert list(r) == ["what", "calls", "median", "p99", "times_dense"]
         assert 0 < r["median"] <= r["p99"] < 60
         assert r["times_dense"] == pytest.approx(r["median"] / rows[0]["median"])
     training = table.pop("training")
     assert 0 < table.pop("file_mb") < 1 and 10 < table.pop("peak_mb") < 100_000
-    assert table == {"table": None, "dataset": "synthetic", "test": "speed", "seed": 7, "seeds": 2,
+    assert table == {"table": None, "dataset": "synthetic", "test": "speed", "seed": 7,
                      "retraining_to_lfg": rows[5]["median"] / rows[1]["median"]}
-    parts = ["BiasSVD", "SVD", "LFG", "LFG-item"]
+    parts = ["BiasSVD", "SVD", "LFG", "LFG-item", "LFG-rank user", "LFG-rank item"]
     assert [(t["model"], t["epochs"]) for t in training] == [(name, 2) for name in parts]
     assert all(t["seconds_an_epoch"] == t["seconds"] / 2 > 0 for t in training)
     assert [row[0] for row in rows_of(out) if row[0][0] != "-"] == ["What", *ways, "Model", *parts]
-    first, *more = [len(trainer.inputs[0]) for (trainer, *_), _ in fitted[2:]]
+    first, *more = [len(trainer.inputs[0]) for (trainer, *_), _ in fitted[3:]]
     assert len(more) == 6 and min(more) > first             # retrained with a new user's ratings
     # what is measured answers as the models of the tables do
-    dual = fitted[2][1][0]
-    models = [dual.forward[0], dual.forward[0], dual.solved[0], dual, fitted[0][1][0]]
+    bias, _, dual, rank = [model for _, (model, _) in fitted[:4]]
+    models = [dual.forward[:1], dual.forward[:1], dual.solved[:1], [dual], [bias], [rank],
+              [rank, dual]]
     _, profile, target = parts_of(cli.data, "realtime", 1)
-    for model, ((answer, calls), _) in zip(models, timed):
+    for answering, ((answer, calls), _) in zip(models, timed):
         for u, call in zip(np.unique(target.users), calls):
-            expected = model.scores(u[None], profile, cli.data.E)[0]
-            assert np.ravel(answer(*call)) == pytest.approx(expected, abs=1e-5)
+            expected = [model.scores(u[None], profile, cli.data.E)[0] for model in answering]
+            got = np.reshape(answer(*call), (len(answering), -1))
+            assert got == pytest.approx(np.array(expected), abs=1e-5)
     assert dual.forward[0].mask == (0.3, 1.0)               # as in a saved model, for any profile
 
 
@@ -2340,7 +2342,7 @@ def served(small):
         users = [lfg(RankLFG, hidden=forward[0].hidden, epochs=20)] if forward else []
         items = [LFGRankItem(lfg(CellsLFG, seed=seed), 2, 20, 3, 0.5) for seed in (0, 1)]
         rank = LFGRank(users, items * (kind != "user"), (0.5, 0.1)).fit(R_unit, small.E, small.F)
-        return Recommender.from_model(dual, small, R_unit, rank), dual, rank
+        return Recommender.from_model(dual, rank, small, R_unit), dual, rank
     return build
 
 
@@ -2378,23 +2380,30 @@ def test_the_example_of_the_class_runs():
     assert runner.failures == 0 and runner.tries > 4
 
 
-@pytest.mark.parametrize("n", [1, 5, 39, 1000])
+@pytest.mark.parametrize("by", ["rank", "rating"])
 @pytest.mark.parametrize("user", new_users(), ids=LENGTHS)
-def test_best_are_those_that_somebody_but_not_the_user_has_rated(served, user, n):
+def test_best_are_those_that_somebody_but_not_the_user_has_rated(served, user, by):
     model = served()[0]
-    scores = model.scores(*user)
-    left = sorted(set(range(40)) - {7, *user[0].tolist()}, key=lambda item: -scores[item])[:n]
-    best, rated = model.best(*user, n)
-    assert best.tolist() == left and rated.tolist() == scores[left].clip(1, 5).tolist()
+    ratings = model.scores(*user)
+    scores = model.ranks(*user) if by == "rank" else ratings
+    assert same(model.best(*user, 9), model.best(*user, 9, "rank"))
+    for among in (None, np.arange(40) % 3 > 0):
+        for n in (1, 5, 39, np.int64(1000)):
+            left = set(range(40)) - {7, *user[0].tolist()}
+            left = [i for i in left if among is None or among[i]]
+            left = sorted(left, key=lambda item: -scores[item])[:n]
+            best, scored, rated = model.best(*user, n, by, among)
+            assert best.tolist() == left and scored.tolist() == scores[left].tolist()
+            assert rated.tolist() == ratings[left].clip(1, 5).tolist()
 
 
 def test_answers_lie_within_the_scale(served):
     model = served("user", unit=2)[0]
     for shift, end in ((-9, 2), (9, 10)):
         shifted = Recommender({**model.arrays, "base": model.arrays["base"] + np.float32(shift)})
-        rows = shifted.recommend({"2": 4}, n=40)
+        rows = shifted.recommend({"2": 4}, n=40, by="rating")
         assert rows["rating"].tolist() == [end] * 38
-        assert rows["item"].tolist() == model.recommend({"2": 4}, n=40)["item"].tolist()
+        assert same(rows["item"], model.recommend({"2": 4}, n=40, by="rating")["item"])
         assert shifted.predict({"2": 4}, ["3", "2"]).tolist() == [end, end]
 
 
@@ -2427,14 +2436,21 @@ def test_a_saved_model_has_the_same_bits_or_half_of_them(served, tmp_path, kind,
     assert differing(before, arrays(loaded.arrays)) == matrices * half
     assert differing(before, arrays(model.arrays)) == []
     assert all(a.dtype == model.arrays[name].dtype for name, a in loaded.arrays.items())
-    scores = [one.scores(*new_users()[5][:2], one.E_mean) for one in (model, loaded)]
-    assert (0 < np.abs(scores[0] - scores[1]).max() < 0.01) == half
+    for user in new_users():                                # and the same lists
+        for by, ask in (("rank", model.ranks), ("rating", model.scores)):
+            best, scores, _ = loaded.best(*user, 40, by)
+            error = np.abs(scores - model.best(*user, 40, by)[1]).max(initial=0)
+            assert half * error < 0.02 and (error > 0) == half * (len(best) > 0)
+            assert np.abs(scores - ask(*user)[best]).max(initial=0) <= half * 0.02
     sizes = [(tmp_path / name).stat().st_size for name in ("half", "whole")]
     assert (sizes[0] < sizes[1]) == half and sorted(os.listdir(tmp_path)) == ["half", "whole"]
 
 
-FLOATS = ["E_mean", "weights", "scale", "W_E", "W_H", "W_seen", "b0", "W1", "b1", "M1", "base",
-          "q0", "base0", "centre0", "q1", "base1", "centre1", "ridge"]
+FLOATS = ["weights", "W_E", "W_H", "W_seen", "b0", "W1", "b1", "M1", "base", "q0", "base0", "q1",
+          "base1", "ridge"]
+FLOATS += [f"rank_{name}" for name in (*FLOATS, "prior0", "prior1", "shrink0", "shrink1", "few",
+                                       "like", "value")]
+FLOATS += ["E_mean", "scale", "centre0", "centre1"]
 ARRAYS = FLOATS + ["titles", "genres", "E_names", "format", "item_ids", "years", "rated"]
 
 
@@ -2449,8 +2465,9 @@ DAMAGE = {"missing": lambda a: None, "pickled": lambda a: np.array([Trap()]),
 
 
 @pytest.mark.parametrize("kind,names", [
-    ("missing", ARRAYS), ("short", ARRAYS), ("nan", FLOATS), ("zero", ["ridge", "format"]),
-    ("huge", ["W_H", "b0"]), ("pickled", ["titles", "M1"]), ("flat", ["scale", "M1", "years"])])
+    ("missing", ARRAYS), ("short", ARRAYS), ("nan", FLOATS), ("huge", ["W_H", "rank_b0"]),
+    ("zero", ["ridge", "format", "rank_ridge"]), ("pickled", ["titles", "M1"]),
+    ("flat", ["scale", "rank_M1", "years"])])
 def test_a_damaged_model_is_refused_and_no_pickle_run(served, tmp_path, monkeypatch, kind, names):
     monkeypatch.chdir(tmp_path)
     model = served()[0]
@@ -2458,7 +2475,7 @@ def test_a_damaged_model_is_refused_and_no_pickle_run(served, tmp_path, monkeypa
     for name in names:
         wrong = {**model.arrays, name: DAMAGE[kind](model.arrays[name])}
         np.savez("x.npz", **{name: a for name, a in wrong.items() if a is not None})
-        with pytest.raises(DataError, match="^x.npz: not a model file of format 2, or damaged; "):
+        with pytest.raises(DataError, match="^x.npz: not a model file of format 3, or damaged; "):
             Recommender.load("x.npz")
             pytest.fail(f"{name} {kind}")
     model.save("x.npz")
@@ -2521,11 +2538,11 @@ def kept(films, tmp_path_factory):
     (np.int64(57), 7), (" id: 54", 4), ("54 (1998)", 7), ("Film 9", 9), ("misérables (1995)", 5)])
 def test_items_are_found_by_id_then_by_title(kept, text, index):
     model = Recommender.load(kept["dual"])
-    best, rated = model.best([index], np.float32([4.5]), model.E_mean, 10)
+    best, scores, rated = model.best(np.array([index]), np.float32([4.5]), model.E_mean, 10)
     rows = model.recommend({text: 4.5})
     assert rows.to_dict("list") == {"item": model.item_ids[best].tolist(), "rating": rated.tolist(),
-                                    "title": [TITLES[n] for n in best]}
-    assert list(rows) == ["item", "title", "rating"] and model.find(text) == index
+                                    "title": [TITLES[n] for n in best], "score": scores.tolist()}
+    assert list(rows) == ["item", "title", "score", "rating"] and model.find(text) == index
 
 
 HEATS = "add the year, or use the id: Heat (1995) (id 51), Heat (1972) (id 52)"
@@ -2550,6 +2567,10 @@ NO_PROFILE = "not in the profiles that the model was trained with; choose from"
     (dict(profile={"age": "old"}), f"age=old: {NO_PROFILE} age=1, age=18, "),
     (dict(profile={"gender": "x"}), f"gender=x: {NO_PROFILE} gender=F, gender=M"),
     (dict(profile={"city": "x"}), f"city=x: {NO_PROFILE} age, gender, occupation"),
+    (dict(by="item"), "by is 'item'; it must be rank or rating"),
+    (dict(genre="Jazz"), "genre 'Jazz' is unknown; choose from Drama, War"),
+    *[(dict(years=years), f"years {years!r}: must be like 1980-1999 or 1995")
+      for years in ("198-1999", "1980-", "1980-99", "", 19955, (1980, 1999), "１９９５")],
     (dict(items=["Heat"]), "'Heat' fits")])
 def test_mistakes_in_python_are_data_errors_of_one_line(kept, mistake, message):
     model = Recommender.load(kept["dual"])
@@ -2568,17 +2589,19 @@ def test_a_profile_changes_the_answer_and_what_is_missing_is_the_mean(kept, lfg_
     for one in ones:
         group = one.partition("=")[0]
         row.update({name: float(name == one) for name in row if name.startswith(group)})
-    user = ([1], np.float32([2]), np.float32(list(row.values())))
+    user = (np.array([1]), np.float32([2]), np.float32(list(row.values())))
     assert model.profile_row(profile).tolist() == user[2].tolist() != model.E_mean.tolist()
     assert model.profile_row(None).tolist() == model.E_mean.tolist()
-    best, rated = model.best(*user, 40)
-    assert model.recommend({"51": 2}, 40, profile)["rating"].tolist() == rated.tolist()
+    best, scores, _ = model.best(*user, 40)
+    assert model.recommend({"51": 2}, 40, profile)["score"].tolist() == scores.tolist()
     expected = model.scores(*user).clip(1, 5)[[3, 0]].tolist()
     assert model.predict({"51": 2}, ["53", "50"], profile).tolist() == expected
     options = [f"--{name}={value}" for name, value in profile.items()]
-    command = ["recommend", "--model", kept["dual"], "--rate", "id:51=2", "-n", 40, "--json"]
-    found = [json.loads(lfg_py(*command, *more)[1]) for more in (options, [])]
-    assert [one["id"] for one in found[0]] == model.item_ids[best].tolist() and found[0] != found[1]
+    for kind in ("item", "dual"):
+        command = ["recommend", "--model", kept[kind], "--rate", "id:51=2", "-n", 40, "--json"]
+        found = [json.loads(lfg_py(*command, *more)[1]) for more in (options, [])]
+        assert found[0] != found[1]
+    assert [one["id"] for one in found[0]] == model.item_ids[best].tolist()
 
 
 def own_tables(ids=None):
@@ -2633,23 +2656,28 @@ def test_mistakes_in_training_are_data_errors_of_one_line(changed, message):
 
 
 @pytest.mark.parametrize("kind,seeds,weights", [
-    ("user", [7], [1, 1]), ("item", [7, 8, 9], [0, 0]), ("dual", [7, 7, 8, 9], [0.15, 0.5])])
+    ("user", [7], [1, 1, 1, 1]), ("item", [7, 8, 9], [0, 0, 0, 0]),
+    ("dual", [7, 7, 8, 9], [0.15, 0.5, 0.5, 0])])
 def test_arguments_of_train_reach_the_networks_and_the_same_seed_gives_the_same_bits(
         monkeypatch, kind, seeds, weights):
-    trained = record(serve, "LFGDual", monkeypatch.setattr)
-    used = SETTINGS["ml-100k", "coldstart"]
+    trained = [record(serve, name, monkeypatch.setattr) for name in ("LFGDual", "LFGRank")]
     own = {**OWN, "seeds": 3, "generator": kind}
     a, b, c = (Recommender.train(own_tables()[0], **own, seed=seed) for seed in (7, 7, 8))
     assert differing(arrays(a.arrays), arrays(b.arrays)) == []
     changed = set(differing(arrays(a.arrays), arrays(c.arrays)))
-    assert {f"model.{one}" for one in ("W_H", "M1", "q0", "q1") if one in a.arrays} <= changed
-    assert a.arrays["weights"].tolist() == np.float32(weights).tolist()
-    dual = trained[0][1]
-    parts = [*dual.forward, *(one.model for one in dual.solved)]
-    assert [one.seed for one in parts] == seeds
-    assert {(one.epochs, one.n_factors) for one in parts} == {(2, 3)}
-    assert all(one.mask == used["LFG"]["mask"] for one in dual.forward)
+    names = ("W_H", "M1", "q0", "q1", "rank_W_H", "rank_M1", "rank_q0", "rank_q1")
+    assert {f"model.{one}" for one in names if one in a.arrays} <= changed
+    assert [*a.arrays["weights"], *a.rank["weights"]] == np.float32(weights).tolist()
+    for (_, model), *_ in trained:                          # the first of each kind
+        parts = [*model.forward, *(one.model for one in model.solved)]
+        assert [one.seed for one in parts] == seeds
+        assert {(one.epochs, one.n_factors) for one in parts} == {(2, 3)}
+    (_, dual), (_, rank) = [calls[0] for calls in trained]
+    used = [SETTINGS["ml-100k", test] for test in ("coldstart", "topn")]
+    for model, name, test in ((dual, "LFG", used[0]), (rank, "LFG-rank user", used[1])):
+        assert all(one.mask == test[name]["mask"] for one in model.forward)
     assert all((one.centre, one.l2, one.l2_bias) == ("mean", 250, 6) for one in dual.solved)
+    assert all((one.l2, one.few) == (200, 50) for one in rank.solved)
 
 
 # Commands
@@ -2669,7 +2697,8 @@ def test_train_takes_any_csv_and_scale(lfg_py, small, tmp_path, kind, seeds):
         assert done[:2] == (0, "")
         assert re.fullmatch(r"training RMSE [0-2]\.[0-9]{4}\n" + size, done[2])
         models.append(Recommender.load(path))
-        assert ("M1" in models[-1].arrays, models[-1].n_solved) == (kind != "item", seeds)
+        for part in (models[-1].arrays, models[-1].rank):
+            assert ("M1" in part, serve.count(part)) == (kind != "item", seeds)
         M = models[-1].arrays["q0" if kind == "item" else "M1"]
         assert (M == M.astype(np.float16)).all()
     assert (models[1].low, models[1].high) == (2, 10)
@@ -2693,10 +2722,11 @@ def test_training_that_ends_early_leaves_the_old_file(lfg_py, films, tmp_path, m
     assert (tmp_path / "model").read_text() == "old" and os.listdir(tmp_path) == ["model"]
 
 
-def as_printed(model, items, values, n=10):
-    best, rated = model.best(np.array(items, int), np.array(values, np.float32), model.E_mean, n)
+def as_printed(model, items, values, n=10, *more):
+    best = model.best(np.array(items, int), np.array(values, np.float32), model.E_mean, n, *more)
     return [{"rank": rank, "id": str(model.item_ids[i]), "title": TITLES[i],
-             "rating": round(float(r), 3)} for rank, (i, r) in enumerate(zip(best, rated), 1)]
+             "score": round(float(score), 3), "rating": round(float(rating), 3)}
+            for rank, (i, score, rating) in enumerate(zip(*best), 1)]
 
 
 def test_recommend_prints_a_table_or_json(lfg_py, kept):
@@ -2705,10 +2735,11 @@ def test_recommend_prints_a_table_or_json(lfg_py, kept):
     code, out, err = lfg_py(*command, "-n", 100, "--json")
     assert (code, err, json.loads(out), len(expected)) == (0, "", expected, 37)
     header, *rows = lfg_py(*command, "-n", 12)[1].splitlines()
-    assert header.split() == ["Rank", "Title", "Rating"] and "Les Misérables" in out
+    assert header.split() == ["Rank", "Title", "Score", "Rating"] and "Les Misérables" in out
     assert {len(row) for row in rows} == {len(header)}      # aligned
     assert [re.split("  +", row.strip()) for row in rows] == [
-        [str(one["rank"]), one["title"], f"{one['rating']:.2f}"] for one in expected[:12]]
+        [str(one["rank"]), one["title"], f"{one['score']:.2f}", f"{one['rating']:.2f}"]
+        for one in expected[:12]]
     everything = [f"--rate=id:{n + 50}=3" for n in range(40)]
     assert lfg_py("recommend", "--model", kept["item"], "--json", *everything) == (0, "[]\n", "")
 
@@ -2733,30 +2764,53 @@ SCORED = [("10", 51, 4), ("9", 59, 1.5), ("10", 50, 5), ('a, "b"', 60, 3), ('a, 
           ("1", 70, 5), ('a, "b"', 61, 2)]
 
 
-@pytest.mark.parametrize("kind,n,stdin", [
-    ("user", 3, False), ("item", 99, True), ("dual", 10, True)])
+@pytest.mark.parametrize("kind,n,stdin,more", [
+    ("user", 3, False, {}), ("item", 99, True, {"by": "rating"}),
+    ("dual", 10, True, {"genre": "wAR", "years": "1950-1989"})])
 def test_score_gives_each_user_what_recommend_gives_in_any_order(lfg_py, kept, tmp_path, kind, n,
-                                                                 stdin):
+                                                                 stdin, more):
     model = Recommender.load(kept[kind])
     out = tmp_path / "out.csv"
+    options = [f"--{name}={value}" for name, value in more.items()]
     for rows in (SCORED, SCORED[::-1]):
         text = io.StringIO()
         csv.writer(text).writerows([("who", "movieId", "rating"), *rows])
         source = "-" if stdin else write(tmp_path, {"r.csv": text.getvalue()}) / "r.csv"
         command = ["score", "--model", kept[kind], "--ratings", source, "--columns", "user=who"]
-        done = lfg_py(*command, "--out", out, "-n", n, stdin=text.getvalue())
+        done = lfg_py(*command, "--out", out, "-n", n, *options, stdin=text.getvalue())
         assert done == (0, "", "") and b"\r" not in out.read_bytes()
-        expected = [["user", "item", "rating"]]
+        expected = [["user", "item", "rating", "score"]]
         for user in dict.fromkeys(user for user, *_ in rows):
             own = {str(item): value for name, item, value in rows if name == user}
-            best = model.recommend(own, n)
-            expected += [[user, item, f"{r:.4f}"] for item, r in zip(best["item"], best["rating"])]
+            best = model.recommend(own, n, **more)
+            expected += [[user, item, f"{rating:.4f}", f"{score:.4f}"]
+                         for item, _, score, rating in best.itertuples(index=False)]
         assert list(csv.reader(out.read_text(encoding="utf-8").splitlines())) == expected
+
+
+@pytest.mark.parametrize("more,among", [
+    ({"by": "rating"}, lambda n, year: True), ({"genre": "war"}, lambda n, year: n % 2 == 1),
+    ({"years": "1995"}, lambda n, year: year == 1995), ({"years": "2020-2024"}, lambda *_: False),
+    ({"years": "1951-1990", "genre": "DRAMA", "by": "rating"},
+     lambda n, year: n % 2 == 0 and 1951 <= year <= 1990)])
+def test_lists_are_ordered_by_rank_or_rating_and_filtered(lfg_py, kept, more, among):
+    model = Recommender.load(kept["dual"])
+    among = np.array([among(n, int(title[-5:-1])) for n, title in enumerate(TITLES)])
+    expected = as_printed(model, [1], [5], 100, more.get("by", "rank"), among)
+    assert bool(expected) == among.any()
+    key = "rating" if "by" in more else "score"
+    assert [one[key] for one in expected] == sorted((one[key] for one in expected), reverse=True)
+    rows = model.recommend({"51": 5}, 100, **more)
+    assert rows["title"].tolist() == [one["title"] for one in expected]
+    options = [f"--{name}={value}" for name, value in more.items()]
+    command = ["recommend", "--model", kept["dual"], "--rate=id:51=5", "-n", 100, "--json"]
+    assert json.loads(lfg_py(*command, *options)[1]) == expected
+    assert json.loads(lfg_py(*command)[1]) == as_printed(model, [1], [5], 100, "rank")
 
 
 @lru_cache(None)
 def ported(folder):
-    """(items, ratings, profile) -> generated, solved, scores: docs/porting.md, in lists."""
+    """(items, ratings, profile) -> what vectors.json holds of a user, by docs/porting.md."""
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     numbers = array("f", (folder / "weights.bin").read_bytes())              # little-endian
     a = {}
@@ -2781,34 +2835,60 @@ def ported(folder):
             top = rows[n]
         return [row[-1] / row[n] for n, row in enumerate(rows)]
 
-    def generate(items, ratings, profile):
-        h = [b + e for b, e in zip(a["b0"], times(profile, a["W_E"]))]
-        for i, v in zip(items, ratings):
-            rows = zip(h, a["W_H"][i], a["W_seen"][i])
+    def generate(p, items, values, profile):                # before tanh; p: "" or "rank_"
+        h = [b + e for b, e in zip(a[p + "b0"], times(profile, a[p + "W_E"]))]
+        for i, v in zip(items, values):
+            rows = zip(h, a[p + "W_H"][i], a[p + "W_seen"][i])
             h = [x + (v * H + one) / math.sqrt(len(items)) for x, H, one in rows]
-        for n in range(1, manifest["layers"] + 1):
-            h = times([x if x > 0 else manifest["slope"] * x for x in h], a[f"W{n}"])
-            h = [x + b for x, b in zip(h, a[f"b{n}"])]
-        return [math.tanh(x) for x in h]
+        for n in range(1, manifest[p + "layers"] + 1):
+            h = times([x if x > 0 else manifest["slope"] * x for x in h], a[f"{p}W{n}"])
+            h = [x + b for x, b in zip(h, a[f"{p}b{n}"])]
+        return h
 
-    def ridge(items, ratings, q, base, centre):
+    def ridge(p, s, items, values, centre):
+        q, base, strength = a[f"{p}q{s}"], a[f"{p}base{s}"], a[p + "ridge"]
         A = [q[i] for i in items]
-        system = [[dot([x / d for x, d in zip(one, a["ridge"])], other) + (m == n)
+        system = [[dot([x / d for x, d in zip(one, strength)], other) + (m == n)
                    for m, other in enumerate(A)] for n, one in enumerate(A)]
-        y = solve(system, [v - base[i] - dot(q[i], centre) for i, v in zip(items, ratings)])
-        return [c + dot(y, [row[n] for row in A]) / a["ridge"][n] for n, c in enumerate(centre)]
+        y = solve(system, [v - base[i] - dot(q[i], centre) for i, v in zip(items, values)])
+        return [c + dot(y, [row[n] for row in A]) / strength[n] for n, c in enumerate(centre)]
+
+    def solve_likes(s, items, liked, profile):
+        q, n, few = a[f"rank_q{s}"], len(items), a["rank_few"][0]
+        likes = [i for i, like in zip(items, liked) if like]
+        sums = [sum(q[i][k] for i in told) / (n + 5) for told in (items, likes)
+                for k in range(len(q[0]))]
+        c = times([1, *profile, *sums, math.log(1 + n)], a[f"rank_prior{s}"])
+        t = few / (few + n)                                 # the prior centre
+        c = [t * x + (1 - t) * y for x, y in zip(c, times(c, a[f"rank_shrink{s}"]))]
+        return ridge("rank_", s, likes, a["rank_value"] * len(likes), c)
+
+    def standardised(x):
+        x = [one - sum(x) / len(x) for one in x]
+        return [one / math.sqrt(dot(x, x) / len(x)) for one in x]
+
+    def join(p, n, generated, solved, standard):
+        w = a[p + "weights"][0] + (a[p + "weights"][1] - a[p + "weights"][0]) * 5 / (5 + n)
+        total = [0] * len(manifest["items"])
+        parts = [(w, p + "M1", p + "base", generated)] if generated else []
+        parts += [((1 - w) / len(solved), f"{p}q{s}", f"{p}base{s}", x)
+                  for s, x in enumerate(solved)]
+        for share, rows, base, x in parts:
+            scores = standard([b + dot(row, x) for row, b in zip(a[rows], a[base])])
+            total = [old + share * one for old, one in zip(total, scores)]
+        return total
 
     def answer(items, ratings, profile):
-        seeds = range(manifest["seeds"])
-        w = a["weights"][0] + (a["weights"][1] - a["weights"][0]) * 5 / (5 + len(items))
-        g = generate(items, ratings, profile) if manifest["layers"] else []
-        solved = [ridge(items, ratings, a[f"q{s}"], a[f"base{s}"], a[f"centre{s}"]) for s in seeds]
-        scores = []
-        for i in range(len(manifest["items"])):
-            generated = a["base"][i] + dot(a["M1"][i], g) if g else 0
-            by_solve = [a[f"base{s}"][i] + dot(a[f"q{s}"][i], solved[s]) for s in seeds]
-            scores.append(w * generated + (1 - w) * sum(by_solve) / max(1, len(solved)))
-        return g, solved, scores
+        n = len(items)
+        g = generate("", items, ratings, profile) if manifest["layers"] else []
+        g = [math.tanh(x) for x in g]
+        solved = [ridge("", s, items, ratings, a[f"centre{s}"]) for s in range(manifest["seeds"])]
+        liked = [v >= a["rank_like"][0] for v in ratings]
+        rank_g = generate("rank_", items, liked, profile) if manifest["rank_layers"] else []
+        told = [solve_likes(s, items, liked, profile) for s in range(manifest["rank_seeds"])]
+        return {"generated": g, "solved": solved, "predictions": join("", n, g, solved, list),
+                "rank_generated": rank_g, "rank_solved": told,
+                "scores": join("rank_", n, rank_g, told, standardised)}
     return answer
 
 
@@ -2827,23 +2907,26 @@ def test_a_port_without_numpy_reproduces_the_vectors(lfg_py, served, small, tmp_
     assert len(vectors) == 20 and lengths[:3] == [0, 1, 2] and len(set(lengths)) > 8
     for one in vectors:
         user = (one["items"], one["ratings"], one["profile"])
-        generated, solved, scores = ported(folder)(*user)
-        assert generated == pytest.approx(one["generated"], abs=1e-4)
-        assert np.array(solved) == pytest.approx(np.array(one["solved"]), abs=1e-4)
-        asked, predicted = zip(*one["predictions"])
-        assert [scores[i] for i in asked] == pytest.approx(predicted, abs=1e-4) and len(asked) == 5
+        got = ported(folder)(*user)
+        assert set(one) == {"items", "ratings", "profile", *got}
+        for name in ("generated", "solved", "rank_generated", "rank_solved"):
+            assert np.array(got[name]) == pytest.approx(np.array(one[name]), abs=1e-4)
         user = [np.array(one["items"], int), *(np.float32(part) for part in user[1:])]
-        assert scores == pytest.approx(model.scores(*user), abs=1e-4)
+        for name, ask in (("predictions", model.scores), ("scores", model.ranks)):
+            asked, expected = zip(*one[name])
+            assert [got[name][i] for i in asked] == pytest.approx(expected, abs=1e-4)
+            assert got[name] == pytest.approx(ask(*user), abs=1e-4) and len(asked) == 5
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     floats = {name: a for name, a in model.arrays.items() if a.dtype == np.float32}
     assert [one["name"] for one in manifest.pop("arrays")] == list(floats)
     assert (folder / "weights.bin").stat().st_size == 4 * sum(a.size for a in floats.values())
     about = zip(small.item_ids, small.titles, small.genres, small.years, np.arange(40) != 7)
     items = [dict(zip(["id", "title", "genres", "year", "rated"], row)) for row in about]
+    layers, seeds = {"user": (2, 0), "item": (0, 2), "dual": (1, 2)}[kind]
     assert manifest == {
-        "format": 2, "file": "weights.bin", "type": "float32, little-endian, last index fastest",
-        "layers": {"user": 2, "item": 0, "dual": 1}[kind], "seeds": 2 * (kind != "user"),
-        "slope": 0.01, "E_names": model.E_names, "items": items}
+        "format": 3, "file": "weights.bin", "type": "float32, little-endian, last index fastest",
+        "layers": layers, "rank_layers": layers, "seeds": seeds, "rank_seeds": seeds, "slope": 0.01,
+        "E_names": model.E_names, "items": items}
 
 
 @pytest.mark.parametrize("where,name,error,code", [
@@ -2867,10 +2950,12 @@ lfg.py train --out x --dataset few.csv --columns user | invalid column_names val
 lfg.py train --out no/x --dataset synthetic | no/x: cannot be written
 lfg.py train --out few.csv --dataset few.csv | few.csv: would overwrite an input
 lfg.py recommend --model none | none: no such file; make one with lfg.py train
-lfg.py recommend --model few.csv | few.csv: not a model file of format 2
+lfg.py recommend --model few.csv | few.csv: not a model file of format 3
 lfg.py recommend --model m --age 151 | '151' must be a whole number from 0 to 150
 lfg.py recommend --model m --gender x | choose from gender=F, gender=M
-lfg.py recommend --model item --gender F | gender=F: not in the profiles
+lfg.py recommend --model m --by item | invalid choice: 'item' (choose from 'rank', 'rating')
+lfg.py recommend --model m --genre Jazz | genre 'Jazz' is unknown; choose from Drama, War
+lfg.py score --model m --ratings high.csv --out o --years 80 | years '80': must be like 1980-1999
 lfg.py recommend --model m --rate Heat=4 | --rate Heat=4: 'Heat' fits several items
 lfg.py recommend --model m --rate "Heat (1995)=6" | rating 6 must be between 1 and 5
 lfg.py recommend --model m --rate "Heat (1995)=" | rating '' is not a number
@@ -2904,7 +2989,7 @@ FILES = {"few.csv": "user,item,rating\n1,1,1\n", "latin.csv": b"\xe9,4\n", "fold
 @pytest.mark.parametrize("line", COMMAND_MISTAKES.strip().splitlines())
 def test_mistakes_end_in_one_line_and_code_2(cli, lfg_py, kept, tmp_path, monkeypatch, line):
     monkeypatch.chdir(tmp_path)
-    write(tmp_path, {**FILES, "m": kept["dual"].read_bytes(), "item": kept["item"].read_bytes()})
+    write(tmp_path, {**FILES, "m": kept["dual"].read_bytes()})
     before = {path: path.is_dir() or path.read_bytes() for path in tmp_path.iterdir()}
     command, message = line.split(" | ")
     name, *arguments = shlex.split(command)
