@@ -18,7 +18,6 @@ import shlex
 import subprocess
 import sys
 import zipfile
-from array import array
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
@@ -37,7 +36,7 @@ from data import DataError, Ratings, first_ratings, load, output_path, read_rati
 from data import synthetic, to_dataset, write_whole
 from experiments import COLUMNS, Trainer, cases_of, choices, differences
 from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, PaperLFG, RankLFG
-from lfg import generate_one, solve_one, standardised
+from lfg import solve_one, standardised
 from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Sequential, Tanh
 from nn import cosine, end_epoch, even_slices, multinomial
 from serve import Recommender
@@ -497,25 +496,6 @@ def test_lfg_beats_item_means(test):
     assert errors[0] < 0.95 ** 2 * errors[1]
 
 
-@pytest.mark.parametrize("times", [1, 2.25])
-@pytest.mark.parametrize("hidden", [(8,), (8, 6)])
-@pytest.mark.parametrize("cls", [LFG, RankLFG])
-def test_generate_one_gives_what_the_network_does(small, known, cls, hidden, times):
-    R = known.with_values(known.values * times)
-    model = lfg(cls, hidden=hidden, epochs=8).fit(R, small.E)
-    a = model.serving_arrays()
-    factors = model.user_factors(np.arange(60), R, small.E)
-    scores = model.scores(np.arange(60), R, small.E)
-    for u in range(60):                                    # of an empty and a full profile, too
-        items, values = R.rows(np.array([u]))[1:]
-        if cls is LFG:
-            x = np.tanh(generate_one(a, items, values, small.E[u]))
-        else:                                              # reads likes and has no Tanh
-            x = generate_one(a, items, model.inside(values), small.E[u])
-        assert x.dtype == np.float32 and np.abs(x - factors[u] / model.unit).max() < 1e-5
-        assert a["base"] + a["M1"] @ x == pytest.approx(scores[u], abs=1e-4)
-
-
 @pytest.mark.parametrize("times,centre", [(1, None), (2.25, None), (2.25, "mean")])
 def test_lfg_item_generates_items_and_solves_users_as_by_hand(small, known, centre, times):
     R = known.with_values(known.values * times)
@@ -956,12 +936,12 @@ def fail(*arguments, call=load, **options):
     return str(caught.value)
 
 
+def pairs(R):
+    return set(zip(R.users.tolist(), R.items.tolist(), R.values.tolist()))
+
+
 def columns(matrix, names):
     return {name: matrix[:, i].tolist() for i, name in enumerate(names) if matrix[:, i].any()}
-
-
-def triples(ratings):
-    return set(zip(ratings.users.tolist(), ratings.items.tolist(), ratings.values.tolist()))
 
 
 # Ratings
@@ -999,7 +979,7 @@ def test_views_of_ratings():
             (R.where(keep), Ratings(R.users[keep], R.items[keep], R.values[keep], (5, 4))),
             (R.where(np.array([5, 0])), Ratings([0, 3], [0, 3], [5, 5], (5, 4))),
             (R.with_values(-R.values), Ratings(R.users, R.items, -R.values, (5, 4)))]:
-        assert got.shape == expected.shape and triples(got) == triples(expected)
+        assert got.shape == expected.shape and pairs(got) == pairs(expected)
     assert R.T.users.tolist() == [0, 0, 1, 2, 2, 3, 3] and R.T.items[:2].tolist() == [0, 3]
     with pytest.raises(ValueError, match="the same length"):
         R.with_values([1, 2])
@@ -1147,7 +1127,7 @@ def test_titles_and_years(tmp_path, title, year, shown, decade):
 def test_a_user_rates_any_item_where_items_outnumber_users():
     rows = [(u, i, i) for u in (1, 2, 3) for i in range(9)]
     d = to_dataset("mine", pd.DataFrame(rows, columns=data.RATED))
-    assert d.ratings.shape == (3, 9) and len(triples(d.ratings)) == 27
+    assert d.ratings.shape == (3, 9) and len(pairs(d.ratings)) == 27
 
 
 # Mistakes
@@ -1155,36 +1135,25 @@ def test_a_user_rates_any_item_where_items_outnumber_users():
 
 MISTAKES = [                                            # files, file, old, new, part of the message
     (ML_100K, "u.data", "5\t882\n", "\n", "u.data, line 2: 3 fields instead of 4"),
-    (ML_100K, "u.data", "\t882\n", "\t882\t0\n", "u.data, line 2: 5 fields instead of 4"),
     (ML_100K, "u.data", "\t881\n", "\t881\t0\n", "u.data, line 1: 5 fields instead of 4"),
     (ML_100K, "u.data", "\t5\t", "\tgood\t", "u.data, line 2: rating 'good' is not a number"),
-    (ML_100K, "u.data", "\t5\t", "\tnan\t", "u.data, line 2: rating 'nan' is not a number"),
-    (ML_100K, "u.data", "\t5\t", "\t-inf\t", "u.data, line 2: rating '-inf' is not a number betw"),
     (ML_100K, "u.data", "2\t10", "\n\n\t10", "u.data, line 1: 0 fields instead of 4"),
     (ML_100K, "u.data", "10\t9", "1\t9", "u.data, line 3: user '1' rates item '9' twice"),
     (ML_100K, "u.data", ML_100K["u.data"], "", "u.data, line 1: 0 fields instead of 4"),
-    (ML_100K, "u.user", "3|24", "1|24", "u.user, line 4: user '1' is listed twice"),
-    (ML_100K, "u.user", ML_100K["u.user"], "7|1|M|x|0\n", "u.user: none of the rated users, such"),
     (ML_100K, "u.item", "11|", "|", "u.item, line 3: item id is empty"),
     (ATOMIC, "x.inter", "rating:", "stars:", "x.inter: no column rating among user, item, stars"),
     (ATOMIC, "x.inter", "2\t10", b"2\t\xff", "x.inter, line 2: not UTF-8 text; save it as UTF-8"),
     (ATOMIC, "x.inter", ATOMIC["x.inter"], "", "x.inter: No columns to parse from file"),
     (ATOMIC, "x.user", "user_id", "id", "x.user: no column user among age, gender"),
     (ATOMIC, "x.item", "9\t", "10\t", "x.item, line 3: item '10' is listed twice"),
-    (CSV, "ratings.csv", "1,9", "2,10", "ratings.csv, line 3: user '2' rates item '10' twice"),
-    (CSV, "ratings.csv", "2,10", "2", "ratings.csv, line 2: 3 fields instead of 4"),
     (CSV, "ratings.csv", "2,10", "2, ", "ratings.csv, line 2: item id is empty"),
     (CSV, "ratings.csv", "2,10", '"2",3,10', "ratings.csv, line 2: 5 fields instead of 4"),
-    (CSV, "ratings.csv", "3.5", "3,5", "ratings.csv, line 2: 5 fields instead of 4"),
     (CSV, "ratings.csv", "1,9", '1,"9', "ratings.csv, line 3: 2 fields instead of 4"),
     (CSV, "ratings.csv", "5,2", '5,"2', "ratings.csv: EOF inside string starting at row 2"),
-    (CSV, "ratings.csv", "3.5", "1e10", "ratings.csv, line 2: rating '1e10' is not a number"),
     (CSV, "ratings.csv", CSV["ratings.csv"], "userId;movieId;rating\n1;2;3,5\n",
      "ratings.csv, line 2: 2 fields instead of 1"),
     (CSV, "ratings.csv", CSV["ratings.csv"], "userId;movieId;rating\n1;2;3\n",
      "ratings.csv: no column user or item or rating among"),
-    (CSV, "ratings.csv", CSV["ratings.csv"], "user,item,rating\n", "ratings.csv: no ratings"),
-    (CSV, "movies.csv", "10,Babe", "9,Babe", "movies.csv, line 3: item '9' is listed twice"),
 ]
 
 
@@ -1206,17 +1175,6 @@ def test_mistakes_of_paths(tmp_path):
     assert "ratings.csv: Is a directory" in fail(tmp_path / "c")
 
 
-def test_pandas_is_asked_for_only_where_it_is_needed(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pandas", None)              # import pandas: ImportError
-    message = "pandas is missing; pip install -r requirements.txt"
-    assert fail(write(tmp_path, CSV)) == message == fail("d", None, call=to_dataset)
-    assert len(synthetic(5, 4, 20).ratings) == 20
-    code = "import sys, data; print({'pandas', 'tqdm'} & set(sys.modules))"
-    run = subprocess.run([sys.executable, "-c", code], cwd=Path(data.__file__).parent,
-                         capture_output=True, text=True)
-    assert run.stdout == "set()\n"
-
-
 # DataFrames
 
 
@@ -1229,7 +1187,7 @@ def test_dataset_of_a_table_of_ratings():
     before = table.copy()
     d = to_dataset("mine", table)
     assert d.user_ids.tolist() == ["a", "b"] and d.item_ids.tolist() == ["x", "y"]
-    assert triples(d.ratings) == {(0, 0, 3), (1, 0, 4.5), (1, 1, 0.5)}
+    assert pairs(d.ratings) == {(0, 0, 3), (1, 0, 4.5), (1, 1, 0.5)}
     assert d.E.shape == d.F.shape == (2, 0) and d.E.dtype == d.F.dtype == np.float32
     assert d.titles == ["x", "y"] and d.genres == ["", ""] and d.years.tolist() == [0, 0]
     pd.testing.assert_frame_equal(table, before)
@@ -1297,10 +1255,8 @@ USERS = pd.DataFrame({"user": ["a", "b"], "city": ["Rom", "Bonn"]})
     ([frame(item=[1, np.nan, 2])], "ratings, row 1: item id is empty"),
     ([frame(rating=[1, "x", None])], "ratings, row 1: rating 'x' is not a number between -1e10"),
     ([frame(rating=[1, 2, np.nan])], "ratings, row 2: rating nan is not a number"),
-    ([frame(rating=[1, np.inf, 2])], "ratings, row 1: rating inf is not a number between -1e10"),
     ([frame(rating=[-1e10, 1, 2])], "ratings, row 0: rating -10000000000.0 is not a number"),
     ([frame(item=["x", "x", "x"])], "ratings, row 2: user 'b' rates item 'x' twice"),
-    ([frame(user=[7, 8, 7], item=[3, 3, 3])], "ratings, row 2: user 7 rates item 3 twice"),
     ([frame(), pd.concat([USERS, USERS[1:]])], "users, row 1: user 'b' is listed twice"),
     ([frame(), pd.DataFrame({"user": ["a", ""]})], "users, row 1: user id is empty"),
     ([frame(user=[1, 2, 1]), USERS], "users: none of the rated users, such as 1, is among ["),
@@ -1323,12 +1279,12 @@ def R():
 def test_basic_folds(R):
     folds = [split(R, "basic", fold, seed=3) for fold in range(1, 6)]
     assert sum(len(f.target) for f in folds) == len(R)
-    assert set().union(*(triples(f.target) for f in folds)) == triples(R)
+    assert set().union(*(pairs(f.target) for f in folds)) == pairs(R)
     counts = np.array([f.target.counts for f in folds])
     assert (counts.max(0) - counts.min(0) <= 1).all()
     assert counts.sum(1).min() > 0.8 * len(R) / 5           # also over users with few ratings
     for train, profile, target in folds:
-        assert profile is train and triples(train) == triples(R) - triples(target)
+        assert profile is train and pairs(train) == pairs(R) - pairs(target)
         assert train.shape == R.shape
 
 
@@ -1339,7 +1295,7 @@ def test_realtime_folds(R):
     assert {len(users) for users in new} == {12}
     for (train, profile, target), users in zip(folds, new):
         assert not users & set(train.users.tolist()) and set(profile.users.tolist()) <= users
-        assert triples(train) | triples(profile) | triples(target) == triples(R)
+        assert pairs(train) | pairs(profile) | pairs(target) == pairs(R)
         assert len(train) + len(profile) + len(target) == len(R)
         assert all(target.counts[u] == max(1, round(R.counts[u] / 5)) for u in users)
 
@@ -1351,11 +1307,11 @@ def test_folds_depend_on_seed_and_pairs_only(R, test):
     a, b, c = split(R, test, 2, 7), split(other, test, 2, 7), split(R, test, 2, 8)
     for x, y in zip(a, b):
         assert np.array_equal(x.users, y.users) and np.array_equal(x.items, y.items)
-    assert triples(a.target) != triples(c.target)
+    assert pairs(a.target) != pairs(c.target)
     inner = split(a.train, test, 1, 7)                      # validation is cut out of train
-    parts = triples(inner.train) | triples(inner.profile) | triples(inner.target)
-    assert parts == triples(a.train)
-    assert len(inner.target) > 0 and not triples(inner.target) & triples(a.target)
+    parts = pairs(inner.train) | pairs(inner.profile) | pairs(inner.target)
+    assert parts == pairs(a.train)
+    assert len(inner.target) > 0 and not pairs(inner.target) & pairs(a.target)
 
 
 def test_folds_stay_the_same_from_version_to_version(R):
@@ -1378,11 +1334,11 @@ def test_folds_of_few_ratings_and_a_bad_fold():
 def test_first_ratings_are_nested_and_fixed_by_the_seed(R):
     asked = (0, 3), (2, 3), (5, 3), (5, 3), (5, 4)
     nothing, two, five, again, other = (first_ratings(R, n, seed) for n, seed in asked)
-    assert len(nothing) == 0 and triples(two) < triples(five) < triples(R)
-    assert triples(again) == triples(five) != triples(other) and nothing.shape == R.shape
+    assert len(nothing) == 0 and pairs(two) < pairs(five) < pairs(R)
+    assert pairs(again) == pairs(five) != pairs(other) and nothing.shape == R.shape
     for n, first in ((2, two), (5, five), (5, other)):
         assert np.array_equal(first.counts, np.minimum(R.counts, n))
-    assert R.counts.min() < 5 < R.counts.max() and triples(first_ratings(R, 99, 3)) == triples(R)
+    assert R.counts.min() < 5 < R.counts.max() and pairs(first_ratings(R, 99, 3)) == pairs(R)
 
 
 # Fetching
@@ -1499,16 +1455,16 @@ def test_output_path_protects_inputs(tmp_path):
 @pytest.mark.parametrize("shape", [(30, 40, 300), (5, 4, 20), (400, 300, 9000)])
 def test_synthetic_shapes_and_seeds(shape):
     a, b, c = synthetic(*shape, seed=1), synthetic(*shape, seed=1), synthetic(*shape, seed=2)
-    assert a.ratings.shape == shape[:2] and len(a.ratings) == len(triples(a.ratings)) == shape[2]
+    assert a.ratings.shape == shape[:2] and len(a.ratings) == len(pairs(a.ratings)) == shape[2]
     assert set(a.ratings.values.tolist()) <= {1, 2, 3, 4, 5}
-    assert triples(a.ratings) == triples(b.ratings) != triples(c.ratings)
+    assert pairs(a.ratings) == pairs(b.ratings) != pairs(c.ratings)
     assert np.array_equal(a.E, b.E) and np.array_equal(a.F, b.F) and a.titles == b.titles
     assert a.E.shape == (shape[0], len(a.E_names)) and a.F.shape == (shape[1], len(a.F_names))
     assert (a.E.sum(1) == 3).all() and a.user_ids[-1] == str(shape[0])
     assert a.titles[3] == f"Item 4 ({a.years[3]})"
     assert all(set(genres.split("|")) < set(data.GENRES) for genres in a.genres)
     d = load("synthetic:{}x{}x{}".format(*shape), seed=1)
-    assert triples(d.ratings) == triples(a.ratings)
+    assert pairs(d.ratings) == pairs(a.ratings)
     assert "give between 1 and users x items" in fail(3, 4, 13, call=synthetic)
 
 
@@ -1539,10 +1495,6 @@ def test_synthetic_is_shaped_like_ml_100k_and_its_columns_tell():
 
 
 ROOT = Path(experiments.__file__).parent
-
-
-def pairs(R):
-    return set(zip(R.users.tolist(), R.items.tolist(), R.values.tolist()))
 
 
 def stop(error):
@@ -2559,7 +2511,6 @@ NO_PROFILE = "not in the profiles that the model was trained with; choose from"
     (dict(ratings={39: 4}), f"'39' {NO}"),                  # Film 39 (1989)
     (dict(ratings={"54": 6}), "rating 6 must be between 1 and 5"),
     (dict(ratings={"54": 1e39}), "rating 1e+39 must be between 1 and 5"),
-    (dict(ratings={"54": float("nan")}), "rating nan must be between 1 and 5"),
     (dict(ratings={"54": [1, 2]}), "rating [1, 2] is not a number"),
     (dict(ratings={"54": "good"}), "rating 'good' is not a number"),
     (dict(ratings={"54": 4, "été": 4}), "ratings: Été, L' (1987) is rated twice"),
@@ -2688,23 +2639,19 @@ def test_arguments_of_train_reach_the_networks_and_the_same_seed_gives_the_same_
 def test_train_takes_any_csv_and_scale(lfg_py, small, tmp_path, kind, seeds):
     R = small.ratings
     path = tmp_path / "model"
-    models = []
-    for times in (1, 2):
-        rows = [f"{v * times:g},{u},{i}\n" for u, i, v in zip(R.users, R.items, R.values)]
-        write(tmp_path, {"x.csv": "stars,customer,film\n" + "".join(rows), "model": "old"})
-        done = lfg_py("train", "--dataset", tmp_path / "x.csv", "--out", path, "--half",
-                      "--generator", kind, "--columns", "user=customer,item=film, rating=stars")
-        size = re.escape(f"{path}: {path.stat().st_size / 1e6:.1f} MB\n")
-        assert done[:2] == (0, "")
-        assert re.fullmatch(r"training RMSE [0-2]\.[0-9]{4}\n" + size, done[2])
-        models.append(Recommender.load(path))
-        for part in (models[-1].arrays, models[-1].rank):
-            assert ("M1" in part, serve.count(part)) == (kind != "item", seeds)
-        M = models[-1].arrays["q0" if kind == "item" else "M1"]
+    rows = [f"{2 * v:g},{u},{i}\n" for u, i, v in zip(R.users, R.items, R.values)]
+    write(tmp_path, {"x.csv": "stars,customer,film\n" + "".join(rows), "model": "old"})
+    code, out, err = lfg_py("train", "--dataset", tmp_path / "x.csv", "--out", path, "--half",
+                            "--generator", kind, "--columns",
+                            "user=customer,item=film, rating=stars")
+    size = re.escape(f"{path}: {path.stat().st_size / 1e6:.1f} MB\n")
+    assert (code, out) == (0, "") and re.fullmatch(r"training RMSE [0-4]\.[0-9]{4}\n" + size, err)
+    model = Recommender.load(path)
+    assert (model.low, model.high) == (2, 10)
+    for part in (model.arrays, model.rank):
+        assert ("M1" in part, serve.count(part)) == (kind != "item", seeds)
+        M = part["q0" if kind == "item" else "M1"]
         assert (M == M.astype(np.float16)).all()
-    assert (models[1].low, models[1].high) == (2, 10)
-    one = models[0].predict({"3": 5, "4": 1}, ["1", "2", "3"])
-    assert models[1].predict({"3": 10, "4": 2}, ["1", "2", "3"]) == pytest.approx(2 * one, rel=2e-3)
 
 
 @pytest.mark.parametrize("error,code,message", [
@@ -2813,90 +2760,58 @@ def test_lists_are_ordered_by_rank_or_rating_and_filtered(lfg_py, kept, more, am
 def ported(folder):
     """(items, ratings, profile) -> what vectors.json holds of a user, by docs/porting.md."""
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    numbers = array("f", (folder / "weights.bin").read_bytes())              # little-endian
+    numbers = np.fromfile(folder / "weights.bin", "<f4").astype(float)
     a = {}
     for one in manifest["arrays"]:
-        start = one["offset"] // 4
-        flat = numbers[start:start + math.prod(one["shape"])].tolist()
-        wide = one["shape"][-1] if len(one["shape"]) == 2 else 0
-        a[one["name"]] = [flat[n:n + wide] for n in range(0, len(flat), wide)] if wide else flat
-
-    def dot(x, y):
-        return sum(p * q for p, q in zip(x, y))
-
-    def times(x, W):
-        return [dot(x, column) for column in zip(*W)]
-
-    def solve(A, b):                                        # positive definite: no pivots
-        rows = [[*row, right] for row, right in zip(A, b)]
-        for n, top in enumerate(rows):
-            for r, row in enumerate(rows):
-                factor = row[n] / top[n]
-                rows[r] = row if r == n else [p - factor * q for p, q in zip(row, top)]
-            top = rows[n]
-        return [row[-1] / row[n] for n, row in enumerate(rows)]
+        flat = numbers[one["offset"] // 4:][:math.prod(one["shape"])]
+        a[one["name"]] = flat.reshape(one["shape"])
 
     def generate(p, items, values, profile):                # before tanh; p: "" or "rank_"
-        h = [b + e for b, e in zip(a[p + "b0"], times(profile, a[p + "W_E"]))]
-        for i, v in zip(items, values):
-            rows = zip(h, a[p + "W_H"][i], a[p + "W_seen"][i])
-            h = [x + (v * H + one) / math.sqrt(len(items)) for x, H, one in rows]
+        told = values @ a[p + "W_H"][items] + a[p + "W_seen"][items].sum(0)
+        h = a[p + "b0"] + profile @ a[p + "W_E"] + told / math.sqrt(max(1, len(items)))
         for n in range(1, manifest[p + "layers"] + 1):
-            h = times([x if x > 0 else manifest["slope"] * x for x in h], a[f"{p}W{n}"])
-            h = [x + b for x, b in zip(h, a[f"{p}b{n}"])]
+            h = np.where(h > 0, h, manifest["slope"] * h) @ a[f"{p}W{n}"] + a[f"{p}b{n}"]
         return h
 
-    def ridge(p, s, items, values, centre):
-        q, base, strength = a[f"{p}q{s}"], a[f"{p}base{s}"], a[p + "ridge"]
-        A = [q[i] for i in items]
-        system = [[dot([x / d for x, d in zip(one, strength)], other) + (m == n)
-                   for m, other in enumerate(A)] for n, one in enumerate(A)]
-        y = solve(system, [v - base[i] - dot(q[i], centre) for i, v in zip(items, values)])
-        return [c + dot(y, [row[n] for row in A]) / strength[n] for n, c in enumerate(centre)]
+    def solve(p, s, items, values, centre):
+        A = a[f"{p}q{s}"][items]
+        residual = values - a[f"{p}base{s}"][items] - A @ centre
+        return centre + np.linalg.solve(A.T @ A + np.diag(a[p + "ridge"]), A.T @ residual)
 
-    def solve_likes(s, items, liked, profile):
-        q, n, few = a[f"rank_q{s}"], len(items), a["rank_few"][0]
-        likes = [i for i, like in zip(items, liked) if like]
-        sums = [sum(q[i][k] for i in told) / (n + 5) for told in (items, likes)
-                for k in range(len(q[0]))]
-        c = times([1, *profile, *sums, math.log(1 + n)], a[f"rank_prior{s}"])
-        t = few / (few + n)                                 # the prior centre
-        c = [t * x + (1 - t) * y for x, y in zip(c, times(c, a[f"rank_shrink{s}"]))]
-        return ridge("rank_", s, likes, a["rank_value"] * len(likes), c)
+    def prior_centre(s, items, liked, profile):
+        q, n, few = a[f"rank_q{s}"], len(items), a["rank_few"]
+        sums = q[items].sum(0) / (n + 5), q[items[liked]].sum(0) / (n + 5)
+        c = np.concatenate([[1], profile, *sums, [math.log(1 + n)]]) @ a[f"rank_prior{s}"]
+        t = few / (few + n)
+        return t * c + (1 - t) * c @ a[f"rank_shrink{s}"]
 
-    def standardised(x):
-        x = [one - sum(x) / len(x) for one in x]
-        return [one / math.sqrt(dot(x, x) / len(x)) for one in x]
+    def solve_likes(s, items, liked, profile):              # each like towards rank_value
+        centre = prior_centre(s, items, liked, profile)
+        return solve("rank_", s, items[liked], np.repeat(a["rank_value"], sum(liked)), centre)
 
-    def join(p, n, generated, solved, standard):
-        w = a[p + "weights"][0] + (a[p + "weights"][1] - a[p + "weights"][0]) * 5 / (5 + n)
-        total = [0] * len(manifest["items"])
-        parts = [(w, p + "M1", p + "base", generated)] if generated else []
-        parts += [((1 - w) / len(solved), f"{p}q{s}", f"{p}base{s}", x)
-                  for s, x in enumerate(solved)]
-        for share, rows, base, x in parts:
-            scores = standard([b + dot(row, x) for row, b in zip(a[rows], a[base])])
-            total = [old + share * one for old, one in zip(total, scores)]
-        return total
+    def join(p, n, generated, solved, standard=lambda x: x):
+        many, none = a[p + "weights"]
+        w = many + (none - many) * 5 / (5 + n)
+        parts = [w * standard(a[p + "base"] + a[p + "M1"] @ x) for x in generated]
+        return sum(parts + [(1 - w) / len(solved) * standard(a[f"{p}base{s}"] + a[f"{p}q{s}"] @ x)
+                            for s, x in enumerate(solved)])
 
     def answer(items, ratings, profile):
-        n = len(items)
-        g = generate("", items, ratings, profile) if manifest["layers"] else []
-        g = [math.tanh(x) for x in g]
-        solved = [ridge("", s, items, ratings, a[f"centre{s}"]) for s in range(manifest["seeds"])]
-        liked = [v >= a["rank_like"][0] for v in ratings]
-        rank_g = generate("rank_", items, liked, profile) if manifest["rank_layers"] else []
-        told = [solve_likes(s, items, liked, profile) for s in range(manifest["rank_seeds"])]
-        return {"generated": g, "solved": solved, "predictions": join("", n, g, solved, list),
-                "rank_generated": rank_g, "rank_solved": told,
-                "scores": join("rank_", n, rank_g, told, standardised)}
+        items, ratings, n = np.array(items, int), np.array(ratings), len(items)
+        liked = ratings >= a["rank_like"]
+        g = [np.tanh(generate("", items, ratings, profile))] if manifest["layers"] else []
+        x = [solve("", s, items, ratings, a[f"centre{s}"]) for s in range(manifest["seeds"])]
+        rank_g = [generate("rank_", items, liked, profile)] if manifest["rank_layers"] else []
+        rank_x = [solve_likes(s, items, liked, profile) for s in range(manifest["rank_seeds"])]
+        scores = join("rank_", n, rank_g, rank_x, lambda x: (x - x.mean()) / x.std())
+        return {"generated": np.ravel(g), "solved": x, "predictions": join("", n, g, x),
+                "rank_generated": np.ravel(rank_g), "rank_solved": rank_x, "scores": scores}
     return answer
 
 
 @pytest.mark.parametrize("kind,unit,deep", [
     ("user", 2.25, True), ("item", 2.25, False), ("dual", 1, False)])
-def test_a_port_without_numpy_reproduces_the_vectors(lfg_py, served, small, tmp_path, kind, unit,
-                                                     deep):
+def test_a_port_reproduces_the_vectors(lfg_py, served, small, tmp_path, kind, unit, deep):
     model = served(kind, unit, deep)[0]
     model.save(tmp_path / "model")
     folder = tmp_path / "ported"
@@ -2945,7 +2860,6 @@ def test_an_export_that_fails_leaves_nothing(lfg_py, kept, tmp_path, monkeypatch
 COMMAND_MISTAKES = """
 lfg.py | required
 lfg.py train --out x --epochs 99999999999999999999 | must be a whole number from 1
-lfg.py train --out x --dataset nowhere | nowhere: no such file or folder
 lfg.py train --out x --dataset few.csv --columns user=a | few.csv: no column a among
 lfg.py train --out x --dataset few.csv --columns user | invalid column_names value: 'user'
 lfg.py train --out no/x --dataset synthetic | no/x: cannot be written
@@ -2953,15 +2867,12 @@ lfg.py train --out few.csv --dataset few.csv | few.csv: would overwrite an input
 lfg.py recommend --model none | none: no such file; make one with lfg.py train
 lfg.py recommend --model few.csv | few.csv: not a model file of format 3
 lfg.py recommend --model m --age 151 | '151' must be a whole number from 0 to 150
-lfg.py recommend --model m --gender x | choose from gender=F, gender=M
 lfg.py recommend --model m --by item | invalid choice: 'item' (choose from 'rank', 'rating')
 lfg.py recommend --model m --genre Jazz | genre 'Jazz' is unknown; choose from Drama, War
 lfg.py score --model m --ratings high.csv --out o --years 80 | years '80': must be like 1980-1999
 lfg.py recommend --model m --rate Heat=4 | --rate Heat=4: 'Heat' fits several items
-lfg.py recommend --model m --rate "Heat (1995)=6" | rating 6 must be between 1 and 5
 lfg.py recommend --model m --rate "Heat (1995)=" | rating '' is not a number
 lfg.py recommend --model m --rate "Heat (1995)" | --rate Heat (1995): must be TITLE=RATING
-lfg.py recommend --model m --rate id:49=4 | --rate id:49=4: 'id:49' is not the id or title
 lfg.py recommend --model m --rate Toy=5 --rate id:56=4 | id:56=4: Toy Story (1995) is rated twice
 lfg.py recommend --model m --ratings none | none: No such file or directory
 lfg.py recommend --model m --ratings few.csv | few.csv, line 2: must be TITLE=RATING or
@@ -2970,7 +2881,6 @@ lfg.py recommend --model m --ratings bad.csv | bad.csv, line 4: rating 9 must be
 lfg.py score --model m --ratings few.csv --out m | m: would overwrite an input
 lfg.py score --model m --ratings few.csv --out o | few.csv, line 2: '1' is not the id or title
 lfg.py score --model m --ratings high.csv --out o | high.csv, line 3: rating 9 must be between
-lfg.py score --model m --ratings twice.csv --out o | twice.csv, line 3: user '1' rates item '50' twi
 lfg.py export --model m --out folder | folder: Directory not empty; choose a new or
 lfg.py export --model m --out no/such/x | no/such/x: No such file or directory
 experiments.py --folds 6 | --folds
@@ -2983,8 +2893,7 @@ experiments.py --dataset few.csv --json few.csv | few.csv: would overwrite an in
 """
 FILES = {"few.csv": "user,item,rating\n1,1,1\n", "latin.csv": b"\xe9,4\n", "folder/x": "",
          "bad.csv": "title,rating\nHeat (1995),4\n\nToy Story,9\n",
-         "high.csv": "user,item,rating\n1,50,5\n1,51,9\n",
-         "twice.csv": "user,item,rating\n1,50,5\n1,50,4\n"}
+         "high.csv": "user,item,rating\n1,50,5\n1,51,9\n"}
 
 
 @pytest.mark.parametrize("line", COMMAND_MISTAKES.strip().splitlines())
