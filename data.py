@@ -442,10 +442,7 @@ def _read_table(path, sep, fields, columns):
     width = len(fields or next(rows, []))
     # Row by row is slow, and needed only if the separators are too few or too many, or in quotes.
     if text.count(sep) != (width - 1) * text.count("\n") or sep == "," and '"' in text:
-        for row in rows:
-            if len(row) != width:
-                raise DataError(f"{path}, line {rows.line_num}: {len(row)} fields instead of "
-                                f"{width}")
+        _check_widths(path, rows, width)
     try:
         table = pd.read_csv(
             io.BytesIO(text.encode()), sep=sep, names=fields, header=None if fields else 0,
@@ -453,6 +450,8 @@ def _read_table(path, sep, fields, columns):
             skipinitialspace=True)
     except ValueError as error:
         raise DataError(f"{path}: {str(error).rpartition('error: ')[2]}") from error
+    if not isinstance(table.index, pd.RangeIndex):             # too many fields in the first row
+        _check_widths(path, rows, width)
     table.index += 1 if fields else 2
     table.attrs["file"] = str(path)
     if fields:
@@ -465,6 +464,13 @@ def _read_table(path, sep, fields, columns):
         plain = re.sub("[_ ]|:.*", "", name.lower())
         found.setdefault(ALIASES.get(plain, plain), name)
     return table[list(found.values())].set_axis(list(found), axis=1)
+
+
+def _check_widths(path, rows, width):
+    """Raise DataError about the first of the rows of a csv.reader that has not width fields."""
+    for row in rows:
+        if len(row) != width:
+            raise DataError(f"{path}, line {rows.line_num}: {len(row)} fields instead of {width}")
 
 
 def _read_text(path, encoding="utf-8"):

@@ -124,7 +124,7 @@ class Recommender:
 
         by: as in recommend. among: True for the items that may be in the list (n_items,).
         """
-        if not isinstance(n, (int, np.integer)) or n < 1:
+        if not isinstance(n, (int, np.integer)) or isinstance(n, bool) or n < 1:
             raise DataError(f"n is {n!r}; it must be a whole number above 0")
         if by not in ("rank", "rating"):
             raise DataError(f"by is {by!r}; it must be rank or rating")
@@ -142,16 +142,18 @@ class Recommender:
         """True for each item (n_items,) of a genre and of years such as "1980-1999", if given."""
         found = np.ones(len(self.item_ids), bool)
         if genre is not None:
-            genres = [text.casefold().split("|") for text in self.arrays["genres"].tolist()]
-            found = np.array([genre.casefold() in names for names in genres])
-            if not found.any():
-                known = sorted(set("|".join(self.arrays["genres"].tolist()).split("|")) - {""})
-                raise DataError(f"genre {genre!r} is unknown; choose from {', '.join(known)}")
+            genres = [text.split("|") for text in self.arrays["genres"].tolist()]
+            known = sorted(set().union(*genres) - {""})
+            wanted = [name for name in known if name.casefold() == str(genre).casefold()]
+            if not wanted:
+                raise DataError(f"genre {genre!r} is unknown; choose from "
+                                f"{', '.join(known) or 'none'}")
+            found = np.array([wanted[0] in names for names in genres])
         if years is not None:
-            span = re.fullmatch("([0-9]{4})(?:-([0-9]{4}))?", str(years).strip())
-            if not span:
+            span = re.fullmatch("([1-9][0-9]{3})(?:-([0-9]{4}))?", str(years).strip())
+            first, last = span.groups(span[1]) if span else ("1", "0")
+            if first > last:
                 raise DataError(f"years {years!r}: must be like 1980-1999 or 1995")
-            first, last = span[1], span[2] or span[1]
             found &= (int(first) <= self.arrays["years"]) & (self.arrays["years"] <= int(last))
         return found
 

@@ -1119,6 +1119,8 @@ MISTAKES = [                                            # files, file, old, new,
     (ML_100K, "u.data", "2\t10", "\n\n\t10", "u.data, line 1: 0 fields instead of 4"),
     (ML_100K, "u.data", "10\t9", "1\t9", "u.data, line 3: user '1' rates item '9' twice"),
     (ML_100K, "u.data", ML_100K["u.data"], "", "u.data, line 1: 0 fields instead of 4"),
+    (ML_100K, "u.data", ML_100K["u.data"], "1\t9\t4\t8\t0\n2\t5\t3\n",
+     "u.data, line 1: 5 fields instead of 4"),
     (ML_100K, "u.item", "11|", "|", "u.item, line 3: item id is empty"),
     (ATOMIC, "x.inter", "rating:", "stars:", "x.inter: no column rating among user, item, stars"),
     (ATOMIC, "x.inter", "2\t10", b"2\t\xff", "x.inter, line 2: not UTF-8 text; save it as UTF-8"),
@@ -2494,13 +2496,14 @@ NO_PROFILE = "not in the profiles that the model was trained with; choose from"
     (dict(ratings={"54": "good"}), "rating 'good' is not a number"),
     (dict(ratings={"54": 4, "été": 4}), "ratings: Été, L' (1987) is rated twice"),
     (dict(n=-3), "n is -3; it must be a whole number above 0"), (dict(n=2.0), "n is 2.0; it must"),
+    (dict(n=True), "n is True; it must"),
     (dict(profile={"age": "old"}), f"age=old: {NO_PROFILE} age=1, age=18, "),
     (dict(profile={"gender": "x"}), f"gender=x: {NO_PROFILE} gender=F, gender=M"),
     (dict(profile={"city": "x"}), f"city=x: {NO_PROFILE} age, gender, occupation"),
     (dict(by="item"), "by is 'item'; it must be rank or rating"),
     (dict(genre="Jazz"), "genre 'Jazz' is unknown; choose from Drama, War"),
     *[(dict(years=years), f"years {years!r}: must be like 1980-1999 or 1995")
-      for years in ("198-1999", "1980-", "1980-99", "", 19955, (1980, 1999), "１９９５")],
+      for years in ("198-1999", "1980-", "1999-1980", "0000-1990", "", 19955, "１９９５")],
     (dict(items=["Heat"]), "'Heat' fits")])
 def test_mistakes_in_python_are_data_errors_of_one_line(kept, mistake, message):
     model = Recommender.load(kept["dual"])
