@@ -53,6 +53,8 @@ COLUMNS = {                                                # rows that each of -
 CLASSES = {"SVD": SVD, "BiasSVD": BiasSVD, "SVD++": SVDpp, "LFG": LFG, "LFG-item": LFG,
            "LFG (paper)": PaperLFG, "Popularity": Popularity, "EASE": EASE, "Mult-VAE": MultVAE,
            "LFG-rank user": RankLFG, "LFG-rank item": CellsLFG}
+JOINED = {"LFG-dual": (LFGDual, "LFG", "LFG-item"),
+          "LFG-rank": (LFGRank, "LFG-rank user", "LFG-rank item")}
 TASTES = {"Horror": 5, "Children's": 5, "Sci-Fi": 5, "Romance": 5, "War": 3}       # of ten
 TITLES = {"basic": "LFG Rating Prediction", "realtime": "LFG Real-Time Rating Prediction",
           "newitem": "New Items,", "coldstart": "Cold Start by Ratings in the Profile,",
@@ -116,11 +118,12 @@ class Trainer:
         self.seconds = 0                                   # of the parts of the last model
 
     def fitted(self, column, settings):
-        """The model of a column, fitted on R, and the seconds that training its parts took."""
+        """The model of a column, fitted on R, and the seconds that it and its parts took."""
         self.seconds = 0
         model = self.model_of(column, settings, self.options.seed)
+        began = time.perf_counter()
         ensure_fitted(model, *self.inputs)
-        return model, self.seconds
+        return model, self.seconds + time.perf_counter() - began
 
     def model_of(self, column, settings, seed):
         """The model of a column, made of trained parts.
@@ -128,20 +131,15 @@ class Trainer:
         A network that generates the rows of R is the model itself; one that generates the columns
         of R becomes an LFGItem.
         """
-        if column == "LFG-dual":
-            dual = settings[column]
-            lfg = self.model_of("LFG", settings, seed)
-            items = [self.model_of("LFG-item", settings, seed + n) for n in range(dual["seeds"])]
-            weights = (dual["user_weight"], dual.get("empty_weight", dual["user_weight"]))
+        if column in JOINED:
+            Joined, user, item = JOINED[column]
+            setting = settings[column]
+            users = [self.model_of(user, settings, seed)]
+            items = [self.model_of(item, settings, seed + n) for n in range(setting["seeds"])]
+            weights = (setting["user_weight"], setting.get("empty_weight", setting["user_weight"]))
             if self.turned_around == "LFG":
-                return LFGDual(items, [lfg], [1 - w for w in weights])
-            return LFGDual([lfg], items, weights)
-        if column == "LFG-rank":
-            rank = settings[column]
-            items = [self.model_of("LFG-rank item", settings, seed + n)
-                     for n in range(rank["seeds"])]
-            return LFGRank([self.model_of("LFG-rank user", settings, seed)], items,
-                           (rank["user_weight"], rank["empty_weight"]))
+                return Joined(items, users, [1 - w for w in weights])
+            return Joined(users, items, weights)
         name = "BiasSVD" if column.startswith("μ") else column.replace(" fold-in", "")
         part = self.part(name, settings[name], seed)
         if column == self.turned_around:

@@ -163,27 +163,12 @@ class Recommender:
         items: indices (n,) into item_ids, each once; values: ratings (n,), float32; profile: a row
         of E, for example E_mean. Nothing is checked: the fast way in for a server.
         """
-        a = self.arrays
-        weight = forward_weight(len(items), *a["weights"])
-        generated, solved = self.factors(items, values, profile)
-        scores = np.float32(0)
-        for x in generated:
-            scores = weight * (a["base"] + a["M1"] @ x)
-        for n, x in enumerate(solved):
-            scores = scores + (1 - weight) / len(solved) * (a[f"base{n}"] + a[f"q{n}"] @ x)
-        return scores
+        return joined(self.arrays, *self.factors(items, values, profile), len(items))
 
     def ranks(self, items, values, profile):
         """Scores of all items (n_items,) to order a list by: LFGRank.scores for one user."""
-        a = self.rank
-        weight = forward_weight(len(items), *a["weights"])
-        generated, solved = self.rank_factors(items, values, profile)
-        scores = np.float32(0)
-        for x in generated:
-            scores = weight * standardised(a["base"] + a["M1"] @ x)
-        for n, x in enumerate(solved):
-            scores = scores + (1 - weight) / len(solved) * standardised(a[f"q{n}"] @ x)
-        return scores
+        factors = self.rank_factors(items, values, profile)
+        return joined(self.rank, *factors, len(items), standardised)
 
     def factors(self, items, values, profile):
         """Rows of a user for ratings: [generated] by LFG, or [], and [solved] for each LFG-item."""
@@ -304,6 +289,18 @@ class Recommender:
         fits += [scores.shape == (6, n), np.isfinite(scores).all()]
         if not all(fits):
             raise ValueError("arrays do not fit together")
+
+
+def joined(a, generated, solved, n, change=lambda scores: scores):
+    """Scores of all items: the weighted mean of both kinds of rows, for a user with n ratings."""
+    weight = forward_weight(n, *a["weights"])
+    scores = np.float32(0)
+    for x in generated:
+        scores = weight * change(a["base"] + a["M1"] @ x)
+    for seed, x in enumerate(solved):
+        share = (1 - weight) / len(solved)
+        scores = scores + share * change(a[f"base{seed}"] + a[f"q{seed}"] @ x)
+    return scores
 
 
 def count(arrays):
