@@ -114,8 +114,8 @@ class Recommender:
         return pd.DataFrame(table)
 
     def predict(self, ratings, items, profile=None):
-        """Predicted ratings (n,), within the scale, of a list of items by id or title."""
-        asked = [self.find(item) for item in items]
+        """Predicted ratings (n,), within the scale, of a list of items, or one, by id or title."""
+        asked = [self.find(item) for item in ([items] if isinstance(items, str) else items)]
         scores = self.scores(*self.indices(ratings), self.profile_row(profile))
         return np.clip(scores[asked], self.low, self.high)
 

@@ -2077,6 +2077,10 @@ def test_taste_counts_the_genre_in_the_first_ten_of_its_fans(cli, tmp_path, monk
         assert shown.counts.tolist() == [4] * 50 and set(shown.values) == {5}
         items = set(shown.items.tolist())
         assert len(items) == 20 and all(genre in d.genres[item] for item in items)
+    cli.data = replace(d, genres=[genres.replace("War", "") for genres in d.genres])
+    assert cli(*command)[0] == 0 and "War" not in (tmp_path / "json").read_text()
+    cli.data = replace(d, genres=[""] * 400)
+    assert "no 20 items have one of the genres Horror," in cli(*command)[2]
 
 
 def test_ablation_is_a_row_per_choice_in_both_tests(cli, tmp_path, monkeypatch):
@@ -2529,6 +2533,7 @@ def test_a_profile_changes_the_answer_and_what_is_missing_is_the_mean(kept, lfg_
     assert model.recommend({"51": 2}, 40, profile)["score"].tolist() == scores.tolist()
     expected = model.scores(*user).clip(1, 5)[[3, 0]].tolist()
     assert model.predict({"51": 2}, ["53", "50"], profile).tolist() == expected
+    assert model.predict({"51": 2}, "53", profile).tolist() == expected[:1]
     options = [f"--{name}={value}" for name, value in profile.items()]
     for kind in ("item", "dual"):
         command = ["recommend", "--model", kept[kind], "--rate", "id:51=2", "-n", 40, "--json"]
