@@ -438,7 +438,7 @@ def taste(data, test, options):
     A fan has rated four of the genre's 20 most rated items with the highest rating: 50 draws.
     """
     R = data.ratings
-    settings = settings_for(len(R), "topn", options.seeds)
+    settings = settings_for(len(R), "coldstart topn", options.seeds)
     model, seconds = Trainer(data, test, R, "all", options).fitted("LFG-rank", settings)
     rng = np.random.default_rng(options.seed)
     n_rated = np.bincount(R.items, minlength=R.shape[1])
@@ -472,7 +472,7 @@ def speed(data, test, options):
     Settings are those of coldstart, as in a saved model. Yields one JSON object.
     """
     settings = settings_for(len(data.ratings), "coldstart", options.seeds)
-    lists = settings_for(len(data.ratings), "topn", options.seeds)
+    lists = settings_for(len(data.ratings), "coldstart topn", options.seeds)
     R, profile, target = cases_of(data.ratings, test, 1, options.seed)[0]
     new = np.flatnonzero(target.counts)
     trainer = Trainer(data, test, R, "fold 1", options)

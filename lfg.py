@@ -393,12 +393,13 @@ class LFGRankItem(FoldIn):
     svd.prior_features. An item's q is what the network generates and, times `known`, what is known
     of it, F, a rare genre weighing more than a frequent one: fans of a genre get that genre.
 
-    model: the CellsLFG, fitted on (R.T, F) or not; strength: of W's ridge; known: a weight for each
-    column of F (columns,), or one for all.
+    model: the CellsLFG, fitted on (R.T, F) or not; strength: of W's ridge, in which a user with m
+    likes weighs m ** power; known: a weight for each column of F (columns,), or one for all.
     """
 
-    def __init__(self, model, l2, few, strength, known):
+    def __init__(self, model, l2, few, strength, known, power=0.5):
         super().__init__(model, l2, 1.0)
+        self.power = power
         self.few = few
         self.known = known
         self.strength = strength
@@ -415,14 +416,13 @@ class LFGRankItem(FoldIn):
                        (np.multiply(self.known, rarity) * F).astype(generator.dtype)])
         self.like = generator.like
         L = self.set_units(Q, generator.a0)
-        # solve each training user without a prior; c is the mean of such rows given z. A user's
-        # weight is the square root of their number of likes
+        # solve each training user without a prior; c is the mean of such rows given z
         users = np.flatnonzero(R.counts)
         self.W = None
         x = self.user_factors(users, R, E)                 # (users, k)
         part = random_part(R, np.random.default_rng(generator.seed))
         Z = np.vstack([self.features(Q, users, R, E), self.features(Q, users, part, E)])
-        weight = np.sqrt(self.targets(R).counts[users])
+        weight = self.targets(R).counts[users] ** float(self.power)
         weight = np.tile(weight / weight.mean(), 2) / 2
         W = fit_prior(Z, np.vstack([x, x]), weight, self.strength)
         k = Q.shape[1]

@@ -326,7 +326,7 @@ def train_model(data, generator="dual", epochs=None, factors=None, seeds=None, s
     changed = {key: value for key, value in [("epochs", epochs), ("n_factors", factors)] if value}
     models = []
     for test, name, *classes in (("coldstart", "LFG", LFG, LFG, LFGItem, LFGDual),
-                                 ("topn", "LFG-rank", RankLFG, CellsLFG, LFGRankItem, LFGRank)):
+                                 ("coldstart topn", "LFG-rank", RankLFG, CellsLFG, LFGRankItem, LFGRank)):
         settings = settings_for(len(data.ratings), test, seeds)
         if name == "LFG-rank":
             settings["LFG-rank item fold-in"] = for_genres(settings["LFG-rank item fold-in"], data)

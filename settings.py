@@ -105,8 +105,11 @@ SETTINGS["ml-1m", "topn"] = {
     "LFG-rank item fold-in": dict(l2=300.0, few=200.0, strength=100.0, known=12.0),
     "LFG-rank": dict(seeds=2, user_weight=0.6, empty_weight=0.0),
 }
-for name in SIZES:
-    SETTINGS[name, "coldstart topn"] = SETTINGS[name, "topn"]
+SETTINGS["ml-100k", "coldstart topn"] = SETTINGS["ml-100k", "topn"]
+SETTINGS["ml-1m", "coldstart topn"] = {
+    **SETTINGS["ml-1m", "topn"],
+    "LFG-rank item fold-in": dict(l2=300.0, few=200.0, strength=100.0, known=12.0, power=0.0),
+}
 
 RIDGE_GRID = {"l2": (0.5, 2), "l2_bias": (0.3, 3)}
 FACTORIZATION_GRID = {"n_factors": (0.5, 2), "l2": (0.8, 1.25), "l2_bias": (0.5, 2),
