@@ -142,10 +142,9 @@ class Trainer:
             return Joined(users, items, weights)
         name = "BiasSVD" if column.startswith("μ") else column.replace(" fold-in", "")
         part = self.part(name, settings[name], seed)
-        if column == self.turned_around:
-            return LFGItem(part, **settings[f"{column} fold-in"])
-        if column == "LFG-rank item":
-            return LFGRankItem(part, **for_genres(settings[f"{column} fold-in"], self.data))
+        if column in (self.turned_around, "LFG-rank item"):
+            solved = LFGRankItem if column == "LFG-rank item" else LFGItem
+            return solved(part, **for_genres(settings[f"{column} fold-in"], self.data))
         if column == "SVD++ fold-in":
             return FoldIn(part, **settings[column], centre=part.implicit_rows)
         return FoldIn(part, **settings[column]) if column == "BiasSVD fold-in" else part

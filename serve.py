@@ -24,6 +24,10 @@ from lfg import forward_weight, generate_one, solve_one, standardised
 from settings import for_genres, settings_for
 from svd import fold_in
 
+SERVED = {  # the test whose settings are used, their names, and the classes of the parts
+    "LFG-dual": ("coldstart", "LFG", "LFG-item", LFG, LFG, LFGItem, LFGDual),
+    "LFG-rank": ("coldstart topn", "LFG-rank user", "LFG-rank item", RankLFG, CellsLFG,
+                 LFGRankItem, LFGRank)}
 FORMAT = 3                                                 # of the model file
 ARTICLES = "the|a|an|la|le|les|l'|il|lo|el|los|las|der|die|das"         # as in "Matrix, The"
 
@@ -324,13 +328,7 @@ def train_model(data, generator="dual", epochs=None, factors=None, seeds=None, s
     if generator not in ("user", "item", "dual"):
         raise DataError(f"generator is {generator!r}; it must be user, item or dual")
     changed = {key: value for key, value in [("epochs", epochs), ("n_factors", factors)] if value}
-    models = []
-    for test, name, *classes in (("coldstart", "LFG", LFG, LFG, LFGItem, LFGDual),
-                                 ("coldstart topn", "LFG-rank", RankLFG, CellsLFG, LFGRankItem, LFGRank)):
-        settings = settings_for(len(data.ratings), test, seeds)
-        if name == "LFG-rank":
-            settings["LFG-rank item fold-in"] = for_genres(settings["LFG-rank item fold-in"], data)
-        models.append(assemble(name, classes, settings, changed, generator, seeds, seed))
+    models = [assemble(name, data, changed, generator, seeds, seed) for name in SERVED]
     model, rank = models
     parts = [part for one in models for part in one.forward + one.solved]
     with progress_bar(sum(getattr(part, "model", part).epochs for part in parts), quiet) as bar:
@@ -345,16 +343,15 @@ def train_model(data, generator="dual", epochs=None, factors=None, seeds=None, s
     return Recommender.from_model(model, rank, data, data.ratings)
 
 
-def assemble(name, classes, settings, changed, generator, seeds, seed):
-    """An LFGDual, or with name "LFG-rank" an LFGRank, of parts that are not fitted yet."""
-    Forward, Network, Solved, Joined = classes
-    user = settings.get(f"{name} user", settings.get(name))
-    joined = settings["LFG-dual" if name == "LFG" else name]
+def assemble(name, data, changed, generator, seeds, seed):
+    """An LFGDual or an LFGRank of parts that are not fitted yet."""
+    test, user, item, Forward, Network, Solved, Joined = SERVED[name]
+    settings = settings_for(len(data.ratings), test, seeds)
+    joined = settings[name]
     n_solved = {"user": 0, "item": seeds or 1, "dual": joined["seeds"]}[generator]
-    forward = [Forward(**{**user, **changed}, seed=seed)] if generator != "item" else []
-    item = "LFG-item" if name == "LFG" else "LFG-rank item"
+    forward = [Forward(**{**settings[user], **changed}, seed=seed)] if generator != "item" else []
     solved = [Solved(Network(**{**settings[item], **changed}, seed=seed + n),
-                     **settings[f"{item} fold-in"]) for n in range(n_solved)]
+                     **for_genres(settings[f"{item} fold-in"], data)) for n in range(n_solved)]
     return Joined(forward, solved, (joined["user_weight"], joined["empty_weight"]))
 
 

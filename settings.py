@@ -142,7 +142,9 @@ GRID = {                                                   # multiplies one valu
 
 
 def for_genres(setting, data):
-    """A setting of LFGRankItem whose weight `known` applies to the genres in data.F alone."""
+    """A setting whose weight `known` of F, if it has one, applies to genres alone."""
+    if "known" not in setting:
+        return setting
     known = [setting["known"] * name.startswith("genre=") for name in data.F_names]
     return {**setting, "known": known}
 

@@ -2598,7 +2598,7 @@ def test_mistakes_in_training_are_data_errors_of_one_line(changed, message):
     ("dual", [7, 7, 8, 9], [0.15, 0.5, 0.5, 0])])
 def test_arguments_of_train_reach_the_networks_and_the_same_seed_gives_the_same_bits(
         monkeypatch, kind, seeds, weights):
-    trained = [record(serve, name, monkeypatch.setattr) for name in ("LFGDual", "LFGRank")]
+    made = record(serve, "assemble", monkeypatch.setattr)
     own = {**OWN, "seeds": 3, "generator": kind}
     ratings, _, items = own_tables()
     a, b, c = (Recommender.train(ratings, None, items, **own, seed=seed) for seed in (7, 7, 8))
@@ -2607,12 +2607,12 @@ def test_arguments_of_train_reach_the_networks_and_the_same_seed_gives_the_same_
     names = ("W_H", "M1", "q0", "q1", "rank_W_H", "rank_M1", "rank_q0", "rank_q1")
     assert {f"model.{one}" for one in names if one in a.arrays} <= changed
     assert [*a.arrays["weights"], *a.rank["weights"]] == np.float32(weights).tolist()
-    for (_, model), *_ in trained:                          # the first of each kind
+    (_, dual), (_, rank) = made[:2]
+    for model in (dual, rank):
         parts = [*model.forward, *(one.model for one in model.solved)]
         assert [one.seed for one in parts] == seeds
         assert {(one.epochs, one.n_factors) for one in parts} == {(2, 3)}
-    (_, dual), (_, rank) = [calls[0] for calls in trained]
-    used = [SETTINGS["ml-100k", test] for test in ("coldstart", "topn")]
+    used = [SETTINGS["ml-100k", test] for test in ("coldstart", "coldstart topn")]
     for model, name, test in ((dual, "LFG", used[0]), (rank, "LFG-rank user", used[1])):
         assert all(one.mask == test[name]["mask"] for one in model.forward)
     assert all((one.centre, one.l2, one.l2_bias) == ("mean", 250, 6) for one in dual.solved)
