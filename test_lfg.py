@@ -768,9 +768,10 @@ def minimum_of(loss, k):
     return -np.linalg.solve(H, [(loss(a) - loss(-a)) / 2 for a in e])
 
 
-@pytest.mark.parametrize("l2,few,strength", [(2.0, 5.0, 3.0), (0.3, 100.0, 0.1)])
-def test_lfg_rank_item_minimises_its_loss_and_shrinks_to_the_prior(known, small, l2, few, strength):
-    model = LFGRankItem(lfg(CellsLFG, dtype=np.float64), l2, few, strength, [0.5, 0.8])
+@pytest.mark.parametrize("l2,few,strength,power", [(2.0, 5.0, 3.0, 0.5), (0.3, 100.0, 0.1, 0)])
+def test_lfg_rank_item_minimises_its_loss_and_shrinks_to_the_prior(
+        known, small, l2, few, strength, power):
+    model = LFGRankItem(lfg(CellsLFG, dtype=np.float64), l2, few, strength, [0.5, 0.8], power)
     F = (np.arange(40)[:, None] % [2, 20] == 0).astype(np.float32)         # 20 and 2 of 40 items
     model.fit(known, small.E, F)
     users = np.arange(60)
@@ -796,10 +797,10 @@ def test_lfg_rank_item_minimises_its_loss_and_shrinks_to_the_prior(known, small,
                                         R.values[R.users == u] >= 4, small.E[u]) for u in users])
 
     # rows solved without a prior, regressed on the features of whole profiles and of parts; user 3,
-    # without ratings, is left out, and a user weighs the square root of their number of likes
+    # without ratings, is left out, and a user weighs their number of likes to the power
     train = np.delete(users, 3)
     part = random_part(known, np.random.default_rng(0))
-    weight = np.sqrt(n_liked[train])
+    weight = n_liked[train] ** float(power)
     weight = np.tile(weight / weight.mean(), 2) / 2
     rows = np.array([solved(u, np.zeros(5)) for u in train])
     Z = np.vstack([features(known)[train], features(part)[train]])
