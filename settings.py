@@ -99,7 +99,7 @@ SETTINGS["ml-1m", "topn"] = {
     **SETTINGS["ml-1m", "realtime"],
     "Popularity": {},
     "EASE": dict(l2=600.0),
-    "Mult-VAE": dict(l2=0.0003),
+    "Mult-VAE": dict(l2=0.0003, epochs=50),
     "LFG-rank user": dict(hidden=(500,), l2=0.03, l2_M=0.03, mask=0.5),
     "LFG-rank item": dict(hidden=(500,), epochs=40),
     "LFG-rank item fold-in": dict(l2=300.0, few=200.0, strength=100.0, known=12.0),
