@@ -35,8 +35,7 @@ from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, PaperLFG,
 from serve import Parser, Recommender, add_data_options, int_range, progress_bar, progress_of
 from serve import run_command
 from settings import COUNTS, GRID, for_genres, settings_for
-from svd import EASE, SVD, BiasSVD, FoldIn, MultVAE, Popularity, SVDpp, ensure_fitted
-from svd import like_threshold, likes_of
+from svd import EASE, SVD, BiasSVD, FoldIn, MultVAE, Popularity, SVDpp, like_threshold, likes_of
 
 NETWORKS = {"lfg": ["LFG"], "lfg-item": ["LFG-item"], "lfg-dual": ["LFG-dual"]}
 COLUMNS = {                                                # rows that each of --models adds
@@ -122,7 +121,8 @@ class Trainer:
         self.seconds = 0
         model = self.model_of(column, settings, self.options.seed)
         began = time.perf_counter()
-        ensure_fitted(model, *self.inputs)
+        if isinstance(model, (FoldIn, LFGDual)):           # its parts are trained, it is not
+            model.fit(*self.inputs)
         return model, self.seconds + time.perf_counter() - began
 
     def model_of(self, column, settings, seed):
@@ -318,9 +318,8 @@ def show(tables):
                                    values[n]["NDCG@10"] for name, values in average.items()}
                    for n, count in enumerate(COUNTS)}
     elif table["test"] == "topn":
-        measures = list(next(iter(average.values())))
         columns = {measure: {name: average[name][measure] for name in average}
-                   for measure in measures}
+                   for measure in next(iter(average.values()))}
     else:
         columns = {f"Fold {f['fold']}": f["rmse"] for f in table["folds"]}
         columns.update({"Average": average, " Paper": table["paper"]})
@@ -589,8 +588,8 @@ def parse(argv):
     add("--models", nargs="+", choices=models, help="rows of the tables; if not given, all")
     add("--folds", nargs="+", type=int, default=[1, 2, 3, 4, 5], choices=range(1, 6),
         metavar="{1..5}", help="which folds")
-    add("--seeds", type=int_range(1, 1000), help="runs of LFG-item that LFG-dual averages; "
-        "if not given, 5 on ML-100k and 2 on ML-1m")
+    add("--seeds", type=int_range(1, 1000), help="item networks that LFG-dual and LFG-rank "
+        "average; if not given, 5 and 3 on ML-100k, 2 and 2 on ML-1m")
     add("--seed", type=int_range(0, 2 ** 63), default=0,
         help="seed of the folds and of all random numbers in training")
     add("--json", metavar="FILE", help="also write the tables to this file")

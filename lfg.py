@@ -8,7 +8,8 @@ A network turns what a user has rated, and their profile, into latent factors in
 The mask hides some ratings, only while training. `LFG` is that model with inputs and penalties of
 our own, `PaperLFG` the model as published. `LFGItem` turns it around: the network generates the
 factors of items, and those of each user are found by ridge regression on them. `LFGDual` is a
-weighted mean of both kinds. svd.py defines the methods that all of them have. On the command line:
+weighted mean of both kinds. `RankLFG`, `LFGRankItem` and `LFGRank` are the same three, trained to
+order lists instead of predicting ratings. svd.py defines the methods of all. On the command line:
 
     python lfg.py train --dataset ml-1m --out ml-1m.npz
     python lfg.py recommend --model ml-1m.npz --rate "Toy Story (1995)=5" --rate "Heat=2" --age 25
@@ -34,8 +35,8 @@ import numpy as np
 
 from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Sequential, Tanh
 from nn import cosine, end_epoch, even_slices, masked_mse, multinomial
-from svd import FactorModel, FoldIn, ensure_fitted, fit_prior, fold_in, in_units, like_threshold
-from svd import prior_features, random_part, truncated_svd, with_ones
+from svd import FactorModel, FoldIn, ensure_fitted, fit_prior, fold_in, like_threshold, likes_of
+from svd import prior_features, random_part, truncated_svd, unit_of, with_ones
 
 
 @dataclass(eq=False)
@@ -105,7 +106,7 @@ class LFG(FactorModel):
 
     def set_scale(self, R):
         """Set the unit of ratings inside the network, where they span four units."""
-        self.unit = in_units(R)[1]
+        self.unit = unit_of(R)
 
     def inside(self, values):
         """Ratings (n,) as the network reads and predicts them."""
@@ -468,8 +469,7 @@ class LFGRankItem(FoldIn):
 
     def targets(self, shown):
         """The user's likes, each with the same value."""
-        likes = shown.where(shown.values >= self.like)
-        return likes.with_values(np.full(len(likes), self.value))
+        return likes_of(shown, self.like, self.value)
 
 
 def solve_one(a, n, items, liked, profile):

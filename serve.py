@@ -58,6 +58,8 @@ class Recommender:
         self.E_mean = self.arrays["E_mean"]
         self.rank = {name.partition("_")[2]: a for name, a in self.arrays.items()
                      if name.startswith("rank_")}          # of LFG-rank; the others, of LFG-dual
+        self.n_solved = count(self.arrays)                 # item networks, for ratings
+        self.n_ranked = count(self.rank)                   # and for lists
         self.low, self.high = arrays["scale"].tolist()
         self.index_of_id = {str(name): n for n, name in enumerate(self.item_ids.tolist())}
         self.found_by = {}                                 # {plain title: indices}, for find
@@ -179,7 +181,7 @@ class Recommender:
         a = self.arrays
         generated = [np.tanh(generate_one(a, items, values, profile))] if "M1" in a else []
         solved = [fold_in(items, values, a[f"q{n}"], a[f"base{n}"], a["ridge"], a[f"centre{n}"])
-                  for n in range(count(a))]
+                  for n in range(self.n_solved)]
         return generated, solved
 
     def rank_factors(self, items, values, profile):
@@ -187,7 +189,7 @@ class Recommender:
         a = self.rank
         liked = values >= a["like"]
         generated = [generate_one(a, items, liked.astype(np.float32), profile)] if "M1" in a else []
-        return generated, [solve_one(a, n, items, liked, profile) for n in range(count(a))]
+        return generated, [solve_one(a, n, items, liked, profile) for n in range(self.n_ranked)]
 
     def indices(self, ratings):
         """Indices (n,) and ratings (n,) of {id or title: rating}. Raises DataError.
@@ -453,7 +455,8 @@ def export(options):
         "type": "float32, little-endian, last index fastest", "arrays": layout,
         "layers": len([name for name in a if re.fullmatch("W[0-9]+", name)]),
         "rank_layers": len([name for name in a if re.fullmatch("rank_W[0-9]+", name)]),
-        "seeds": count(a), "rank_seeds": count(model.rank), "slope": 0.01, "E_names": model.E_names,
+        "seeds": model.n_solved, "rank_seeds": model.n_ranked, "slope": 0.01,
+        "E_names": model.E_names,
         "items": [dict(zip(columns, row)) for row in rows]}
     folder = os.path.realpath(options.out)
     try:

@@ -2,8 +2,8 @@
 
 All were chosen on a validation part of the training ratings; `python experiments.py --test tune`
 prints the grid around each. What is not named here is the default of the class in svd.py or lfg.py.
-"LFG-dual": seeds: how many LFG-items it averages; user_weight: the weight of LFG in the mean for
-users with many ratings; empty_weight: for users with none (if it differs).
+"LFG-dual", "LFG-rank": seeds: how many item networks it averages; user_weight: the weight of the
+user network in the mean for users with many ratings; empty_weight: with none (if it differs).
 """
 
 from math import log
@@ -91,8 +91,7 @@ SETTINGS["ml-100k", "topn"] = {                            # LFG-rank serves any
     "Mult-VAE": dict(l2=0.001),
     "LFG-rank user": dict(l2=0.5, l2_M=0.05, mask=0.5),
     "LFG-rank item": dict(rate=5e-3),
-    "LFG-rank item fold-in": dict(l2=200.0, few=50.0, strength=100.0,
-                                  known=20.0),
+    "LFG-rank item fold-in": dict(l2=200.0, few=50.0, strength=100.0, known=20.0),
     "LFG-rank": dict(seeds=3, user_weight=0.5, empty_weight=0.0),
 }
 SETTINGS["ml-1m", "topn"] = {
@@ -137,7 +136,7 @@ GRID = {                                                   # multiplies one valu
                       "epochs": (0.7, 1.4), "rate": (0.6, 1.6)},
     "LFG-rank item fold-in": {"l2": (0.7, 1.4), "few": (0.3, 3), "strength": (0.3, 3),
                               "known": (0.3, 2)},
-    "LFG-rank": {"user_weight": (0, 0.5, 1.5), "empty_weight": (1,)},
+    "LFG-rank": {"user_weight": (0, 0.5, 1.5)},
 }
 
 

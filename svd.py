@@ -1,4 +1,4 @@
-"""Matrix factorization (Section 2): truncated SVD, the baselines, and fold-in of new users.
+"""Matrix factorization (Section 2), fold-in of new users, and the baselines, lists included.
 
 Every model here and in lfg.py keeps one contract. R and `shown` are data.Ratings (users, items):
 
@@ -90,7 +90,8 @@ class BiasSVD(FactorModel):
     @np.errstate(over="ignore", invalid="ignore")          # end_epoch reports divergence
     def fit(self, R, E=None, F=None, progress=None):
         """Learn from R; E and F are not used. progress(epoch, mse) is called after each epoch."""
-        R, self.unit = in_units(R)
+        self.unit = unit_of(R)
+        R = R.with_values(R.values / self.unit)            # inside, ratings span four units
         rng = np.random.default_rng(self.seed)
         self.start_training(R)
         users = rng.permutation(np.flatnonzero(R.counts))  # dealt into blocks only once
@@ -360,7 +361,6 @@ class EASE:
         P = np.linalg.inv(G + self.l2 * np.eye(len(G)))
         B = -P / np.diag(P)
         np.fill_diagonal(B, 0)
-        self.base = np.zeros(len(B), np.float32)
         self.B = B.astype(np.float32)
         return self
 
@@ -398,7 +398,6 @@ class MultVAE:
     def fit(self, R, E=None, F=None, progress=None):
         """Learn from the likes in R; E and F are not used. progress is as in LFG.fit."""
         self.like = like_threshold(R.values)
-        self.base = np.zeros(R.shape[1], np.float32)
         L = likes_of(R, self.like)
         rng = np.random.default_rng(self.seed)
         self.build(R.shape[1], rng)
@@ -460,10 +459,10 @@ class MultVAE:
         return self.decoder.forward(m)[0]
 
 
-def likes_of(R, like):
-    """Only the ratings of at least `like`, all with the value 1."""
+def likes_of(R, like, value=1):
+    """Only the ratings of at least `like`, all with the same value."""
     likes = R.where(R.values >= like)
-    return likes.with_values(np.ones(len(likes)))
+    return likes.with_values(np.full(len(likes), value))
 
 
 def squared_error(ratings, x, bu, q, bi, mu):
@@ -480,13 +479,13 @@ def ensure_fitted(model, R, E, F, progress=None):
         model.fit(R, E, F, progress)
 
 
-def in_units(R):
-    """R divided by a unit, so that its values span 4, as ratings from 1 to 5 do; and the unit.
+def unit_of(R):
+    """The unit in which ratings span 4, as those from 1 to 5 do; 1 if all are equal.
 
     Learning rates, penalties and Tanh suit that span, so one setting works for any rating scale.
     """
-    unit = (R.values.max() - R.values.min()) / 4 if len(R) else 1
-    return (R, 1) if unit in (0, 1) else (R.with_values(R.values / unit), unit)
+    span = R.values.max() - R.values.min() if len(R) else 0
+    return span / 4 or 1
 
 
 def with_ones(a):
