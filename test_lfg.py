@@ -1578,7 +1578,7 @@ def rows_of(out):
 def parts_of(d, test, fold=2, seed=7):
     """Training part, profiles and target of a fold; of new items, with items for users."""
     R = d.ratings.T if test == "newitem" else d.ratings
-    return split(R, "basic" if test == "basic" else "realtime", fold, seed)
+    return split(R, test if test in ("basic", "published") else "realtime", fold, seed)
 
 
 def with_ratings(d, chosen, values):
@@ -1726,7 +1726,8 @@ def test_lfg_dual_averages_parts_that_are_trained_once_per_fold(cli, monkeypatch
     assert [column for (_, column, _), _ in fitted] == 2 * NAMES[test]
     for trainer in {id(trainer): trainer for (trainer, *_), _ in fitted}.values():
         assert [(name, seed) for name, _, seed in trainer.trained] == [
-            *((name, 7) for name in others), *(("LFG-item", 7 + n) for n in range(seeds))]
+            *((name, 7) for name in others), *(("LFG-item", 7 + n) for n in range(seeds)),
+            *(("SVD++", 7 + n) for n in range(1, seeds) if "SVD++" in others)]
     models = {column: model for (_, column, _), (model, _) in fitted[:len(NAMES[test])]}  # fold 2
     dual, used = models["LFG-dual"], fitted[0][0][2]["LFG-dual"]
     weights = [used["user_weight"], used.get("empty_weight", used["user_weight"])]
@@ -1742,6 +1743,45 @@ def test_lfg_dual_averages_parts_that_are_trained_once_per_fold(cli, monkeypatch
     took = {column: seconds for (_, column, _), (_, seconds) in fitted[:len(NAMES[test])]}
     parts = [s for (name, *_), (_, s) in fitted[0][0][0].trained.items() if name[:3] == "LFG"]
     assert took["LFG-dual"] >= sum(parts) and took["LFG-dual"] > took["LFG"] >= parts[0]
+
+
+@pytest.mark.parametrize("test,column", [
+    ("basic", "SVD++"), ("realtime", "SVD++ fold-in")])
+def test_the_ensemble_scores_the_mean_of_as_many_seeds_of_svdpp(cli, tmp_path, monkeypatch, test,
+                                                                column):
+    class Seeded(SVDpp):                                   # on so few data, seeds change nothing
+        def fit(self, *arguments, **options):
+            super().fit(*arguments, **options)
+            self.base = self.base + self.seed / 10
+            return self
+
+    monkeypatch.setitem(experiments.CLASSES, "SVD++", Seeded)
+    path = tmp_path / "json"
+    command = ["--dataset", "synthetic", "--test", test, "--folds", 2, 3, "--seed", 7, "--seeds", 3]
+    out = cli(*command, "--json", path, "--models", "svdpp", "lfg-dual")[1]
+    table, = json.loads(path.read_text())
+    what = f"{column}, mean over 3 seeds"
+    used, expected = QUICK["ml-100k", test], []
+    for fold in table["folds"]:
+        train, profile, target = parts_of(cli.data, test, fold["fold"])
+        predicted = []
+        for seed in (7, 8, 9):
+            model = Seeded(**used["SVD++"])
+            model.seed = seed
+            model.fit(train)
+            if test == "realtime":
+                model = FoldIn(model, **used[column], centre=model.implicit_rows).fit(train)
+            predicted.append(model.predict(target.users, target.items, profile))
+        error = np.mean(predicted, 0).clip(1, 5) - target.values
+        expected.append(np.sqrt(np.mean(error ** 2)))
+        assert fold["ensemble"] == {what: pytest.approx(expected[-1])}
+        assert abs(fold["rmse"][column] - expected[-1]) > 1e-3
+    assert table["ensemble"] == {what: pytest.approx(np.mean(expected))}
+    assert table["models"] == list(table["average"]) == [column, "LFG-dual"]
+    assert f"\n\n{what}: RMSE {np.mean(expected):.4f}\n\n" in out
+    for models in (["svdpp", "lfg-item"], ["biassvd", "lfg-dual"]):
+        assert "seeds" not in cli(*command, "--json", path, "--models", *models)[1]
+        assert "ensemble" not in path.read_text()
 
 
 def test_predictions_are_clipped_to_the_scale_seen_in_training(cli, small, monkeypatch):
@@ -1908,10 +1948,12 @@ def test_a_table_is_markdown_and_json_holds_the_same(cli, tmp_path, number, data
          seconds_of(table, name)] for name in NAMES[test]]
     for n, fold in enumerate(table.pop("folds"), 1):
         part = parts_of(cli.data, test, n)
+        fold.pop("ensemble", None)
         assert list(fold["rmse"]) == list(fold["seconds"]) == NAMES[test]
         assert fold == {"fold": n, "n_train": len(part.train), "n_test": len(part.target),
                         "rmse": fold["rmse"], "seconds": fold["seconds"]}
-    found = table.pop("differences")
+    found, ensemble = table.pop("differences"), table.pop("ensemble", None)
+    assert (ensemble is None) == (test == "newitem")
     assert table == {"table": number, "dataset": dataset, "test": test, "seed": 7,
                      "models": NAMES[test], "average": average, "paper": paper}
     compared = [("LFG-dual", name) for name in NAMES[test] if name[:3] != "LFG"]
