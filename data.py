@@ -16,7 +16,7 @@ import tempfile
 import urllib.request
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,6 +48,7 @@ LAYOUTS = {  # file of ratings: files, separators and columns (None: the first l
                     ("movies.dat", "::", ["item", "title", "genres"])],
     "*.inter": [("*.inter", "\t", None), ("*.user", "\t", None), ("*.item", "\t", None)],
     "ratings.csv": [("*", ",", None), ("", ",", None), ("movies.csv", ",", None)]}
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)         # archives
 
 
 class DataError(ValueError):
@@ -145,6 +146,7 @@ class Dataset:
     titles: list
     genres: list               # "A|B" or ""
     years: np.ndarray          # (items,) int32, 0 if unknown
+    folder: object = None      # of ML-100k: a Path or zipfile.Path, for u1.base and so on
 
 
 class Split(NamedTuple):
@@ -186,9 +188,14 @@ def split(ratings, test, fold, seed):
     "basic": a fifth of each user's ratings is the target, the rest is both train and profile.
     "realtime": a fifth of the users is new, that is, not in train; of the ratings of each, a fifth
     (at least one) is the target and the rest is the profile.
+    "published": a tenth of all ratings is the target, another random tenth for each fold.
     """
-    if test not in ("basic", "realtime") or fold not in range(1, 6):
+    if test not in ("basic", "realtime", "published") or fold not in range(1, 6):
         raise DataError(f"no fold {fold!r} of test {test!r}; give fold 1 to 5 of basic or realtime")
+    if test == "published":
+        order = np.random.default_rng(seed + fold - 1).permutation(len(ratings))
+        train = ratings.where(order >= len(ratings) / 10)
+        return Split(train, train, ratings.where(order < len(ratings) / 10))
     rng = np.random.default_rng(seed)
     counts = ratings.counts                                    # (users,)
     rank = ratings.ranks(rng)
@@ -204,6 +211,31 @@ def split(ratings, test, fold, seed):
     new = fold_of[ratings.users] == fold - 1
     target = rank < np.maximum(1, (counts + 2) // 5)[ratings.users]          # n / 5, rounded
     return Split(ratings.where(~new), ratings.where(new & ~target), ratings.where(new & target))
+
+
+def official(data, fold):
+    """The Split that u1.base and u1.test make (fold 2: u2...), like basic; None if not ML-100k.
+
+    Raises DataError if a file is missing, or has a row that is not in data or is there twice.
+    """
+    if data.folder is None:
+        return None
+    R = data.ratings
+    left = {row: n for n, row in enumerate(zip(*(
+        column.tolist() for column in (data.user_ids[R.users], data.item_ids[R.items], R.values))))}
+    parts = []
+    for path in (data.folder / f"u{fold}.base", data.folder / f"u{fold}.test"):
+        if not path.exists():
+            raise DataError(f"{path}: no such file; take it from ml-100k.zip of "
+                            "grouplens.org/datasets/movielens")
+        table = _read_table(path, *LAYOUTS["u.data"][0][1:], None)
+        values = _pandas().to_numeric(table["rating"], errors="coerce").astype(np.float32)
+        at = np.array([left.pop(row, -1) for row in zip(table["user"], table["item"], values)])
+        _check_rows(table, "", at < 0, "rating {rating!r} of item {item!r} by user {user!r} is "
+                    f"not in the data set, or is twice in u{fold}.base and u{fold}.test")
+        parts.append(R.where(at))
+    train, target = parts
+    return Split(train, train, target)
 
 
 def first_ratings(ratings, n, seed):
@@ -424,7 +456,8 @@ def _load_files(folder, ratings, name, columns=None):
         items["genres"] = ["|".join(np.array(GENRES)[row]) for row in flags]
     elif layout == "*.inter" and items is not None and "genres" in items:
         items["genres"] = items["genres"].str.replace(" ", "|", regex=False)
-    return to_dataset(name, *tables)
+    ml_100k = layout == "u.data" or name == "ml-100k"
+    return replace(to_dataset(name, *tables), folder=folder if ml_100k else None)
 
 
 def _read_table(path, sep, fields, columns):
@@ -481,6 +514,8 @@ def _read_text(path, encoding="utf-8"):
         return text.rstrip("\n") + "\n"
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
+    except DAMAGED as error:
+        raise DataError(f"{path}: {error}; delete the archive and load again") from error
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}, line {line}: not UTF-8 text; save it as UTF-8") from error
@@ -503,7 +538,7 @@ def _load_named(name, folder, progress):
     try:
         for inside in (f"{name}/", "recbole/dataset_example/ml-100k/"):
             found = found or _load_folder(zipfile.Path(archive, inside), name)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+    except DAMAGED as error:
         raise DataError(f"{archive}: {error}; delete it and load again") from error
     if not found:
         raise DataError(f"{archive}: no ratings below {name}/; delete it and load again")
@@ -567,7 +602,7 @@ def output_path(path, *inputs):
     """
     real = os.path.realpath(path)
     inputs = [os.path.realpath(one) for one in inputs]
-    is_data = re.search(r"\.(data|user|item|dat|inter|csv)$", real)
+    is_data = re.search(r"\.(data|user|item|dat|inter|csv|base|test)$", real)
     if os.path.isfile(real) and (real in inputs or is_data and os.path.dirname(real) in inputs):
         raise DataError(f"{path}: would overwrite an input; choose another file")
     no_file = path in ("", "-") or os.path.exists(real) and not os.path.isfile(real)

@@ -30,7 +30,8 @@ try:
 except ImportError:                                        # Windows
     resource = None
 
-from data import DataError, Ratings, Split, first_ratings, load, output_path, split, write_whole
+from data import DataError, Ratings, Split, first_ratings, load, official, output_path, split
+from data import write_whole
 from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, PaperLFG, RankLFG
 from serve import Parser, Recommender, add_data_options, int_range, progress_bar, progress_of
 from serve import run_command
@@ -49,6 +50,7 @@ COLUMNS = {                                                # rows that each of -
              "lfg-rank": ["LFG-rank user", "LFG-rank item", "LFG-rank"]},
     "coldstart topn": {"popularity": ["Popularity"], "ease": ["EASE"], "lfg-rank": ["LFG-rank"]},
 }
+COLUMNS["published"] = COLUMNS["basic"]
 CLASSES = {"SVD": SVD, "BiasSVD": BiasSVD, "SVD++": SVDpp, "LFG": LFG, "LFG-item": LFG,
            "LFG (paper)": PaperLFG, "Popularity": Popularity, "EASE": EASE, "Mult-VAE": MultVAE,
            "LFG-rank user": RankLFG, "LFG-rank item": CellsLFG}
@@ -60,12 +62,27 @@ TITLES = {"basic": "LFG Rating Prediction", "realtime": "LFG Real-Time Rating Pr
           "topn": "Lists for New Users,",
           "coldstart topn": "Lists by Ratings in the Profile,",
           "taste": "The First Ten of Fans,", "ablation": "What Each Choice Buys,",
-          "speed": "What a New User Costs,"}
+          "speed": "What a New User Costs,", "published": "Public Protocol"}
 PAPER = {                                                  # table and its averages of RMSE
     ("ml-100k", "basic"): (1, {"SVD": 0.9404, "BiasSVD": 0.9136, "LFG": 0.9130}),
     ("ml-1m", "basic"): (2, {"SVD": 0.8672, "BiasSVD": 0.8607, "LFG": 0.8566}),
     ("ml-100k", "realtime"): (3, {"SVD": 1.1274, "BiasSVD": 1.0305, "LFG": 0.9255}),
     ("ml-1m", "realtime"): (4, {"SVD": 1.1151, "BiasSVD": 0.9835, "LFG": 0.8837}),
+}
+OTHERS = {                                                 # what others report, and where
+    "ml-100k": ("u1", [
+        "0.905 GC-MC (arXiv 1706.02263)", "0.905 IGMC (arXiv 1904.12058)",
+        "0.8967 IMC-GAE (arXiv 2108.11124)", "0.890 MG-GAT (Leng, Ruiz and Liu, 2020)",
+        "0.8889 GLocal-K (arXiv 2108.12184): its best test epoch",
+        "0.887 GHRS (arXiv 2111.11293): the split is not certain",
+        "0.8833 myFM with dates (github.com/tohtsky/myFM)",
+        "0.8808 myFM with dates, ordered probit (github.com/tohtsky/myFM)"]),
+    "ml-1m": ("random 90/10 splits of their own", [
+        "0.831 I-AutoRec (Sedhain et al., WWW 2015)", "0.829 CF-NADE (arXiv 1605.09477)",
+        "0.8290 IMC-GAE (arXiv 2108.11124)", "0.824 SparseFC (Muller et al., ICML 2018)",
+        "0.8227 GLocal-K (arXiv 2108.12184): its best test epoch",
+        "0.8161 myFM with dates (github.com/tohtsky/myFM)",
+        "0.8140 myFM with dates, ordered probit (github.com/tohtsky/myFM)"]),
 }
 T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}          # Student's t by number of folds
 
@@ -168,13 +185,16 @@ class Trainer:
         return model
 
 
-def cases_of(ratings, test, fold, seed):
+def cases_of(ratings, test, fold, seed, given=None):
     """The Splits of a fold, all with one training part: one, or in coldstart one for each count.
+
+    given: the Split, if it is not to be drawn.
 
     coldstart keeps the new users with enough ratings for the largest count, so that all cases
     score the same ratings. Raises DataError if there are too few data.
     """
-    parts = split(ratings, "basic" if test == "basic" else "realtime", fold, seed)
+    of = test if test in ("basic", "published") else "realtime"
+    parts = given or split(ratings, of, fold, seed)
     if not (len(parts.train) and len(parts.target)):
         raise DataError("too few users or ratings for five folds; use a larger data set")
     if not test.startswith("coldstart"):
@@ -237,12 +257,13 @@ def measures(top, relevant, users, n_candidates):
     return {name: float(value) for name, value in found.items()}
 
 
-def run_fold(data, test, plan, fold, measure, options):
+def run_fold(data, test, plan, fold, measure, options, given=None):
     """Train and measure the rows of a plan, {row: (column, settings)}: JSON object of the fold.
 
     data: as turned; measure: "rmse", or "metrics" of ranking: a value, or a list, for each row.
+    given: as in cases_of.
     """
-    cases = cases_of(data.ratings, test, fold, options.seed)
+    cases = cases_of(data.ratings, test, fold, options.seed, given)
     trainer = Trainer(data, test, cases[0].train, f"fold {fold}", options)
     results, seconds = {}, {}
     for row, (column, settings) in plan.items():
@@ -274,10 +295,14 @@ def cross_validate(data, test, options):
         plans[of] = (choices(settings) if test == "ablation"
                      else {column: (column, settings) for column in columns_of(of, options)})
     data = turned(data, test)
+    drawn = test == "published" and data.folder is None
+    asked = options.drawn_folds if drawn else options.folds
+    given = {fold: official(data, fold) for fold in asked if test == "published"}
     folds = []
     try:
-        for fold in options.folds:
-            folds.append({of: run_fold(data, of, plan, fold, measure_of(of), options)
+        for fold in asked:
+            folds.append({of: run_fold(data, of, plan, fold, measure_of(of), options,
+                                       given.get(fold))
                           for of, plan in plans.items() if plan})
     finally:                                               # after Ctrl-C, too, which then goes on
         if folds:
@@ -343,6 +368,10 @@ def show(tables):
         print(f"{what}: RMSE {rmse:.4f}\n")
     if "paper" in table:
         table["differences"] = differences(table["folds"], average)
+    if table["test"] == "published" and table["dataset"] in OTHERS:
+        which, reports = OTHERS[table["dataset"]]
+        print(f"RMSE that others report on {which}; ours read no dates:\n")
+        print(*(f"- {report}" for report in reports), "", sep="\n", flush=True)
 
 
 def differences(folds, average):
@@ -565,7 +594,7 @@ def title(table):
     name = table["dataset"].replace("ml-", "MovieLens-")
     what, which = "5-Fold Cross-Validation Results", ""
     folds = [str(fold["fold"]) for fold in table["folds"]]
-    if len(folds) < 5:
+    if len(folds) < 5 or table["test"] == "published":
         what, which = "Results", f", fold{'s' * (len(folds) > 1)} {', '.join(folds)}"
     measured = {"topn": "higher is better", "coldstart topn": "NDCG@10, higher is better"}
     return (f"{TITLES[table['test']]} {what} on {name}{which}\n"
@@ -586,23 +615,25 @@ def print_table(header, rows):
 
 def parse(argv):
     """The options; exits with code 2 and one line when they make no sense."""
-    tests = [test for test in COLUMNS if test != "coldstart topn"]
+    tests = [test for test in COLUMNS if test not in ("coldstart topn", "published")]
     models = list(dict.fromkeys(model for test in tests for model in COLUMNS[test]))
     parser = Parser(prog="experiments.py", description=__doc__,
                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
     add_data_options(add)
-    add("--test", default="all", choices=[*tests, "taste", "ablation", "speed", "tune", "all"],
+    add("--test", default="all",
+        choices=[*tests, "published", "taste", "ablation", "speed", "tune", "all"],
         help="basic: 20%% of each user's ratings held out; realtime: 20%% of the users are new; "
              "all: both; newitem: 20%% of the items are new; coldstart: new users by number of "
-             "ratings; topn: lists for new users; taste: lists for fans of a genre; "
+             "ratings; topn: lists for new users; published: u1 to u5 of ML-100k, else 10%% of all "
+             "ratings held out; taste: lists for fans of a genre; "
              "ablation: from the paper to LFG-dual, one choice per row; speed: time per "
              "new user of fold 1, training time, and memory; tune: validation RMSE around each "
              "setting, within fold 1's training part")
     add("--of", nargs="+", default=tests, choices=tests, help="tests to tune")
     add("--models", nargs="+", choices=models, help="rows of the tables; if not given, all")
-    add("--folds", nargs="+", type=int, default=[1, 2, 3, 4, 5], choices=range(1, 6),
-        metavar="{1..5}", help="which folds")
+    add("--folds", nargs="+", type=int, choices=range(1, 6), metavar="{1..5}",
+        help="which folds; if not given, all; of published without u1 to u5, the first")
     add("--seeds", type=int_range(1, 1000), help="item networks that LFG-dual and LFG-rank "
         "average; if not given, 5 and 3 on ML-100k, 2 and 2 on ML-1m")
     add("--seed", type=int_range(0, 2 ** 63), default=0,
@@ -617,7 +648,8 @@ def parse(argv):
         has = f" has only {' '.join(known)}" if known else " prints all its rows"
         parser.error(f"--models {' '.join(options.models)}: {options.tests[0]}{has}")
     options.models = [model for model in models if model in (options.models or models)]
-    options.folds = sorted(set(options.folds))
+    options.drawn_folds = sorted(set(options.folds or [1]))          # of published
+    options.folds = sorted(set(options.folds or range(1, 6)))
     return options
 
 

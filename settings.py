@@ -33,6 +33,8 @@ SETTINGS = {
         "LFG-dual": dict(seeds=2, user_weight=0.2),
     },
 }
+for data_set in SIZES:
+    SETTINGS[data_set, "published"] = SETTINGS[data_set, "basic"]
 SETTINGS["ml-100k", "realtime"] = {                        # what is not named is as in basic
     **SETTINGS["ml-100k", "basic"],
     "BiasSVD": dict(n_factors=50, l2=1.1, l2_bias=0.3, epochs=20, rate=0.02),

@@ -32,8 +32,8 @@ import data
 import experiments
 import serve
 import settings
-from data import DataError, Ratings, first_ratings, load, output_path, read_ratings, split
-from data import synthetic, to_dataset, write_whole
+from data import DataError, Ratings, first_ratings, load, official, output_path, read_ratings
+from data import split, synthetic, to_dataset, write_whole
 from experiments import COLUMNS, Trainer, cases_of, choices, differences
 from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, PaperLFG, RankLFG
 from lfg import solve_one, standardised
@@ -1308,8 +1308,51 @@ def test_folds_of_few_ratings_and_a_bad_fold():
         train, profile, target = split(R, "realtime", fold, 0)
         assert (len(train), len(profile), len(target)) == (160, 0, 40)        # a single one: target
         assert 20 < len(split(R, "basic", fold, 0).target) < 60               # not all in one fold
-    for test, fold in (("basic", 6), ("basic", 0), ("other", 1)):
+    for test, fold in (("basic", 6), ("basic", 0), ("published", 6), ("other", 1)):
         assert "give fold 1 to 5 of basic or realtime" in fail(R, test, fold, 0, call=split)
+
+
+def test_published_folds_hold_out_a_tenth_of_all_ratings(R):
+    targets = [split(R, "published", fold, 3).target for fold in range(1, 6)]
+    train, shown, target = split(R, "published", 1, 5)      # fold 3 of seed 3
+    assert len(target) == 90 and pairs(target) == pairs(targets[2]) and shown is train
+    assert len(train) == 810 and pairs(train) == pairs(R) - pairs(target)
+    assert len(set().union(*map(pairs, targets))) > 300 and np.unique(target.users).size > 30
+
+
+OFFICIAL = {**ML_100K, "u2.base": "1\t9\t5\t882\n2\t10\t3\t881\n", "u2.test": "10\t9\t1\t883\n"}
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "atomic"])
+def test_official_splits_keep_the_indices_of_the_whole(tmp_path, kind):
+    files = OFFICIAL
+    if kind == "atomic":
+        files = {**ATOMIC, "u2.base": OFFICIAL["u2.base"], "u2.test": OFFICIAL["u2.test"]}
+    if kind == "zip":
+        write_zip(tmp_path / "ml-100k.zip", "ml-100k", files)
+    else:
+        write(tmp_path / "ml-100k", files)
+    d = load("ml-100k", tmp_path)
+    train, shown, target = official(d, 2)
+    assert train.shape == target.shape == (4, 3) and shown is train
+    assert pairs(train) == {(0, 0, 5), (1, 1, 3)} and pairs(target) == {(3, 0, 1)}
+    assert "u1.base: no such file; take it from ml-100k.zip of" in fail(d, 1, call=official)
+    for n, files in enumerate((CSV, ML_1M, ATOMIC)):
+        assert official(load(write(tmp_path / str(n), files)), 2) is None
+
+
+@pytest.mark.parametrize("name,text,message", [
+    ("u2.base", "1\t9\t5\t1\n1\t77\t5\t1\n", "u2.base, line 2: rating '5' of item '77' by user '1'"),
+    ("u2.base", "3\t9\t5\t1\n", "u2.base, line 1: rating '5' of item '9' by user '3' is not in the"),
+    ("u2.test", "10\t9\t2\t1\n", "u2.test, line 1: rating '2' of item '9'"),      # has rated it 1
+    ("u2.test", "10\t9\tx\t1\n", "u2.test, line 1: rating 'x' of item '9'"),
+    ("u2.test", "10\t9\t1\t1\n2\t10\t3\t1\n", "u2.test, line 2: rating '3' of item '10' by user "
+     "'2' is not in the data set, or is twice in u2.base and u2.test"),
+    ("u2.base", "1\t9\t5\t1\n1\t9\t5\t1\n", "u2.base, line 2: rating '5' of item '9'"),
+    ("u2.test", "10\t9\t1\n", "u2.test, line 1: 3 fields instead of 4")])
+def test_mistakes_in_official_splits_name_file_and_line(tmp_path, name, text, message):
+    d = load(write(tmp_path, {**OFFICIAL, name: text}))
+    assert f"{os.sep}{message}" in fail(d, 2, call=official)
 
 
 def test_first_ratings_are_nested_and_fixed_by_the_seed(R):
@@ -1376,7 +1419,7 @@ def test_damaged_archives(tmp_path):
     raw = bytearray(write_zip(path, "ml-100k", ML_100K).read_bytes())
     raw[45:60] = bytes(15)                                  # inside the first member
     path.write_bytes(raw)
-    assert "delete it" in fail("ml-100k", tmp_path)
+    assert "u.data: Bad CRC-32 for file" in fail("ml-100k", tmp_path)
 
 
 def test_no_network_and_no_pip(tmp_path, monkeypatch):
@@ -1563,7 +1606,7 @@ def one_line(done, name):
 
 
 NAMES = {test: [c for added in models.values() for c in added] for test, models in COLUMNS.items()}
-CASES = [(test, column) for test in NAMES for column in NAMES[test]]
+CASES = [(test, column) for test in NAMES if test != "published" for column in NAMES[test]]
 OF_NEW = [(test, column) for test, column in CASES if test != "basic"]
 PLACEHOLDERS = ("SVD", "BiasSVD", "μ + bi", "μ + bu", "Popularity")
 OPTIONS = [test for test in COLUMNS if test != "coldstart topn"]           # which has two tables
@@ -1746,7 +1789,7 @@ def test_lfg_dual_averages_parts_that_are_trained_once_per_fold(cli, monkeypatch
 
 
 @pytest.mark.parametrize("test,column", [
-    ("basic", "SVD++"), ("realtime", "SVD++ fold-in")])
+    ("basic", "SVD++"), ("realtime", "SVD++ fold-in"), ("published", "SVD++")])
 def test_the_ensemble_scores_the_mean_of_as_many_seeds_of_svdpp(cli, tmp_path, monkeypatch, test,
                                                                 column):
     class Seeded(SVDpp):                                   # on so few data, seeds change nothing
@@ -1964,6 +2007,40 @@ def test_a_table_is_markdown_and_json_holds_the_same(cli, tmp_path, number, data
     assert [line for line in out.splitlines() if line.startswith("- ")] == [
         "- {} minus {}: {:+.4f}, 95 % interval {:+.4f} to {:+.4f}".format(
             d["model"], d["baseline"], d["mean"], *d["interval"]) for d in found]
+
+
+def test_published_are_the_official_splits_or_a_tenth_of_all(cli, tmp_path, monkeypatch):
+    cli.names.remove("ml-100k")
+    R = cli.data.ratings
+    lines = np.array([f"{u + 1}\t{i + 1}\t{r:.0f}\t0\n" for u, i, r in zip(R.users, R.items, R.values)])
+    files = {"u.data": "".join(lines), "u.user": "".join(f"{n}|20|M|x|0\n" for n in range(1, 61)),
+             "u.item": "".join(item_line(n, "A", "") for n in range(1, 41))}
+    fold_of = np.random.default_rng(0).permutation(900) % 5 + 1
+    for n in range(1, 6):
+        files[f"u{n}.base"] = "".join(lines[fold_of != n])
+        files[f"u{n}.test"] = "".join(lines[fold_of == n])
+    folder = write(tmp_path / "ml-100k", files)
+    trained = record(Trainer, "part", monkeypatch.setattr)
+    command = ["--test", "published", "--models", "svd", "--seed", 7, "--json", tmp_path / "json"]
+    code, out, err = cli("--data-dir", tmp_path, *command)
+    header, rows = check_layout(out, "Public Protocol Results on MovieLens-100k, folds 1, 2, 3, 4, 5")
+    assert (code, err, header[-2:]) == (0, "", ["Average", "Seconds"]) and rows[0][0] == "SVD"
+    assert "report on u1; ours read no dates:\n\n- 0.905 GC-MC (arXiv" in out and "best test" in out
+    for n, ((trainer, *_), _) in enumerate(trained, 1):
+        assert pairs(trainer.inputs[0]) == pairs(R.where(fold_of != n))
+    table, = json.loads((tmp_path / "json").read_text())
+    assert [(f["n_train"], f["n_test"]) for f in table["folds"]] == [(720, 180)] * 5
+    assert (table["table"], table["test"], table["models"]) == (None, "published", ["SVD"])
+    (folder / "u5.test").unlink()                           # told before anything is trained
+    assert "u5.test: no such file" in one_line(cli("--data-dir", tmp_path, *command), "experi")
+    for more, folds in (([], "fold 1"), (["--folds", 1, 3], "folds 1, 3")):
+        out = cli("--dataset", "ml-1m", *command, *more)[1]
+        check_layout(out, f"Public Protocol Results on MovieLens-1m, {folds}")
+        assert "- 0.8140 myFM with dates, ordered probit" in out
+        assert "interval" not in out                        # one row
+        table, = json.loads((tmp_path / "json").read_text())
+        assert {(f["n_train"], f["n_test"]) for f in table["folds"]} == {(810, 90)}
+    assert "report" not in cli("--dataset", "synthetic", *command)[1]
 
 
 def test_all_is_four_tables_in_the_papers_order(cli, tmp_path, monkeypatch):
@@ -2928,6 +3005,8 @@ experiments.py --test speed --models svd | --models svd: speed prints all its ro
 experiments.py --dataset few.csv | few users or ratings for five folds
 experiments.py --dataset synthetic:60x9x300 --test coldstart | no new user of fold 1 has 8 ratings
 experiments.py --dataset synthetic:10x10 | write synthetic:USERSxITEMSxRATINGS
+experiments.py --test tune --of published | invalid choice: 'published'
+experiments.py --dataset few.csv --test published | few users or ratings
 experiments.py --dataset few.csv --json few.csv | few.csv: would overwrite an input
 """
 FILES = {"few.csv": "user,item,rating\n1,1,1\n", "latin.csv": b"\xe9,4\n", "folder/x": "",
