@@ -234,8 +234,7 @@ def official(data, fold):
         _check_rows(table, "", at < 0, "rating {rating!r} of item {item!r} by user {user!r} is "
                     f"not in the data set, or is twice in u{fold}.base and u{fold}.test")
         parts.append(R.where(at))
-    train, target = parts
-    return Split(train, train, target)
+    return Split(parts[0], *parts)                             # base is train and profile
 
 
 def first_ratings(ratings, n, seed):
