@@ -457,7 +457,7 @@ def neighbours(column, used):
     for group in [group for group in (name, f"{name} fold-in") if group in used]:
         prefix = "fold-in " if group != name else ""
         values += [f"{prefix}{key} = {value}" for key, value in used[group].items()]
-        default = CLASSES[group]() if group in CLASSES else None
+        default = CLASSES.get(group, FoldIn)
         for key, factors in GRID[group].items():
             value = used[group].get(key, getattr(default, key, None))
             for factor in factors if value is not None else ():
@@ -635,7 +635,7 @@ def parse(argv):
     add("--folds", nargs="+", type=int, choices=range(1, 6), metavar="{1..5}",
         help="which folds; if not given, all; of published without u1 to u5, the first")
     add("--seeds", type=int_range(1, 1000), help="item networks that LFG-dual and LFG-rank "
-        "average; if not given, 5 and 3 on ML-100k, 2 and 2 on ML-1m")
+        "average; if not given, 5 and 3 on ML-100k, 4 and 2 on ML-1m")
     add("--seed", type=int_range(0, 2 ** 63), default=0,
         help="seed of the folds and of all random numbers in training")
     add("--json", metavar="FILE", help="also write the tables to this file")

@@ -36,7 +36,7 @@ import numpy as np
 from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Sequential, Tanh
 from nn import cosine, end_epoch, even_slices, masked_mse, multinomial
 from svd import FactorModel, FoldIn, ensure_fitted, fit_prior, fold_in, like_threshold, likes_of
-from svd import prior_features, random_part, truncated_svd, unit_of, with_ones
+from svd import prior_features, random_part, side_of, truncated_svd, unit_of, with_ones
 
 
 @dataclass(eq=False)
@@ -373,7 +373,7 @@ class LFGItem(FoldIn):
         ensure_fitted(generator, Rt, F, E, progress)
         G = generator.user_factors(np.arange(R.shape[1]), Rt, F)         # unit * (items, k + 1)
         base = generator.unit * generator.mu + G[:, -1]                  # mu + bi
-        return self.solve_into(with_ones(G[:, :-1] / generator.unit), base, R)
+        return self.solve_into(with_ones(G[:, :-1] / generator.unit), base, R, E)
 
 
 class LFGRankItem(FoldIn):
@@ -443,6 +443,7 @@ class LFGRankItem(FoldIn):
         self.shrink = (self.l2 * np.linalg.inv(L.T @ L)).astype(Q.dtype)           # l2 c in x
         self.base = np.zeros(len(Q), Q.dtype)
         self.ridge = np.ones(k, Q.dtype)
+        self.noise = None                                  # all cells weigh the same
         return L
 
     def serving_arrays(self, n):
@@ -451,20 +452,13 @@ class LFGRankItem(FoldIn):
                 f"shrink{n}": self.shrink, "ridge": self.ridge, "few": self.few,
                 "like": self.like, "value": self.value}
 
-    def features(self, q, users, shown, E):
-        """z (len(users), columns) of some users."""
-        Z = []
-        for u in users:
-            row = slice(shown.starts[u], shown.starts[u + 1])
-            liked = shown.values[row] >= self.like
-            Z.append(prior_features(q, shown.items[row], liked, E[u]))
-        return np.array(Z)
+    def liked(self, values):
+        """True for likes."""
+        return values >= self.like
 
     def centres(self, users, shown, E):
         """The prior mean of each user in the units of x; 0 while the prior is not known."""
-        if self.W is None:
-            return np.zeros((len(users), len(self.ridge)), self.q1.dtype)
-        c = self.features(self.q1, users, shown, side_of(shown, E)) @ self.W
+        c = super().centres(users, shown, E)
         return prior_centre(c, shown.counts[users, None], self.few, self.shrink)
 
     def targets(self, shown):
@@ -478,7 +472,7 @@ def solve_one(a, n, items, liked, profile):
     items (n_rated,); liked (n_rated,): True for likes; profile (columns,).
     """
     q = a[f"q{n}"]
-    c = prior_features(q, items, liked, profile) @ a[f"prior{n}"]
+    c = prior_features(q, items, profile, liked) @ a[f"prior{n}"]
     c = prior_centre(c, len(items), a["few"], a[f"shrink{n}"])
     likes = items[liked]
     values = np.full(len(likes), a["value"], q.dtype)
@@ -553,15 +547,6 @@ def standardised(scores):
 def forward_weight(n, many, none):
     """Share of the forward models for n ratings: `none` if n is 0, halfway to `many` if n is 5."""
     return many + (none - many) * 5 / (5 + n)
-
-
-def side_of(R, E):
-    """E (users, columns) of the users of R; None means no columns. Raises ValueError."""
-    if E is None:
-        return np.zeros((R.shape[0], 0), np.float32)
-    if len(E) != R.shape[0]:
-        raise ValueError(f"E has {len(E)} rows for {R.shape[0]} users")
-    return E
 
 
 if __name__ == "__main__":

@@ -22,13 +22,13 @@ from data import to_dataset, write_whole
 from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, RankLFG
 from lfg import forward_weight, generate_one, solve_one, standardised
 from settings import for_genres, settings_for
-from svd import fold_in
+from svd import fold_in, prior_features
 
 SERVED = {  # the test whose settings are used, their names, and the classes of the parts
     "LFG-dual": ("coldstart", "LFG", "LFG-item", LFG, LFG, LFGItem, LFGDual),
     "LFG-rank": ("coldstart topn", "LFG-rank user", "LFG-rank item", RankLFG, CellsLFG,
                  LFGRankItem, LFGRank)}
-FORMAT = 3                                                 # of the model file
+FORMAT = 4                                                 # of the model file
 ARTICLES = "the|a|an|la|le|les|l'|il|lo|el|los|las|der|die|das"         # as in "Matrix, The"
 
 
@@ -180,8 +180,11 @@ class Recommender:
         """Rows of a user for ratings: [generated] by LFG, or [], and [solved] for each LFG-item."""
         a = self.arrays
         generated = [np.tanh(generate_one(a, items, values, profile))] if "M1" in a else []
-        solved = [fold_in(items, values, a[f"q{n}"], a[f"base{n}"], a["ridge"], a[f"centre{n}"])
-                  for n in range(self.n_solved)]
+        solved = []
+        for n in range(self.n_solved):
+            q = a[f"q{n}"]
+            c = prior_features(q, items, profile) @ a[f"prior{n}"]
+            solved.append(fold_in(items, values, q, a[f"base{n}"], a["ridge"], c, a[f"noise{n}"]))
         return generated, solved
 
     def rank_factors(self, items, values, profile):

@@ -29,8 +29,8 @@ SETTINGS = {
         "LFG": dict(n_factors=200, hidden=(500,), l2=0.02, l2_M=0.2, mask=0.3, epochs=30),
         "LFG-item": dict(n_factors=200, hidden=(500,), l2=0.02, l2_M=0.06, mask=0.5,
                          shown_weight=0.2),
-        "LFG-item fold-in": dict(l2=512.0, l2_bias=3.0),
-        "LFG-dual": dict(seeds=2, user_weight=0.2),
+        "LFG-item fold-in": dict(l2=512.0, l2_bias=3.0, l2_item=2.0),
+        "LFG-dual": dict(seeds=4, user_weight=0.2),
     },
 }
 for data_set in SIZES:
@@ -38,7 +38,7 @@ for data_set in SIZES:
 SETTINGS["ml-100k", "realtime"] = {                        # what is not named is as in basic
     **SETTINGS["ml-100k", "basic"],
     "BiasSVD": dict(n_factors=50, l2=1.1, l2_bias=0.3, epochs=20, rate=0.02),
-    "BiasSVD fold-in": dict(l2=5.0, l2_bias=3.0),
+    "BiasSVD fold-in": dict(l2=7.0, l2_bias=3.0, l2_item=300.0),
     "SVD++": dict(n_factors=50, l2=1.2, l2_bias=0.3, epochs=20, rate=0.02),
     "SVD++ fold-in": dict(l2=5.0, l2_bias=3.0),
     "LFG": dict(n_factors=200, l2=0.3, l2_M=0.6, mask=0.3, epochs=40, rate=5e-3),
@@ -49,42 +49,42 @@ SETTINGS["ml-100k", "realtime"] = {                        # what is not named i
 SETTINGS["ml-1m", "realtime"] = {
     **SETTINGS["ml-1m", "basic"],
     "BiasSVD": dict(n_factors=50, l2=1.2, l2_bias=0.3, epochs=20, rate=0.02),
-    "BiasSVD fold-in": dict(l2=6.0, l2_bias=3.0),
+    "BiasSVD fold-in": dict(l2=10.0, l2_bias=3.0, l2_item=300.0, strength=10.0),
     "SVD++": dict(n_factors=20, l2=1.2, l2_bias=0.3, epochs=40, rate=0.02),
     "SVD++ fold-in": dict(l2=5.0, l2_bias=3.0),
-    "LFG-item fold-in": dict(l2=350.0, l2_bias=3.0),
-    "LFG-dual": dict(seeds=2, user_weight=0.1),
+    "LFG-item fold-in": dict(l2=350.0, l2_bias=3.0, l2_item=2.0),
+    "LFG-dual": dict(seeds=4, user_weight=0.15),
 }
 SETTINGS["ml-100k", "newitem"] = {
     "BiasSVD": dict(n_factors=50, l2=1.2, l2_bias=0.6, epochs=20, rate=0.02),
-    "BiasSVD fold-in": dict(l2=5.0, l2_bias=1.0, centre="mean"),
+    "BiasSVD fold-in": dict(l2=7.0, l2_bias=1.0, l2_item=300.0, strength=0.3),
     "LFG": dict(n_factors=200, l2=0.15, l2_M=0.6, mask=0.3, epochs=40, rate=5e-3),
-    "LFG fold-in": dict(l2=400.0, l2_bias=3.0, centre="mean"),
+    "LFG fold-in": dict(l2=400.0, l2_bias=3.0, l2_item=1.0, strength=10.0),
     "LFG-item": dict(n_factors=200, l2=0.05, l2_M=0.15, mask=0.3, shown_weight=0.5,
                      svd_rows=30, batch=64),
-    "LFG-dual": dict(seeds=5, user_weight=0.3),
+    "LFG-dual": dict(seeds=5, user_weight=0.5),
 }
 SETTINGS["ml-1m", "newitem"] = {
     "BiasSVD": dict(n_factors=100, l2=1.5, l2_bias=0.3, epochs=20, rate=0.01),
-    "BiasSVD fold-in": dict(l2=5.0, l2_bias=2.0, centre="mean"),
+    "BiasSVD fold-in": dict(l2=8.0, l2_bias=2.0, l2_item=300.0, strength=1.0),
     "LFG": SETTINGS["ml-1m", "realtime"]["LFG"],
-    "LFG fold-in": dict(l2=600.0, l2_bias=1.0, centre="mean"),
+    "LFG fold-in": dict(l2=600.0, l2_bias=1.0, l2_item=0.5, strength=30.0),
     "LFG-item": dict(n_factors=200, l2=0.04, l2_M=0.06, mask=0.3, shown_weight=0.5, epochs=60),
-    "LFG-dual": dict(seeds=2, user_weight=0.4),
+    "LFG-dual": dict(seeds=2, user_weight=0.5),
 }
 SETTINGS["ml-100k", "coldstart"] = {
     **SETTINGS["ml-100k", "realtime"],
-    "BiasSVD fold-in": dict(l2=3.0, l2_bias=6.0, centre="mean"),
+    "BiasSVD fold-in": dict(l2=5.0, l2_bias=6.0, l2_item=300.0),
     "LFG": dict(n_factors=200, l2=0.6, l2_M=0.6, mask=(0.3, 1.0), epochs=40, rate=5e-3),
-    "LFG-item fold-in": dict(l2=250.0, l2_bias=6.0, centre="mean"),
-    "LFG-dual": dict(seeds=5, user_weight=0.15, empty_weight=0.5),
+    "LFG-item fold-in": dict(l2=300.0, l2_bias=6.0),
+    "LFG-dual": dict(seeds=5, user_weight=0.15, empty_weight=0.3),
 }
 SETTINGS["ml-1m", "coldstart"] = {
     **SETTINGS["ml-1m", "realtime"],
-    "BiasSVD fold-in": dict(l2=4.0, l2_bias=3.0, centre="mean"),
+    "BiasSVD fold-in": dict(l2=5.0, l2_bias=3.0, l2_item=300.0),
     "LFG": dict(n_factors=100, hidden=(500,), l2=0.02, l2_M=0.2, mask=(0.3, 1.0), epochs=30),
-    "LFG-item fold-in": dict(l2=350.0, l2_bias=6.0, centre="mean"),
-    "LFG-dual": dict(seeds=2, user_weight=0.2, empty_weight=0.6),
+    "LFG-item fold-in": dict(l2=350.0, l2_bias=6.0, l2_item=2.0),
+    "LFG-dual": dict(seeds=2, user_weight=0.15, empty_weight=0.4),
 }
 SETTINGS["ml-100k", "topn"] = {                            # LFG-rank serves any number of ratings
     **SETTINGS["ml-100k", "realtime"],
@@ -98,6 +98,7 @@ SETTINGS["ml-100k", "topn"] = {                            # LFG-rank serves any
 }
 SETTINGS["ml-1m", "topn"] = {
     **SETTINGS["ml-1m", "realtime"],
+    "LFG-dual": dict(seeds=2, user_weight=0.15),
     "Popularity": {},
     "EASE": dict(l2=600.0),
     "Mult-VAE": dict(l2=0.0003, epochs=50),
@@ -112,7 +113,7 @@ SETTINGS["ml-1m", "coldstart topn"] = {
     "LFG-rank item fold-in": dict(l2=300.0, few=200.0, strength=100.0, known=12.0, power=0.0),
 }
 
-RIDGE_GRID = {"l2": (0.5, 2), "l2_bias": (0.3, 3)}
+RIDGE_GRID = {"l2": (0.5, 2), "l2_bias": (0.3, 3), "l2_item": (0.5, 2), "strength": (0.3, 3)}
 FACTORIZATION_GRID = {"n_factors": (0.5, 2), "l2": (0.8, 1.25), "l2_bias": (0.5, 2),
                       "epochs": (0.5, 2), "rate": (0.5, 2)}
 GRID = {                                                   # multiplies one value at a time
@@ -125,7 +126,7 @@ GRID = {                                                   # multiplies one valu
     "LFG-item": {"l2": (0.5, 2), "l2_M": (0.7, 1.4), "mask": (0.7, 1.4), "shown_weight": (0.5, 2),
                  "rate": (0.6, 1.6)},
     "BiasSVD fold-in": RIDGE_GRID,
-    "SVD++ fold-in": RIDGE_GRID,
+    "SVD++ fold-in": {"l2": (0.5, 2), "l2_bias": (0.3, 3)},
     "LFG fold-in": RIDGE_GRID,
     "LFG-item fold-in": RIDGE_GRID,
     "LFG-dual": {"user_weight": (0, 0.5, 2), "empty_weight": (0.5, 1.5)},

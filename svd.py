@@ -216,53 +216,130 @@ class SVDpp(BiasSVD):
 class FoldIn(FactorModel):
     """A factor model whose users are solved from what they have shown: one ridge regression each.
 
-    model: fitted or not; l2, l2_bias: strengths of the ridge, above 0, for factors and bias. It
-    shrinks each user towards `centre`: 0 (None), the mean of the training users ("mean"), or what
-    a function of (users, shown) gives, (len(users), k + 1).
+    The row x of a user, factors and bias, minimises
+
+        sum_i (h_ui - base_i - x . q1_i)^2 / v_i + sum_j ridge_j (x_j - c_j)^2
+
+    v_i: how noisy the ratings of item i are, 1 on average. c = z W: what is to be expected of a
+    user, from their profile and from which items they rated (z: prior_features). Each item is
+    folded in, too: among the solved training users its row moves away from the model's.
+
+    model: fitted or not; l2, l2_bias: the ridge of a user's factors and bias; l2_item: that of an
+    item's; strength: of the regression that finds W. All are above 0. centre: a function of (users,
+    shown) that gives c in place of the prior, (len(users), k + 1); v is then 1, and items stay.
     """
 
     model: FactorModel
     l2: float
     l2_bias: float
+    l2_item: float = 3.0
+    strength: float = 100.0
     centre: object = None
 
     def fit(self, R, E=None, F=None, progress=None):
-        """Fit the model unless it is fitted, and find the centre."""
+        """Fit the model unless it is fitted, then find v, W and the rows of the items."""
         ensure_fitted(self.model, R, E, F, progress)
-        return self.solve_into(self.model.q1, self.model.base, R)
+        return self.solve_into(self.model.q1, self.model.base, R, E)
 
-    def solve_into(self, q1, base, R):
-        """Take item factors q1 (items, k + 1) and base (items,); R: the training ratings."""
-        if self.centre not in (None, "mean") and not callable(self.centre):
-            raise ValueError(f"centre is {self.centre!r}; it must be None, 'mean' or a function")
+    def solve_into(self, q1, base, R, E):
+        """Start at item factors q1 (items, k + 1) and base (items,); R, E: of training."""
+        E = side_of(R, E)
         self.q1 = q1
         self.base = base
         self.ridge = np.full(q1.shape[1], self.l2, q1.dtype)
         self.ridge[-1] = self.l2_bias
-        self.mean_row = np.zeros(q1.shape[1], q1.dtype)
-        if self.centre == "mean":
-            self.mean_row = self.user_factors(np.flatnonzero(R.counts), R).mean(0)
+        self.noise = np.ones(len(q1), q1.dtype)
+        self.W = None
+        if self.centre is None:
+            # 1. solve the training users without a prior: residuals give v, rows a first W
+            users = np.flatnonzero(R.counts)
+            x = self.user_factors(users, R, E)
+            self.noise = self.item_noise(R, users, x)
+            self.W = self.regress(x, R, E)
+            # 2. solve them with both, fold in the items among them, and find W again
+            x = self.user_factors(users, R, E)
+            self.fold_in_items(R, x)
+            self.W = self.regress(x, R, E)
         return self
 
+    def item_noise(self, R, users, x):
+        """v (items,): mean squared residual of each item's ratings, as if it had 20 average more.
+
+        In units of the mean squared residual of all. x (len(users), k + 1): rows of the users.
+        """
+        at = np.searchsorted(users, R.users)
+        squares = (R.values - self.base[R.items] - paired_dot(x, self.q1, at, R.items)) ** 2
+        sums = np.bincount(R.items, squares / squares.mean(), R.shape[1]) + 20
+        return (sums / (np.bincount(R.items, minlength=R.shape[1]) + 20)).astype(x.dtype)
+
+    def regress(self, x, R, E):
+        """W, so that z W is the mean of the rows x of the training users, given z.
+
+        z is that of whole profiles, of random parts of them, and of empty ones: few ratings, or
+        none, then mean what users with such a profile are like.
+        """
+        users = np.flatnonzero(R.counts)
+        part = random_part(R, np.random.default_rng(0))
+        none = R.where(np.zeros(len(R), bool))
+        Z = np.vstack([self.features(self.q1, users, shown, E) for shown in (R, part, none)])
+        # people rate what they expect to like. Where it is not known what they rate, the bias says so
+        at = np.searchsorted(users, R.users)
+        own = x - x.mean(0)
+        own[:, -1] = 0
+        more = np.bincount(at, paired_dot(own, self.q1, at, R.items)) / R.counts[users]
+        unknown = x.copy()
+        unknown[:, -1] += more
+        return fit_prior(Z, np.vstack([x, x, unknown]), np.full(len(Z), 1 / 3), self.strength)
+
+    def fold_in_items(self, R, x):
+        """Solve [q_i, base_i] of each item, shrunk towards what it was, from its training ratings.
+
+        With users and items exchanged, a rating is bu_u + [p_u, 1] . [q_i, base_i].
+        """
+        Rt = R.T
+        users = np.flatnonzero(R.counts)
+        rows = with_ones(x[:, :-1])                        # [p, 1] (len(users), k + 1)
+        ridge = np.full(x.shape[1], self.l2_item * self.model.unit ** 2, x.dtype)
+        ridge[-1] = 10                                     # flat: 3 to 30 do as well
+        own = np.hstack([self.q1[:, :-1], self.base[:, None]])           # (items, k + 1)
+        for i in np.flatnonzero(Rt.counts):
+            row = slice(Rt.starts[i], Rt.starts[i + 1])
+            at = np.searchsorted(users, Rt.items[row])
+            own[i] = fold_in(at, Rt.values[row], rows, x[:, -1], ridge, own[i])
+        self.q1 = with_ones(own[:, :-1])
+        self.base = own[:, -1].copy()
+
+    def features(self, q, users, shown, E):
+        """z (len(users), columns) of some users, from item factors q."""
+        rows = [slice(shown.starts[u], shown.starts[u + 1]) for u in users]
+        return np.array([prior_features(q, shown.items[row], E[u], self.liked(shown.values[row]))
+                         for u, row in zip(users, rows)])
+
+    def liked(self, values):
+        """Which ratings z tells apart, as prior_features takes them: none."""
+
     def user_factors(self, users, shown, E=None):
-        """x (len(users), k + 1), solved; a user without ratings gets the centre."""
+        """x (len(users), k + 1), solved; a user without ratings gets c."""
         x = self.centres(users, shown, E)
         told = self.targets(shown)
         for n, u in enumerate(users):
             row = slice(told.starts[u], told.starts[u + 1])
-            x[n] = fold_in(told.items[row], told.values[row], self.q1, self.base, self.ridge, x[n])
+            x[n] = fold_in(told.items[row], told.values[row], self.q1, self.base, self.ridge, x[n],
+                           self.noise)
         return x
 
     def serving_arrays(self, n):
         """What fold_in reads, by name; n tells several models in one file apart."""
-        return {f"q{n}": self.q1, f"base{n}": self.base, f"centre{n}": self.mean_row,
-                "ridge": self.ridge}
+        return {f"q{n}": self.q1, f"base{n}": self.base, f"prior{n}": self.W,
+                f"noise{n}": self.noise, "ridge": self.ridge}
 
     def centres(self, users, shown, E):
         """What each user is shrunk towards, (len(users), k + 1)."""
-        if callable(self.centre):
+        if self.centre is not None:
             return self.centre(users, shown).copy()
-        return np.tile(self.mean_row, (len(users), 1))
+        if self.W is None:                                 # not known yet
+            return np.zeros((len(users), len(self.ridge)), self.q1.dtype)
+        return self.features(self.q1, users, shown, side_of(shown, E)) @ self.W
 
     def targets(self, shown):
         """The entries, as Ratings, that a user is solved from: the ratings themselves."""
@@ -270,13 +347,18 @@ class FoldIn(FactorModel):
 
 
 @np.errstate(invalid="ignore")                             # BLAS can raise it in lanes it discards
-def fold_in(items, values, q1, base, ridge, centre):
+def fold_in(items, values, q1, base, ridge, centre, noise=None):
     """The row x (k + 1,) of one user, trained on or not, from ratings values (n,) of items (n,).
 
-    Minimises sum_i (values_i - base_i - x . q1_i)^2 + sum_j ridge_j (x_j - centre_j)^2.
+    Minimises sum_i (values_i - base_i - x . q1_i)^2 / noise_i + sum_j ridge_j (x_j - centre_j)^2.
+    noise (all items,): None stands for 1.
     """
     A = q1[items]                                          # (n, k + 1)
     residual = values - base[items] - A @ centre           # (n,)
+    if noise is not None:
+        weight = 1 / np.sqrt(noise[items])
+        A = A * weight[:, None]
+        residual = residual * weight
     if len(items) >= len(ridge):
         return centre + np.linalg.solve(A.T @ A + np.diag(ridge), A.T @ residual)
     # the same solution by a system of n instead of k + 1 equations
@@ -284,15 +366,18 @@ def fold_in(items, values, q1, base, ridge, centre):
     return centre + At @ np.linalg.solve(A @ At + np.eye(len(A), dtype=A.dtype), residual)
 
 
-def prior_features(q, items, liked, profile):
+def prior_features(q, items, profile, liked=None):
     """z of a user: [1, E, sum of q over the items rated / (n + 5), the same of likes, log(1 + n)].
 
-    q (all items, k); items (n,); liked (n,): True for those among them; profile (a,). Which items
-    somebody rates says what they like, even before the ratings are looked at.
+    q (all items, k); items (n,); profile (a,); liked (n,): True for the likes among them, or None,
+    and the sum over likes is left out. Which items somebody rates says what they like, even before
+    the ratings are looked at.
     """
     rated = q[items]                                       # (n, k)
     n = len(items)
-    sums = rated.sum(0) / (n + 5), rated[liked].sum(0) / (n + 5)
+    sums = [rated.sum(0) / (n + 5)]
+    if liked is not None:
+        sums.append(rated[liked].sum(0) / (n + 5))
     return np.concatenate([[1], profile, *sums, [np.log1p(n)]]).astype(q.dtype)
 
 
@@ -477,6 +562,15 @@ def ensure_fitted(model, R, E, F, progress=None):
     """Fit a part of a model unless it is already fitted: models of a table share fitted parts."""
     if not hasattr(model, "base"):
         model.fit(R, E, F, progress)
+
+
+def side_of(R, E):
+    """E (users, columns) of the users of R; None means no columns. Raises ValueError."""
+    if E is None:
+        return np.zeros((R.shape[0], 0), np.float32)
+    if len(E) != R.shape[0]:
+        raise ValueError(f"E has {len(E)} rows for {R.shape[0]} users")
+    return E
 
 
 def unit_of(R):
