@@ -33,6 +33,7 @@ except ImportError:                                        # Windows
 from data import DataError, Ratings, Split, first_ratings, load, official, output_path, split
 from data import write_whole
 from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, PaperLFG, RankLFG
+from lfg import measure_noise
 from serve import Parser, Recommender, add_data_options, int_range, progress_bar, progress_of
 from serve import run_command
 from settings import COUNTS, GRID, for_genres, settings_for
@@ -62,7 +63,8 @@ TITLES = {"basic": "LFG Rating Prediction", "realtime": "LFG Real-Time Rating Pr
           "topn": "Lists for New Users,",
           "coldstart topn": "Lists by Ratings in the Profile,",
           "taste": "The First Ten of Fans,", "ablation": "What Each Choice Buys,",
-          "speed": "What a New User Costs,", "published": "Public Protocol"}
+          "speed": "What a New User Costs,", "calibration": "How Sure Ratings Are,",
+          "published": "Public Protocol"}
 PAPER = {                                                  # table and its averages of RMSE
     ("ml-100k", "basic"): (1, {"SVD": 0.9404, "BiasSVD": 0.9136, "LFG": 0.9130}),
     ("ml-1m", "basic"): (2, {"SVD": 0.8672, "BiasSVD": 0.8607, "LFG": 0.8566}),
@@ -84,6 +86,7 @@ OTHERS = {                                                 # what others report,
         "0.8161 myFM with dates (github.com/tohtsky/myFM)",
         "0.8140 myFM with dates, ordered probit (github.com/tohtsky/myFM)"]),
 }
+LEVELS = {"50": 0.67449, "80": 1.28155, "95": 1.95996}      # normal quantiles, by coverage in %
 T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}          # Student's t by number of folds
 
 
@@ -96,7 +99,8 @@ def run(argv):
         options.json = output_path(options.json, options.dataset, *folders)
     loaded = [load(name, options.data_dir, options.seed, not options.quiet, options.columns)
               for name in names]
-    make = {"tune": tune, "speed": speed, "taste": taste}.get(options.test, cross_validate)
+    others = {"tune": tune, "speed": speed, "taste": taste, "calibration": calibration}
+    make = others.get(options.test, cross_validate)
     tables = []
     for test in options.tests:
         for data in loaded:
@@ -508,6 +512,50 @@ def taste(data, test, options):
            "seconds": seconds}
 
 
+def calibration(data, test, options):
+    """Print and yield how far predictions of LFG-dual for new users are off, against their spreads.
+
+    Coverage: the share of held-out ratings within the interval of 50, 80 and 95 %; NLL: mean
+    negative log likelihood of a normal distribution with that spread, and with one spread for all,
+    the error on the same users as sigma^2 (lfg.measure_noise); RMSE by fifth of the spread.
+    """
+    settings = settings_for(len(data.ratings), "realtime", options.seeds)
+    folds = []
+    for fold in options.folds:
+        R, profile, target = cases_of(data.ratings, "realtime", fold, options.seed)[0]
+        trainer = Trainer(data, test, R, f"fold {fold}", options)
+        model = trainer.fitted("LFG-dual", settings)[0]
+        spare = LFGItem(LFG(**settings["LFG-item"], seed=options.seed),
+                        **settings["LFG-item fold-in"])
+        with progress_bar(spare.model.epochs, options.quiet) as bar:
+            sigma2, constant = measure_noise(spare, *trainer.inputs, progress=progress_of(bar))
+        pairs = target.users, target.items, profile, data.E
+        predicted = model.predict(*pairs).clip(R.values.min(), R.values.max())
+        a, b = model.variance_terms(*pairs)
+        folds.append({"fold": fold, "n_train": len(R), "n_test": len(target),
+                      **calibration_of(predicted - target.values, a * sigma2 + b, constant)})
+    table = {"table": None, "dataset": data.name, "test": test, "seed": options.seed,
+             "models": ["LFG-dual"], "folds": folds}
+    print(title(table))
+    print_table(["Fold".ljust(4), *(f" {level} %" for level in LEVELS), "   NLL", "One spread",
+                 "RMSE, surest fifth", "     2", "     3", "     4", "least sure"],
+                [[f["fold"], *f["coverage"].values(), f["nll"], f["nll_constant"],
+                  *f["rmse_by_fifth"]] for f in folds])
+    yield table
+
+
+def calibration_of(error, variance, constant):
+    """The measures of one fold: errors (n,), their variances (n,), and one variance for all."""
+    error = error.astype(np.float64)
+    off = np.abs(error) / np.sqrt(variance)
+    nll, nll_constant = (float(np.mean(np.log(2 * np.pi * v) + error ** 2 / v) / 2)
+                         for v in (variance, constant))
+    fifths = np.array_split(error[np.argsort(variance, kind="stable")], 5)
+    return {"coverage": {level: float(np.mean(off <= z)) for level, z in LEVELS.items()},
+            "nll": nll, "nll_constant": nll_constant,
+            "rmse_by_fifth": [float(np.sqrt(np.mean(fifth ** 2))) for fifth in fifths]}
+
+
 def speed(data, test, options):
     """What a new user of the real-time test's fold 1 costs, by model, and what training costs.
 
@@ -596,7 +644,8 @@ def title(table):
     folds = [str(fold["fold"]) for fold in table["folds"]]
     if len(folds) < 5 or table["test"] == "published":
         what, which = "Results", f", fold{'s' * (len(folds) > 1)} {', '.join(folds)}"
-    measured = {"topn": "higher is better", "coldstart topn": "NDCG@10, higher is better"}
+    measured = {"topn": "higher is better", "coldstart topn": "NDCG@10, higher is better",
+                "calibration": "LFG-dual: share of ratings within each interval"}
     return (f"{TITLES[table['test']]} {what} on {name}{which}\n"
             f"({measured.get(table['test'], 'RMSE, lower is better')})\n")
 
@@ -622,11 +671,12 @@ def parse(argv):
     add = parser.add_argument
     add_data_options(add)
     add("--test", default="all",
-        choices=[*tests, "published", "taste", "ablation", "speed", "tune", "all"],
+        choices=[*tests, "published", "calibration", "taste", "ablation", "speed", "tune", "all"],
         help="basic: 20%% of each user's ratings held out; realtime: 20%% of the users are new; "
              "all: both; newitem: 20%% of the items are new; coldstart: new users by number of "
              "ratings; topn: lists for new users; published: u1 to u5 of ML-100k, else 10%% of all "
-             "ratings held out; taste: lists for fans of a genre; "
+             "ratings held out; calibration: how sure ratings for new users are; taste: lists for "
+             "fans of a genre; "
              "ablation: from the paper to LFG-dual, one choice per row; speed: time per "
              "new user of fold 1, training time, and memory; tune: validation RMSE around each "
              "setting, within fold 1's training part")

@@ -416,7 +416,7 @@ class LFGRankItem(FoldIn):
         Q = np.hstack([generator.user_factors(np.arange(len(F)), Rt, F)[:, :-1],
                        (np.multiply(self.known, rarity) * F).astype(generator.dtype)])
         self.like = generator.like
-        L = self.set_units(Q, generator.a0)
+        self.set_units(Q, generator.a0)
         # solve each training user without a prior; c is the mean of such rows given z
         users = np.flatnonzero(R.counts)
         self.W = None
@@ -428,29 +428,29 @@ class LFGRankItem(FoldIn):
         W = fit_prior(Z, np.vstack([x, x]), weight, self.strength)
         k = Q.shape[1]
         for start in (-1 - k, -1 - 2 * k):                 # it read sums of Q; now sums of q1
-            W[start:start + k] = L.T @ W[start:start + k] / np.sqrt(1 - generator.a0)
+            W[start:start + k] = self.units.T @ W[start:start + k]
         self.W = W
         return self
 
     def set_units(self, Q, a0):
-        """Set q1 and the rest of fold_in's arguments; returns L (k, k)."""
+        """Set q1 and the rest of fold_in's arguments."""
         k = Q.shape[1]
         A = a0 * (Q.T @ Q).astype(np.float64) + self.l2 * np.eye(k)
         L = np.linalg.cholesky(A)
         root = np.sqrt(1 - a0)
         self.value = 1 / root                              # what each like is solved towards
+        self.units = L / root                              # q = units q1
         self.q1 = (root * np.linalg.solve(L, Q.T).T).astype(Q.dtype)
         self.shrink = (self.l2 * np.linalg.inv(L.T @ L)).astype(Q.dtype)           # l2 c in x
         self.base = np.zeros(len(Q), Q.dtype)
         self.ridge = np.ones(k, Q.dtype)
         self.noise = None                                  # all cells weigh the same
-        return L
 
     def serving_arrays(self, n):
-        """What solve_one reads, by name."""
+        """What solve_one reads, by name, and `generated`: times q1, it is what the network made."""
         return {f"q{n}": self.q1, f"base{n}": self.base, f"prior{n}": self.W,
-                f"shrink{n}": self.shrink, "ridge": self.ridge, "few": self.few,
-                "like": self.like, "value": self.value}
+                f"shrink{n}": self.shrink, f"generated{n}": self.units[:self.model.n_factors],
+                "ridge": self.ridge, "few": self.few, "like": self.like, "value": self.value}
 
     def liked(self, values):
         """True for likes."""
@@ -517,6 +517,11 @@ class LFGDual:
         """Ratings (n,) of the pairs users[i], items[i], not clipped."""
         return self.join(shown.counts[users], lambda m: m.predict(users, items, shown, E))
 
+    def variance_terms(self, users, items, shown, E=None):
+        """a and b (n,) as those of FoldIn: the mean over the solved models."""
+        terms = [m.variance_terms(users, items, shown, E) for m in self.solved or self.forward]
+        return np.mean(terms, axis=0)
+
     def scores(self, users, shown, E=None):
         """Ratings (len(users), items) of all items, not clipped."""
         return self.join(shown.counts[users, None], lambda m: m.scores(users, shown, E))
@@ -527,6 +532,31 @@ class LFGDual:
         forward = np.mean([ask(model) for model in self.forward], axis=0) if self.forward else 0
         solved = np.mean([ask(model) for model in self.solved], axis=0) if self.solved else 0
         return w * forward + (1 - w) * solved
+
+
+def measure_noise(model, R, E=None, F=None, progress=None):
+    """sigma^2 of variance_terms, and the mean squared error, of users not seen in training.
+
+    model: an LFGItem, or another model, that is not fitted. It is trained without a tenth of the
+    users; of these, four fifths of the ratings are shown and the others predicted. (Residuals of
+    training itself are too small.) With fewer than 20 users it is the variance of ratings.
+    """
+    users = np.flatnonzero(R.counts)
+    if len(users) < 20:
+        return (float(R.values.var()) or 1.0,) * 2
+    rng = np.random.default_rng(0)
+    held = np.zeros(R.shape[0], bool)
+    held[rng.permutation(users)[:len(users) // 10]] = True
+    last = R.ranks(rng) >= 0.8 * R.counts[R.users]
+    model.fit(R.where(~held[R.users]), E, F, progress)
+    shown, target = (R.where(held[R.users] & part) for part in (~last, last))
+    error = target.values - model.predict(target.users, target.items, shown, E)
+    a, b = model.variance_terms(target.users, target.items, shown, E)
+    squares = error.astype(np.float64) ** 2
+    sigma2 = squares.mean()
+    for _ in range(50):                                    # until errors are as large as foreseen
+        sigma2 *= np.mean(squares / (a * sigma2 + b))
+    return float(sigma2), float(squares.mean())
 
 
 class LFGRank(LFGDual):
@@ -540,8 +570,12 @@ class LFGRank(LFGDual):
 
 def standardised(scores):
     """Scores (..., items) minus their mean, divided by their standard deviation, per user."""
-    centred = scores - scores.mean(-1, keepdims=True)
-    return centred / np.maximum(centred.std(-1, keepdims=True), 1e-12)
+    return (scores - scores.mean(-1, keepdims=True)) / deviation(scores)
+
+
+def deviation(scores):
+    """The standard deviation (..., 1) of scores (..., items)."""
+    return np.maximum(scores.std(-1, keepdims=True), 1e-12)
 
 
 def forward_weight(n, many, none):

@@ -20,9 +20,9 @@ import numpy as np
 from data import AGES, RATED, DataError, csv_records, load, output_path, read_ratings
 from data import to_dataset, write_whole
 from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, RankLFG
-from lfg import forward_weight, generate_one, solve_one, standardised
+from lfg import deviation, forward_weight, generate_one, measure_noise, solve_one, standardised
 from settings import for_genres, settings_for
-from svd import fold_in, prior_features
+from svd import fold_in, influence, prior_features, variance_of
 
 SERVED = {  # the test whose settings are used, their names, and the classes of the parts
     "LFG-dual": ("coldstart", "LFG", "LFG-item", LFG, LFG, LFGItem, LFGDual),
@@ -88,10 +88,13 @@ class Recommender:
         return train_model(data, generator, epochs, factors, seeds, seed, quiet)
 
     @classmethod
-    def from_model(cls, model, rank, data, R):
-        """The Recommender for an LFGDual and an LFGRank, fitted on R, ratings of a Dataset."""
+    def from_model(cls, model, rank, data, R, sigma2=1.0):
+        """The Recommender for an LFGDual and an LFGRank, fitted on R, ratings of a Dataset.
+
+        sigma2: as lfg.measure_noise gives it.
+        """
         numbers = {"E_mean": data.E[R.counts > 0].mean(0), **model.serving_arrays(),
-                   "scale": [R.values.min(), R.values.max()]}
+                   "sigma2": sigma2, "scale": [R.values.min(), R.values.max()]}
         numbers.update((f"rank_{name}", a) for name, a in rank.serving_arrays().items())
         return cls({**{name: np.asarray(a, np.float32) for name, a in numbers.items()},
                     "format": np.array(FORMAT), "item_ids": data.item_ids, "years": data.years,
@@ -106,18 +109,27 @@ class Recommender:
         left out. profile: such as {"age": 25, "gender": "F"}; what is missing counts as average.
         by: "rank" orders by LFG-rank, "rating" by the predicted rating. genre: only items of it;
         years: only items of these years, "1980-1999" or "1995". Returns a DataFrame with item,
-        title, score (what the list is ordered by) and predicted rating; a list of dicts where
-        pandas is missing.
+        title, score (what the list is ordered by), predicted rating, spread (its standard
+        deviation) and because: at most three of the rated items that speak most for this one, each
+        {"id", "title", "contribution"}, as explain gives them; a list of dicts where pandas is
+        missing.
         """
-        best, scores, predicted = self.best(*self.indices(ratings), self.profile_row(profile), n,
-                                            by, self.among(genre, years))
-        table = {"item": self.item_ids[best], "title": self.titles[best], "score": scores,
-                 "rating": predicted}
-        try:
-            import pandas as pd
-        except ImportError:
-            return [dict(zip(table, row)) for row in zip(*(a.tolist() for a in table.values()))]
-        return pd.DataFrame(table)
+        rated = self.indices(ratings)
+        best = self.best(*rated, self.profile_row(profile), n, by, self.among(genre, years), True)
+        return frame(self.table(rated[0], *best),
+                     ["item", "title", "score", "rating", "spread", "because"])
+
+    def table(self, items, best, scores, ratings, spreads, shares):
+        """What best gives, with its shares, as a list of dicts of plain values."""
+        rows = []
+        for n, i in enumerate(best):
+            most = [j for j in np.argsort(-shares[n])[:3] if shares[n, j] > 0]
+            because = [{"id": str(self.item_ids[items[j]]), "title": str(self.titles[items[j]]),
+                        "contribution": float(shares[n, j])} for j in most]
+            rows.append({"item": self.item_ids[i].item(), "title": str(self.titles[i]),
+                         "score": float(scores[n]), "rating": float(ratings[n]),
+                         "spread": float(spreads[n]), "because": because})
+        return rows
 
     def predict(self, ratings, items, profile=None):
         """Predicted ratings (n,), within the scale, of a list of items, or one, by id or title."""
@@ -125,24 +137,117 @@ class Recommender:
         scores = self.scores(*self.indices(ratings), self.profile_row(profile))
         return np.clip(scores[asked], self.low, self.high)
 
-    def best(self, items, values, profile, n, by="rank", among=None):
+    def explain(self, ratings, item, profile=None, by="rank"):
+        """Why an item has its score, or with by="rating" its predicted rating.
+
+        Returns ({item rated: contribution}, rest), which add up to the score. A user is solved from
+        a linear system, so each rating has its share: of the score, each like, and other ratings
+        none (they act through the rest); of the rating, in rating points, each rating, by how far
+        it is from what is average for its item. rest: what the profile, the prior and the user
+        network say. arguments as in recommend; keys are those of `ratings`.
+        """
+        items, values = self.indices(ratings)
+        asked = np.array([self.find(item)])
+        a, factors_of, change = self.side(by)
+        parts = part_scores(a, *factors_of(items, values, self.profile_row(profile)))
+        shares = self.shares(items, values, asked, by, parts)[0]
+        score = join(a, parts, len(items), change)[asked[0]]
+        return dict(zip(ratings, shares.tolist())), float(score - shares.sum())
+
+    def similar(self, item, n=10):
+        """The n items most similar to one, given by id or title.
+
+        A DataFrame with item, title, similarity and genres. Similarity is the cosine of the factors
+        that are generated to order lists, the mean over the item networks.
+        """
+        return frame(self.similar_rows(item, n), ["item", "title", "similarity", "genres"])
+
+    def similar_rows(self, item, n):
+        """What similar gives, as a list of dicts."""
+        index = self.find(item)
+        cosines = np.zeros(len(self.item_ids))
+        for seed in range(self.n_ranked):
+            q = self.rank[f"q{seed}"] @ self.rank[f"generated{seed}"].T
+            q /= np.maximum(np.linalg.norm(q, axis=1, keepdims=True), 1e-12)
+            cosines += q @ q[index] / self.n_ranked
+        cosines[(np.arange(len(cosines)) == index) | ~self.rated] = -np.inf
+        best = np.argsort(-cosines, kind="stable")[:n]
+        return [{"item": self.item_ids[i].item(), "title": str(self.titles[i]),
+                 "similarity": float(cosines[i]), "genres": str(self.arrays["genres"][i])}
+                for i in best if cosines[i] > -np.inf]
+
+    def best(self, items, values, profile, n, by="rank", among=None, why=False):
         """Indices, scores and predicted ratings (n,) of the best items; arguments as in scores.
 
-        by: as in recommend. among: True for the items that may be in the list (n_items,).
+        by: as in recommend. among: True for the items that may be in the list (n_items,). why: also
+        give the standard deviations of the ratings (n,) and the shares (n, len(items)) of what was
+        rated in the scores.
         """
         if not isinstance(n, (int, np.integer)) or isinstance(n, bool) or n < 1:
             raise DataError(f"n is {n!r}; it must be a whole number above 0")
-        if by not in ("rank", "rating"):
-            raise DataError(f"by is {by!r}; it must be rank or rating")
-        ratings = self.scores(items, values, profile)
-        scores = self.ranks(items, values, profile) if by == "rank" else ratings
+        a, factors_of, change = self.side(by)
+        factors = factors_of(items, values, profile)
+        parts = part_scores(a, *factors)
+        scores = join(a, parts, len(items), change)
         candidate = self.rated.copy() if among is None else self.rated & among
         candidate[items] = False
         found = np.flatnonzero(candidate)
         if n < len(found):
             found = found[np.argpartition(-scores[found], n)[:n]]
         found = found[np.argsort(-scores[found], kind="stable")]
-        return found, scores[found], np.clip(ratings[found], self.low, self.high)
+        if by == "rank":                                   # ratings of these items alone
+            factors = self.factors(items, values, profile)
+        ratings = join(self.arrays, part_scores(self.arrays, *factors, found), len(items))
+        listed = found, scores[found], np.clip(ratings, self.low, self.high)
+        if not why:
+            return listed
+        return *listed, self.spreads(items, values, factors[1], found), self.shares(
+            items, values, found, by, parts)
+
+    def side(self, by):
+        """The arrays, rows of a user, and change of scores that a list by "rank" or "rating" has.
+
+        Raises DataError.
+        """
+        if by not in ("rank", "rating"):
+            raise DataError(f"by is {by!r}; it must be rank or rating")
+        if by == "rank":
+            return self.rank, self.rank_factors, standardised
+        return self.arrays, self.factors, None
+
+    def spreads(self, items, values, solved, asked):
+        """Standard deviations (m,) of the ratings predicted for indices asked (m,).
+
+        solved: the user's rows, one for each item network, from factors.
+        """
+        a = self.arrays
+        variance = np.zeros(len(asked)) if solved else np.full(len(asked), a["sigma2"])
+        for n, x in enumerate(solved):
+            more, rest = variance_of(items, values, x, a[f"q{n}"], a[f"base{n}"], a["ridge"],
+                                     a[f"noise{n}"], asked)
+            variance += (more * a["sigma2"] + rest) / len(solved)
+        return np.sqrt(variance)
+
+    def shares(self, items, values, asked, by, parts):
+        """What each rating adds to the scores of indices asked, (m, len(items)).
+
+        parts: what each network gives (items,), from part_scores. The matrix of each solve stands;
+        its right-hand side is a sum over the ratings.
+        """
+        a = self.side(by)[0]
+        n_solved = count(a)
+        weight = weights_of(a, len(items))[-1:]
+        solved = parts[len(parts) - n_solved:]
+        used = values >= a["like"] if by == "rank" else None
+        total = np.zeros((len(asked), len(items)), np.float32)
+        for n, part in enumerate(solved):
+            if by == "rank":
+                pull = influence(items[used], a[f"q{n}"], a["ridge"], None, asked)[1]
+                total[:, used] += weight * a["value"] / deviation(part) * pull
+            else:
+                pull = influence(items, a[f"q{n}"], a["ridge"], a[f"noise{n}"], asked)[1]
+                total += weight * pull * (values - a[f"base{n}"][items])
+        return total
 
     def among(self, genre=None, years=None):
         """True for each item (n_items,) of a genre and of years such as "1980-1999", if given."""
@@ -169,12 +274,13 @@ class Recommender:
         items: indices (n,) into item_ids, each once; values: ratings (n,), float32; profile: a row
         of E, for example E_mean. Nothing is checked: the fast way in for a server.
         """
-        return joined(self.arrays, *self.factors(items, values, profile), len(items))
+        factors = self.factors(items, values, profile)
+        return join(self.arrays, part_scores(self.arrays, *factors), len(items))
 
     def ranks(self, items, values, profile):
         """Scores of all items (n_items,) to order a list by: LFGRank.scores for one user."""
         factors = self.rank_factors(items, values, profile)
-        return joined(self.rank, *factors, len(items), standardised)
+        return join(self.rank, part_scores(self.rank, *factors), len(items), standardised)
 
     def factors(self, items, values, profile):
         """Rows of a user for ratings: [generated] by LFG, or [], and [solved] for each LFG-item."""
@@ -296,20 +402,42 @@ class Recommender:
         scores = np.array([ask(*user, self.E_mean) for user in users      # read by all arrays
                            for ask in (self.scores, self.ranks)])
         fits += [scores.shape == (6, n), np.isfinite(scores).all()]
+        for by in ("rank", "rating"):
+            _, _, ratings, spreads, shares = self.best(*users[1], self.E_mean, 1, by, why=True)
+            fits += [len(shares) == len(spreads), np.isfinite(shares).all(), (spreads > 0).all()]
+        self.similar_rows(self.item_ids[0], 1)
         if not all(fits):
             raise ValueError("arrays do not fit together")
 
 
-def joined(a, generated, solved, n, change=lambda scores: scores):
-    """Scores of all items: the weighted mean of both kinds of rows, for a user with n ratings."""
-    weight = forward_weight(n, *a["weights"])
+def frame(rows, columns):
+    """A DataFrame of dicts; the list itself where pandas is missing."""
+    try:
+        import pandas as pd
+    except ImportError:
+        return rows
+    return pd.DataFrame(rows, columns=columns)
+
+
+def part_scores(a, generated, solved, asked=slice(None)):
+    """What each network gives for items asked, one array each: first LFG, then item networks."""
+    parts = [a["base"][asked] + a["M1"][asked] @ x for x in generated]
+    return parts + [a[f"base{n}"][asked] + a[f"q{n}"][asked] @ x for n, x in enumerate(solved)]
+
+
+def join(a, parts, n, change=None):
+    """The weighted mean of part_scores, each changed first, for a user with n ratings."""
     scores = np.float32(0)
-    for x in generated:
-        scores = weight * change(a["base"] + a["M1"] @ x)
-    for seed, x in enumerate(solved):
-        share = (1 - weight) / len(solved)
-        scores = scores + share * change(a[f"base{seed}"] + a[f"q{seed}"] @ x)
+    for weight, part in zip(weights_of(a, n), parts):
+        scores = scores + weight * (change(part) if change else part)
     return scores
+
+
+def weights_of(a, n):
+    """The weight of each network for a user with n ratings: LFG's first, if there is one."""
+    weight = forward_weight(n, *a["weights"])
+    n_solved = count(a)
+    return [weight] * ("M1" in a) + [(1 - weight) / max(1, n_solved)] * n_solved
 
 
 def count(arrays):
@@ -336,16 +464,22 @@ def train_model(data, generator="dual", epochs=None, factors=None, seeds=None, s
     models = [assemble(name, data, changed, generator, seeds, seed) for name in SERVED]
     model, rank = models
     parts = [part for one in models for part in one.forward + one.solved]
-    with progress_bar(sum(getattr(part, "model", part).epochs for part in parts), quiet) as bar:
+    # one more, without some users: it says how far predictions are off
+    spare = assemble("LFG-dual", data, changed, generator, seeds, seed)
+    spare = (spare.solved or spare.forward)[0]
+    inputs = data.ratings, data.E, data.F
+    epochs = sum(getattr(part, "model", part).epochs for part in [*parts, spare])
+    with progress_bar(epochs, quiet) as bar:
         bar.set_description_str(data.name)
         for part in parts:
-            part.fit(data.ratings, data.E, data.F, progress=progress_of(bar))
+            part.fit(*inputs, progress=progress_of(bar))
+        sigma2 = measure_noise(spare, *inputs, progress=progress_of(bar))[0]
     if not quiet:
         R = data.ratings
         predicted = model.predict(R.users, R.items, R, data.E).clip(R.values.min(), R.values.max())
         rmse = np.sqrt(np.mean((predicted - R.values) ** 2, dtype=np.float64))
         print(f"training RMSE {rmse:.4f}", file=sys.stderr)
-    return Recommender.from_model(model, rank, data, data.ratings)
+    return Recommender.from_model(model, rank, data, data.ratings, sigma2)
 
 
 def assemble(name, data, changed, generator, seeds, seed):
@@ -395,18 +529,42 @@ def recommend(options):
     profile = {name: value for name, value in given.items() if value is not None}
     rated = model.indices(rated_rows(options.rate, options.ratings))
     best = model.best(*rated, model.profile_row(profile), options.n, options.by,
-                      model.among(options.genre, options.years))
-    rows = [{"rank": rank, "id": str(model.item_ids[n]), "title": str(model.titles[n]),
-             "score": round(float(score), 3), "rating": round(float(rating), 3)}
-            for rank, (n, score, rating) in enumerate(zip(*best), 1)]
+                      model.among(options.genre, options.years), why=True)
+    rows = [{"rank": rank, "id": str(row.pop("item")), **row}
+            for rank, row in enumerate(model.table(rated[0], *best), 1)]
     if options.json:
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        print_json(rows)
         return
     width = max([len(row["title"]) for row in rows], default=5)
-    print(f"Rank  {'Title':{width}}  Score  Rating")
+    print(f"Rank  {'Title':{width}}  Score     Rating  Because")
     for row in rows:
+        because = ", ".join(one["title"] for one in row["because"])
         print(f"{row['rank']:>4}  {row['title']:{width}}  {row['score']:>5.2f}  "
-              f"{row['rating']:>6.2f}")
+              f"{row['rating']:.1f} ± {row['spread']:.1f}  {because}")
+
+
+def similar(options):
+    """Print the items most similar to one."""
+    model = Recommender.load(options.model)
+    rows = model.similar_rows(options.item, options.n)
+    if options.json:
+        print_json([{"id": str(row.pop("item")), **row} for row in rows])
+        return
+    width = max([len(row["title"]) for row in rows], default=5)
+    print(f"{'Title':{width}}  Similarity  Genres")
+    for row in rows:
+        print(f"{row['title']:{width}}  {row['similarity']:>10.2f}  {row['genres']}")
+
+
+def print_json(rows):
+    """Print rows as JSON, floats with three decimals."""
+    def rounded(value):
+        if isinstance(value, float):
+            return round(value, 3)
+        if isinstance(value, list):
+            return [{key: rounded(one) for key, one in row.items()} for row in value]
+        return value
+    print(json.dumps(rounded(rows), indent=1, ensure_ascii=False))
 
 
 def rated_rows(rates, path):
@@ -496,6 +654,12 @@ def vectors(model):
                 f"{prefix}generated": [x.tolist() for one in generated for x in one],
                 f"{prefix}solved": [x.tolist() for x in solved],
                 name: [[i, float(scores[i])] for i in asked]})
+        solved = model.factors(items, values, profile)[1]
+        found[-1]["spreads"] = model.spreads(items, values, solved, asked).tolist()
+        for by, name in ("rating", "rating_shares"), ("rank", "score_shares"):
+            a, factors_of, _ = model.side(by)
+            parts = part_scores(a, *factors_of(items, values, profile))
+            found[-1][name] = model.shares(items, values, asked, by, parts).tolist()
     return found
 
 
@@ -537,16 +701,22 @@ def parse(argv):
     """The options of a command; exits with code 2 and one line when they make no sense."""
     parser = Parser(prog="lfg.py", description="LFG, latent factor generator: train a model, and "
                                                "recommend to users that it has never seen.")
-    commands = parser.add_subparsers(required=True, metavar="{train,recommend,score,export}")
+    runs = train, recommend, similar, score, export
+    names = ",".join(run.__name__ for run in runs)
+    commands = parser.add_subparsers(required=True, metavar=f"{{{names}}}")
     parsers = {}
-    for run in (train, recommend, score, export):
+    for run in runs:
         parsers[run] = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
         parsers[run].set_defaults(run=run)
-    for run in (recommend, score, export):
+    for run in (recommend, similar, score, export):
         parsers[run].add_argument("--model", required=True, metavar="FILE", help="a saved model")
+    for run, what in (recommend, "items"), (similar, "items"), (score, "items per user"):
+        parsers[run].add_argument("-n", type=int_range(1), default=10, help=what)
+    for run in (recommend, similar):
+        parsers[run].add_argument("--json", action="store_true", help="print JSON")
+    parsers[similar].add_argument("item", metavar="ITEM", help="its title or id")
     for run in (recommend, score):
         add = parsers[run].add_argument
-        add("-n", type=int_range(1), default=10, help="items per user")
         add("--by", default="rank", choices=["rank", "rating"],
             help="the order: what the user is likeliest to like (default), or the predicted rating")
         add("--genre", help="only items of this genre")
@@ -572,7 +742,6 @@ def parse(argv):
     add("--age", type=int_range(0, 150), help="in years")
     add("--gender", help="F or M in MovieLens")
     add("--occupation", help="one of those in the training data")
-    add("--json", action="store_true", help="print JSON")
 
     add = parsers[score].add_argument
     add("--ratings", required=True, metavar="FILE",

@@ -67,6 +67,10 @@ class FactorModel:
         """Ratings (len(users), items) of all items, in one product."""
         return self.base + self.user_factors(users, shown, E) @ self.q1.T
 
+    def variance_terms(self, users, items, shown, E=None):
+        """a and b (n,): predicted ratings have the variance a sigma^2 + b; here that of all."""
+        return np.ones(len(users)), np.zeros(len(users))
+
 
 @dataclass(eq=False)
 class BiasSVD(FactorModel):
@@ -282,13 +286,13 @@ class FoldIn(FactorModel):
         part = random_part(R, np.random.default_rng(0))
         none = R.where(np.zeros(len(R), bool))
         Z = np.vstack([self.features(self.q1, users, shown, E) for shown in (R, part, none)])
-        # people rate what they expect to like. Where it is not known what they rate, the bias says so
+        # people rate what suits them: where p is not known, the bias has to say so
         at = np.searchsorted(users, R.users)
-        own = x - x.mean(0)
-        own[:, -1] = 0
-        more = np.bincount(at, paired_dot(own, self.q1, at, R.items)) / R.counts[users]
+        taste = x - x.mean(0)
+        taste[:, -1] = 0
+        suits = np.bincount(at, paired_dot(taste, self.q1, at, R.items)) / R.counts[users]
         unknown = x.copy()
-        unknown[:, -1] += more
+        unknown[:, -1] += suits
         return fit_prior(Z, np.vstack([x, x, unknown]), np.full(len(Z), 1 / 3), self.strength)
 
     def fold_in_items(self, R, x):
@@ -328,6 +332,20 @@ class FoldIn(FactorModel):
                            self.noise)
         return x
 
+    def variance_terms(self, users, items, shown, E=None):
+        """a and b (n,): the ratings predict gives for pairs have the variance a sigma^2 + b."""
+        a, b = np.empty((2, len(users)))
+        rows, at = np.unique(users, return_inverse=True)
+        x = self.user_factors(rows, shown, E)
+        order = np.argsort(at, kind="stable")              # pairs user by user
+        pairs = np.split(order, np.cumsum(np.bincount(at))[:-1])
+        for n, u in enumerate(rows):
+            row = slice(shown.starts[u], shown.starts[u + 1])
+            a[pairs[n]], b[pairs[n]] = variance_of(
+                shown.items[row], shown.values[row], x[n], self.q1, self.base, self.ridge,
+                self.noise, items[pairs[n]])
+        return a, b
+
     def serving_arrays(self, n):
         """What fold_in reads, by name; n tells several models in one file apart."""
         return {f"q{n}": self.q1, f"base{n}": self.base, f"prior{n}": self.W,
@@ -364,6 +382,41 @@ def fold_in(items, values, q1, base, ridge, centre, noise=None):
     # the same solution by a system of n instead of k + 1 equations
     At = A.T / ridge[:, None]
     return centre + At @ np.linalg.solve(A @ At + np.eye(len(A), dtype=A.dtype), residual)
+
+
+def influence(items, q1, ridge, noise, asked):
+    """What a solve of fold_in does with each rating: its leverage (n,), pull (m, n), and v (m,).
+
+    pull[i, j]: by how much the rating predicted for item asked[i] rises if rating j is higher by 1;
+    v: the variance of these predictions that comes from x, in units of a rating's. The leverage of
+    rating j is how much it pulls its own prediction: the residual of a fit without j is its
+    residual / (1 - leverage).
+    """
+    weight = np.ones(len(items), q1.dtype) if noise is None else 1 / np.sqrt(noise[items])
+    A = q1[items] * weight[:, None]                        # (n, k + 1)
+    Q = q1[asked]                                          # (m, k + 1)
+    if len(items) >= len(ridge):                           # with G = At A + D
+        inverse = np.linalg.inv(A.T @ A + np.diag(ridge))
+        AG, QG = A @ inverse, Q @ inverse
+        return (AG * A).sum(1), QG @ A.T * weight, (QG * Q).sum(1)
+    # G^-1 At = D^-1 At P and A G^-1 At = 1 - P, with P of n instead of k + 1 rows
+    P = np.linalg.inv((A / ridge) @ A.T + np.eye(len(A), dtype=A.dtype))
+    QA = (Q / ridge) @ A.T                                 # (m, n)
+    QP = QA @ P
+    return 1 - np.diag(P), QP * weight, (Q * Q) @ (1 / ridge) - (QP * QA).sum(1)
+
+
+def variance_of(items, values, x, q1, base, ridge, noise, asked):
+    """a and b (m,), so that the variance of the ratings predicted for items asked is a sigma^2 + b.
+
+    It is s2_u (noise + v): v as in influence, and s2_u the variance of what user u gives to items
+    of average noise, from the residuals of each rating in a fit without it, as if there were eight
+    more of variance sigma^2. x: the user's row; other arguments as in fold_in.
+    """
+    leverage, _, v = influence(items, q1, ridge, noise, asked)
+    squares = (values - base[items] - q1[items] @ x) ** 2 / (1 - leverage) / noise[items]
+    relative = (noise[asked] + v) / (8 + len(items))
+    return 8 * relative, squares.sum() * relative
 
 
 def prior_features(q, items, profile, liked=None):
