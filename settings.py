@@ -53,7 +53,7 @@ SETTINGS["ml-1m", "realtime"] = {
     "BiasSVD fold-in": dict(l2=6.0, l2_bias=3.0),
     "SVD++": dict(n_factors=20, l2=1.2, l2_bias=0.3, epochs=40, rate=0.02),
     "SVD++ fold-in": dict(l2=5.0, l2_bias=3.0),
-    "LFG (paper)": dict(n_factors=20, hidden=(256, 64, 32), rate=4e-3, batch=64, epochs=16),
+    "LFG (paper)": dict(n_factors=20, hidden=(512, 128, 64), rate=4e-3, batch=128, epochs=16),
     "LFG-item fold-in": dict(l2=350.0, l2_bias=3.0),
     "LFG-dual": dict(seeds=2, user_weight=0.1),
 }
