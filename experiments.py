@@ -41,9 +41,10 @@ from svd import EASE, SVD, BiasSVD, FoldIn, MultVAE, Popularity, SVDpp, like_thr
 
 NETWORKS = {"lfg": ["LFG"], "lfg-item": ["LFG-item"], "lfg-dual": ["LFG-dual"]}
 COLUMNS = {                                                # rows that each of --models adds
-    "basic": {"svd": ["SVD"], "biassvd": ["BiasSVD"], "svdpp": ["SVD++"], **NETWORKS},
+    "basic": {"svd": ["SVD"], "biassvd": ["BiasSVD"], "svdpp": ["SVD++"],
+              "lfg-paper": ["LFG (paper)"], **NETWORKS},
     "realtime": {"svd": ["SVD"], "biassvd": ["BiasSVD", "BiasSVD fold-in"],
-                 "svdpp": ["SVD++ fold-in"], **NETWORKS},
+                 "svdpp": ["SVD++ fold-in"], "lfg-paper": ["LFG (paper)"], **NETWORKS},
     "newitem": {"biassvd": ["μ + bu", "BiasSVD fold-in"], **NETWORKS},
     "coldstart": {"biassvd": ["μ + bi", "BiasSVD fold-in"], **NETWORKS},
     "topn": {"biassvd": ["BiasSVD fold-in"], "lfg-dual": ["LFG-dual"],
@@ -66,10 +67,10 @@ TITLES = {"basic": "LFG Rating Prediction", "realtime": "LFG Real-Time Rating Pr
           "speed": "What a New User Costs,", "calibration": "How Sure Ratings Are,",
           "published": "Public Protocol"}
 PAPER = {                                                  # table and its averages of RMSE
-    ("ml-100k", "basic"): (1, {"SVD": 0.9404, "BiasSVD": 0.9136, "LFG": 0.9130}),
-    ("ml-1m", "basic"): (2, {"SVD": 0.8672, "BiasSVD": 0.8607, "LFG": 0.8566}),
-    ("ml-100k", "realtime"): (3, {"SVD": 1.1274, "BiasSVD": 1.0305, "LFG": 0.9255}),
-    ("ml-1m", "realtime"): (4, {"SVD": 1.1151, "BiasSVD": 0.9835, "LFG": 0.8837}),
+    ("ml-100k", "basic"): (1, {"SVD": 0.9404, "BiasSVD": 0.9136, "LFG (paper)": 0.9130}),
+    ("ml-1m", "basic"): (2, {"SVD": 0.8672, "BiasSVD": 0.8607, "LFG (paper)": 0.8566}),
+    ("ml-100k", "realtime"): (3, {"SVD": 1.1274, "BiasSVD": 1.0305, "LFG (paper)": 0.9255}),
+    ("ml-1m", "realtime"): (4, {"SVD": 1.1151, "BiasSVD": 0.9835, "LFG (paper)": 0.8837}),
 }
 OTHERS = {                                                 # what others report, and where
     "ml-100k": ("u1", [
@@ -406,16 +407,19 @@ def differences(folds, average):
 
 def choices(settings):
     """The rows of the ablation, {what is added: (column, settings)}; nothing is tuned again."""
-    lfg, item, dual = settings["LFG"], settings["LFG-item"], settings["LFG-dual"]
-    few = {**lfg, "mask": 0.1, "n_factors": 50}
-    published = {**few, "l2": 0.0, "l2_M": 0.0, "dropout": 0.0}
-    dropout = LFG().dropout                                # which PaperLFG has not
+    paper, lfg = settings["LFG (paper)"], settings["LFG"]
+    item, dual = settings["LFG-item"], settings["LFG-dual"]
+    own = {name: value for name, value in paper.items() if name != "fill_mu"}
+    published = {**own, "l2": 0.0, "l2_M": 0.0, "dropout": 0.0}
+    dropout = {**published, "dropout": LFG().dropout}
     steps = [
-        ("LFG (paper)", "as published: raw ratings in, mask 0.1, no penalties", published),
-        ("LFG (paper)", "+ dropout", {**published, "dropout": dropout}),
-        ("LFG (paper)", "+ L2 on weights and M", {**few, "dropout": dropout}),
-        ("LFG", "+ deviations from μ and the item's mean, 0/1 indicator", few),
-        ("LFG", "+ four times the factors", {**lfg, "mask": 0.1}),
+        ("LFG (paper)", "as published, tuned: LFG (paper)", paper),
+        ("LFG", "+ deviations from μ and the item's mean, 0/1 indicator, smaller M", published),
+        ("LFG", "+ dropout", dropout),
+        ("LFG", "+ L2 on weights and M", {**dropout, "l2": lfg["l2"], "l2_M": lfg["l2_M"]}),
+        ("LFG", "+ LFG's widths, epochs, rate and batch",
+         {**lfg, "mask": 0.1, "n_factors": paper["n_factors"]}),
+        ("LFG", "+ 200 factors", {**lfg, "mask": 0.1}),
         ("LFG", "+ mask 0.3 (LFG)", lfg),
         ("LFG-item", "turned around: items generated, users solved",
          {**item, "mask": lfg["mask"], "shown_weight": 1.0}),
@@ -449,7 +453,7 @@ def tune(data, test, options):
                 for changed, value in found.items()]
         name = name.replace("rmse", "RMSE")
         print(f"Validation {name}, {data.name} {test}, {column}: {', '.join(values)}\n")
-        print_table(["Changed".ljust(24), name.rjust(6), "Seconds"], [row.values() for row in grid])
+        print_table(["Changed".ljust(27), name.rjust(6), "Seconds"], [row.values() for row in grid])
         yield {"table": None, "dataset": data.name, "test": "tune", "of": test,
                "seed": options.seed, "models": [column], "grid": grid}
 
@@ -473,8 +477,9 @@ def neighbours(column, used):
 
 def scaled(value, factor):
     """A hyperparameter times a factor: counts stay whole and above 0, ends of a range at most 1."""
-    if isinstance(value, tuple):
-        return tuple(min(1.0, round(v * factor, 6)) for v in value)
+    if isinstance(value, tuple):                           # widths, or the ends of a range
+        return tuple(v if isinstance(v, int) else min(1.0, v)
+                     for v in (scaled(v, factor) for v in value))
     return max(1, round(value * factor)) if isinstance(value, int) else round(value * factor, 6)
 
 

@@ -244,12 +244,14 @@ class PaperLFG(LFG):
     l2: float = 0.0
     l2_M: float = 0.0
     dropout: float = 0.0
+    fill_mu: bool = False                                  # the SVD is of R - mu, not of R
 
     def input_width(self, n_side, n_items):
         return n_side + n_items
 
     def start_M(self, R, rng):
-        """M (k, items): sqrt(S) Vt of the truncated SVD of R, entries not observed being 0."""
+        """M (k, items): sqrt(S) Vt of the SVD of R filled with 0, or with mu, minus mu."""
+        R = R.with_values(R.values - self.mu) if self.fill_mu else R
         return truncated_svd(R, self.n_factors, self.seed)[1]
 
     def encode(self, row, item, value, E):

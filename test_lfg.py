@@ -454,7 +454,9 @@ def test_lfg_and_paper_lfg_start_M_at_a_truncated_svd():
     left = (dense - R.values.mean()) * seen
     left -= left.sum(0) / (seen.sum(0) + 5) * seen         # item means, shrunk as by five zeros
     own, paper = (lfg(cls, n_factors=8, epochs=0).fit(R) for cls in (LFG, PaperLFG))
-    for rows, matrix, scale in ((own.M[:3], left, 0.3), (paper.M, dense, 1)):
+    filled = lfg(PaperLFG, n_factors=8, epochs=0, fill_mu=True).fit(R)     # with mu, minus mu
+    for rows, matrix, scale in ((own.M[:3], left, 0.3), (paper.M, dense, 1),
+                                (filled.M, (dense - R.values.mean()) * seen, 1)):
         _, S, Vt = np.linalg.svd(scale ** 2 * matrix / own.unit)
         top = len(rows)                                    # sqrt(S) Vt but for signs
         assert rows.T @ rows == pytest.approx(Vt[:top].T * S[:top] @ Vt[:top], abs=1e-3)
@@ -1539,6 +1541,8 @@ def tiny(used):
     quick.get("Mult-VAE", {}).update(hidden=8)             # one layer
     for ensemble in {"LFG-dual", "LFG-rank"} & quick.keys():
         quick[ensemble]["seeds"] = 2
+    if "LFG (paper)" in quick:
+        quick["LFG (paper)"]["n_factors"] = 3               # else what LFG's is
     if "SVD++ fold-in" in quick:
         quick["SVD++ fold-in"]["l2"] += 1                   # else what BiasSVD's is
     return quick
@@ -1764,7 +1768,7 @@ def test_lfg_dual_averages_parts_that_are_trained_once_per_fold(cli, monkeypatch
     fitted = record(Trainer, "fitted", monkeypatch.setattr)
     assert cli("--dataset", "synthetic", "--test", test, "--folds", 2, 4, "--seed", 7,
                "--seeds", seeds, "--models", *list(COLUMNS["basic"]))[0] == 0
-    others = ["SVD", "BiasSVD", "SVD++", "LFG"]
+    others = ["SVD", "BiasSVD", "SVD++", "LFG (paper)", "LFG"]
     if test in ("newitem", "coldstart"):
         others = ["BiasSVD", "LFG"]
     assert [column for (_, column, _), _ in fitted] == 2 * NAMES[test]
@@ -1785,7 +1789,8 @@ def test_lfg_dual_averages_parts_that_are_trained_once_per_fold(cli, monkeypatch
     assert tuple(dual.weights) == tuple(weights)
     assert [network.seed for network in networks[3:]] == [*range(7, 7 + seeds)]
     took = {column: seconds for (_, column, _), (_, seconds) in fitted[:len(NAMES[test])]}
-    parts = [s for (name, *_), (_, s) in fitted[0][0][0].trained.items() if name[:3] == "LFG"]
+    dual_parts = ("LFG", "LFG-item")
+    parts = [s for (name, *_), (_, s) in fitted[0][0][0].trained.items() if name in dual_parts]
     assert took["LFG-dual"] >= sum(parts) and took["LFG-dual"] > took["LFG"] >= parts[0]
 
 
@@ -1886,15 +1891,20 @@ def test_cold_start_shows_so_many_ratings_of_the_same_users():
 def test_choices_lead_from_the_paper_to_the_settings_in_use(key):
     used = SETTINGS[key]
     rows = choices({name: dict(setting) for name, setting in used.items()})
-    paper = PaperLFG(**rows[next(iter(rows))][1]["LFG (paper)"])
-    assert (paper.l2, paper.l2_M, paper.dropout, paper.mask, paper.n_factors) == (0, 0, 0, 0.1, 50)
     *made, (averaged, mean), last = rows.values()
-    assert [name for name, _ in made] == ["LFG (paper)"] * 3 + ["LFG"] * 3 + ["LFG-item"] * 2
+    assert made[0] == ("LFG (paper)", used) and list(rows)[0].endswith("LFG (paper)")
+    paper = PaperLFG(**used["LFG (paper)"])
+    assert (paper.l2, paper.l2_M, paper.dropout, paper.mask) == (0, 0, 0, 0.1)
+    assert [name for name, _ in made[1:]] == ["LFG"] * 6 + ["LFG-item"] * 2
     setting = [vars(experiments.CLASSES[name](**s[name])) for name, s in made]
-    changed = [{k for k in a if a[k] != b[k]} for a, b in zip(setting, setting[1:])]
-    assert changed[:5] == [{"dropout"}, {"l2", "l2_M"}, set(), {"n_factors"}, {"mask"}]
-    assert changed[6] == {"mask", "shown_weight"} and setting[6]["mask"] == setting[5]["mask"]
-    assert made[5] == ("LFG", used) and last == ("LFG-dual", used) and averaged == "LFG-dual"
+    changed = [{k for k in a if a[k] != b.get(k)} - {"fill_mu"}
+               for a, b in zip(setting, setting[1:])]
+    assert changed[:3] == [set(), {"dropout"}, {"l2", "l2_M"}]
+    assert {"hidden"} < changed[3] <= {"hidden", "epochs", "rate", "batch", "svd_rows"}
+    assert changed[4:6] == [{"n_factors"}, {"mask"}] and setting[5]["n_factors"] == 200
+    assert changed[7] == {"mask", "shown_weight"}
+    assert [s["mask"] for s in setting[5:8]] == [0.1, 0.3, 0.3]
+    assert made[6] == ("LFG", used) and last == ("LFG-dual", used) and averaged == "LFG-dual"
     assert mean == {**used, "LFG-dual": {**used["LFG-dual"], "user_weight": 0}}
 
 
@@ -1977,7 +1987,7 @@ def test_a_table_is_markdown_and_json_holds_the_same(cli, tmp_path, number, data
     path = write(tmp_path, {"old.json": "[" * 9999}) / "old.json"
     code, out, err = cli("--dataset", dataset, "--test", test, "--seed", 7, "--json", path)
     table, = json.loads(path.read_text())
-    paper = paper and dict(zip(["SVD", "BiasSVD", "LFG"], paper))
+    paper = paper and dict(zip(["SVD", "BiasSVD", "LFG (paper)"], paper))
     assert (code, err) == (0, "")
     header, rows = check_layout(out, title)
     average = table["average"]
@@ -2070,8 +2080,10 @@ def test_the_same_seed_prints_the_same_digits_and_each_fold_depends_on_itself(cl
 
 
 @pytest.mark.parametrize("test,models,columns", [
-    ("basic", "", "SVD, BiasSVD, SVD++, LFG, LFG-item, LFG-dual"),
-    ("realtime", "", "SVD, BiasSVD, BiasSVD fold-in, SVD++ fold-in, LFG, LFG-item, LFG-dual"),
+    ("basic", "", "SVD, BiasSVD, SVD++, LFG (paper), LFG, LFG-item, LFG-dual"),
+    ("realtime", "", "SVD, BiasSVD, BiasSVD fold-in, SVD++ fold-in, LFG (paper), LFG, LFG-item, "
+                     "LFG-dual"),
+    ("realtime", "lfg-paper biassvd", "BiasSVD, BiasSVD fold-in, LFG (paper)"),
     ("realtime", "lfg-dual biassvd svdpp", "BiasSVD, BiasSVD fold-in, SVD++ fold-in, LFG-dual"),
     ("newitem", "", "μ + bu, BiasSVD fold-in, LFG, LFG-item, LFG-dual"),
     ("coldstart", "svd biassvd", "μ + bi, BiasSVD fold-in")])
@@ -2223,7 +2235,7 @@ def test_ablation_is_a_row_per_choice_in_both_tests(cli, tmp_path, monkeypatch):
     command = ["--dataset", "synthetic", "--folds", 2, 3, "--seed", 7, "--json", path]
     code, out, err = cli("--test", "ablation", *command)
     trainers = {id(trainer): trainer for (trainer, *_), _ in fitted}.values()
-    assert [len(trainer.trained) for trainer in trainers] == [9] * 4       # nothing twice
+    assert [len(trainer.trained) for trainer in trainers] == [10] * 4      # nothing twice
     tables = json.loads(path.read_text())
     rows = list(choices(SETTINGS["ml-100k", "basic"]))
     header, shown = check_layout(out, "What Each Choice Buys, Results on synthetic, folds 2, 3")
@@ -2234,11 +2246,12 @@ def test_ablation_is_a_row_per_choice_in_both_tests(cli, tmp_path, monkeypatch):
         assert [fold["fold"] for fold in table.pop("folds")] == [2, 3]
         assert table == {"table": None, "dataset": "synthetic", "test": "ablation", "of": of,
                          "seed": 7, "models": rows}
-        assert len(set(average.values())) == 10             # each choice does something
+        assert len(set(average.values())) == 11             # each choice does something
         cli("--test", of, *command)                         # and these are rows of the tables
         by_model = json.loads(path.read_text())[0]["average"]
         assert [(row, rmse) for row, rmse in average.items() if "LFG" in row[-10:]] == [
             (row, by_model[row.rsplit("(", 1)[1][:-1]]) for row in rows if "LFG" in row[-10:]]
+        assert average[rows[0]] == by_model["LFG (paper)"]
 
 
 @pytest.mark.parametrize("test", [*OPTIONS, "ablation", "speed"])
@@ -2255,7 +2268,8 @@ def test_the_settings_of_ml_1m_run_and_ratings_may_be_all_equal(cli, monkeypatch
 
 
 @pytest.mark.parametrize("test,model,groups", [
-    ("basic", "svd", ["SVD"]), ("basic", "lfg-item", ["LFG-item", "LFG-item fold-in"]),
+    ("basic", "svd", ["SVD"]), ("basic", "lfg-paper", ["LFG (paper)"]),
+    ("basic", "lfg-item", ["LFG-item", "LFG-item fold-in"]),
     ("basic", "lfg-dual", ["LFG-dual"]), ("realtime", "svdpp", ["SVD++", "SVD++ fold-in"]),
     ("newitem", "lfg", ["LFG", "LFG fold-in"]), ("newitem", "lfg-item", ["LFG-item"]),
     ("coldstart", "lfg", ["LFG"]), ("coldstart", "lfg-dual", ["LFG-dual"]),
@@ -2301,7 +2315,7 @@ def interrupt_after(monkeypatch, n):
 
 @pytest.mark.parametrize("test,rows,title", [("all", 2, "LFG Rating Prediction"),
                                              ("coldstart", 2, "Cold Start by Ratings in the Pro"),
-                                             ("ablation", 20, "What Each Choice Buys,")])
+                                             ("ablation", 22, "What Each Choice Buys,")])
 def test_ctrl_c_prints_the_complete_folds(cli, monkeypatch, tmp_path, test, rows, title):
     command = ["--dataset", "synthetic", "--test", test, "--json", tmp_path / "json"]
     command += ["--models", "biassvd"] * (test == "coldstart")
@@ -2381,9 +2395,9 @@ def test_speed_is_a_row_per_way_to_answer(cli, tmp_path, monkeypatch):
 
 
 def test_small_parts_by_hand():
-    grid = [((0.3, 1.0), 1.4), ((0.3, 1.0), 0.5), (0.3, 1.4), (50, 0.5), (1, 0.5)]
+    grid = [((0.3, 1.0), 1.4), ((0.3, 1.0), 0.5), (0.3, 1.4), (50, 0.5), (1, 0.5), ((64, 1), 0.5)]
     got = [experiments.scaled(value, factor) for value, factor in grid]
-    assert got == [(0.42, 1.0), (0.15, 0.5), 0.42, 25, 1]   # probability <= 1, count >= 1
+    assert got == [(0.42, 1.0), (0.15, 0.5), 0.42, 25, 1, (32, 1)]  # probability <= 1 <= count
     asked = []                                              # the first are answered once before
     seconds = experiments.timed(lambda user: asked.append(user), [(n,) for n in range(60)])
     assert asked == [*range(50), *range(60)] and len(seconds) == 60 and min(seconds) > 0
