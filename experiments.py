@@ -2,7 +2,7 @@
 
 There are also tests that the paper does not have: the first ten items of a list, by measures of
 ranking and by genre, new items, how many ratings a new user has to give, the splits that others
-use, the effect of each choice, the cost of a new user, and the grid around each hyperparameter.
+use, how sure ratings are, the effect of each choice, the cost of a new user, and the grid around each hyperparameter.
 """
 
 import os
@@ -542,7 +542,7 @@ def calibration(data, test, options):
     table = {"table": None, "dataset": data.name, "test": test, "seed": options.seed,
              "models": ["LFG-dual"], "folds": folds}
     print(title(table))
-    print_table(["Fold".ljust(4), *(f" {level} %" for level in LEVELS), "   NLL", "One spread",
+    print_table(["Fold".ljust(4), *(f"  {level} %" for level in LEVELS), "   NLL", "One spread",
                  "RMSE, surest fifth", "     2", "     3", "     4", "least sure"],
                 [[f["fold"], *f["coverage"].values(), f["nll"], f["nll_constant"],
                   *f["rmse_by_fifth"]] for f in folds])

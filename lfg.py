@@ -13,6 +13,7 @@ order lists instead of predicting ratings. svd.py defines the methods of all. On
 
     python lfg.py train --dataset ml-1m --out ml-1m.npz
     python lfg.py recommend --model ml-1m.npz --rate "Toy Story (1995)=5" --rate "Heat=2" --age 25
+    python lfg.py similar --model ml-1m.npz "Heat (1995)"
     python lfg.py score --model ml-1m.npz --ratings new-users.csv --out top.csv
     python lfg.py export --model ml-1m.npz --out ported
 """
@@ -36,7 +37,7 @@ import numpy as np
 from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Sequential, Tanh
 from nn import cosine, end_epoch, even_slices, masked_mse, multinomial
 from svd import FactorModel, FoldIn, ensure_fitted, fit_prior, fold_in, like_threshold, likes_of
-from svd import prior_features, random_part, side_of, truncated_svd, unit_of, with_ones
+from svd import prior_features, random_part, random_sizes, side_of, truncated_svd, unit_of, with_ones
 
 
 @dataclass(eq=False)
@@ -365,7 +366,8 @@ class LFGItem(FoldIn):
     F_i: what is known of item i, such as genres. Training is that of an LFG on the transposed
     ratings. Its M then has a column for every training user, which is discarded: new users have
     none, and the regression predicts better even for known users. model: the LFG, fitted on
-    (R.T, F) or not; l2, l2_bias and centre as in FoldIn, the centre being 0 in the equation.
+    (R.T, F) or not. As in FoldIn, p is shrunk towards a prior, not 0 as in the equation, ratings
+    weigh by noise, and items are folded in around what was generated.
     """
 
     def fit(self, R, E=None, F=None, progress=None):
@@ -537,11 +539,12 @@ class LFGDual:
 
 
 def measure_noise(model, R, E=None, F=None, progress=None):
-    """sigma^2 of variance_terms, and the mean squared error, of users not seen in training.
+    """sigma^2 of variance_terms, and one mean squared error for all, of users not seen in training.
 
     model: an LFGItem, or another model, that is not fitted. It is trained without a tenth of the
-    users; of these, four fifths of the ratings are shown and the others predicted. (Residuals of
-    training itself are too small.) With fewer than 20 users it is the variance of ratings.
+    users; residuals of training itself are too small. For sigma^2, a random part of the ratings of
+    each of these is shown, from none to all, and the rest predicted; for the mean squared error,
+    four fifths are shown. With fewer than 20 users both are the variance of the ratings.
     """
     users = np.flatnonzero(R.counts)
     if len(users) < 20:
@@ -549,16 +552,22 @@ def measure_noise(model, R, E=None, F=None, progress=None):
     rng = np.random.default_rng(0)
     held = np.zeros(R.shape[0], bool)
     held[rng.permutation(users)[:len(users) // 10]] = True
-    last = R.ranks(rng) >= 0.8 * R.counts[R.users]
     model.fit(R.where(~held[R.users]), E, F, progress)
-    shown, target = (R.where(held[R.users] & part) for part in (~last, last))
-    error = target.values - model.predict(target.users, target.items, shown, E)
-    a, b = model.variance_terms(target.users, target.items, shown, E)
-    squares = error.astype(np.float64) ** 2
+    known = R.where(held[R.users])
+    rank = known.ranks(rng)
+
+    def squared_errors(shown):
+        target = known.where(~shown)
+        pairs = target.users, target.items, known.where(shown), E
+        error = target.values - model.predict(*pairs)
+        return error.astype(np.float64) ** 2, *model.variance_terms(*pairs)
+
+    constant = squared_errors(rank < 0.8 * known.counts[known.users])[0].mean()
+    squares, a, b = squared_errors(rank < random_sizes(known, rng)[known.users])
     sigma2 = squares.mean()
     for _ in range(50):                                    # until errors are as large as foreseen
         sigma2 *= np.mean(squares / (a * sigma2 + b))
-    return float(sigma2), float(squares.mean())
+    return float(sigma2), float(constant)
 
 
 class LFGRank(LFGDual):

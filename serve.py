@@ -165,6 +165,8 @@ class Recommender:
     def similar_rows(self, item, n):
         """What similar gives, as a list of dicts."""
         index = self.find(item)
+        if not self.n_ranked:
+            raise DataError("a model of --generator user has no item networks, which similar needs")
         cosines = np.zeros(len(self.item_ids))
         for seed in range(self.n_ranked):
             q = self.rank[f"q{seed}"] @ self.rank[f"generated{seed}"].T
@@ -405,7 +407,8 @@ class Recommender:
         for by in ("rank", "rating"):
             _, _, ratings, spreads, shares = self.best(*users[1], self.E_mean, 1, by, why=True)
             fits += [len(shares) == len(spreads), np.isfinite(shares).all(), (spreads > 0).all()]
-        self.similar_rows(self.item_ids[0], 1)
+        if self.n_ranked:
+            self.similar_rows(self.item_ids[0], 1)
         if not all(fits):
             raise ValueError("arrays do not fit together")
 
@@ -442,7 +445,10 @@ def weights_of(a, n):
 
 def count(arrays):
     """How many item networks the arrays of a model hold."""
-    return sum(re.fullmatch("q[0-9]+", name) is not None for name in arrays)
+    n = 0
+    while f"q{n}" in arrays:
+        n += 1
+    return n
 
 
 def plain_title(title):

@@ -447,13 +447,18 @@ def fit_prior(Z, x, weight, strength):
 
 
 def random_part(R, rng):
-    """R with a random part of each user's ratings, from none to all; lengths on a log scale.
+    """R with a random part of each user's ratings, of random_sizes."""
+    keep = random_sizes(R, rng)
+    return R.where(R.ranks(rng) < keep[R.users])
 
-    The numbers do not depend on how many a user has: a short profile may be the start of any user.
+
+def random_sizes(R, rng):
+    """Numbers of ratings (users,), from none to more than any user has, on a log scale.
+
+    They do not depend on how many a user has: a short profile may be the start of any user.
     """
     most = np.log(R.counts.max() + 2)
-    keep = np.exp(most * rng.random(R.shape[0])).astype(int) - 1         # (users,)
-    return R.where(R.ranks(rng) < keep[R.users])
+    return np.exp(most * rng.random(R.shape[0])).astype(int) - 1
 
 
 def like_threshold(values):
