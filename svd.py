@@ -273,7 +273,7 @@ class FoldIn(FactorModel):
         """
         at = np.searchsorted(users, R.users)
         squares = (R.values - self.base[R.items] - paired_dot(x, self.q1, at, R.items)) ** 2
-        sums = np.bincount(R.items, squares / squares.mean(), R.shape[1]) + 20
+        sums = np.bincount(R.items, squares / (squares.mean() or 1), R.shape[1]) + 20
         return (sums / (np.bincount(R.items, minlength=R.shape[1]) + 20)).astype(x.dtype)
 
     def regress(self, x, R, E):
@@ -355,7 +355,7 @@ class FoldIn(FactorModel):
         """What each user is shrunk towards, (len(users), k + 1)."""
         if self.centre is not None:
             return self.centre(users, shown).copy()
-        if self.W is None:                                 # not known yet
+        if self.W is None or len(users) == 0:              # not known yet, or nobody asks
             return np.zeros((len(users), len(self.ridge)), self.q1.dtype)
         return self.features(self.q1, users, shown, side_of(shown, E)) @ self.W
 
