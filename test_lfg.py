@@ -366,8 +366,13 @@ def test_folding_in_recovers_planted_users_and_asks_a_function_for_the_centre():
     users = np.array([7, 3, 0, 7])
     asked = []
     centre = rng.normal(size=(4, 4))
+
+    def prior(*asks):
+        asked.append(asks)
+        return centre
+
     for l2 in (1e-4, 1e9):                                 # weakly and strongly shrunk
-        solved = FoldIn(model, l2, l2, lambda *asks: (asked.append(asks), centre.copy())[1]).fit(R)
+        solved = FoldIn(model, l2, l2, centre=prior).fit(R)
         expected = np.where((users[:, None] == 3) | (l2 > 1), centre, planted[users])
         assert solved.user_factors(users, R) == pytest.approx(expected, abs=1e-3)
     assert [(list(at), shown) for at, shown in asked] == [([7, 3, 0, 7], R)] * 2
@@ -578,12 +583,12 @@ MODELS = {                                                 # each from a seed
     "BiasSVD": lambda seed: BiasSVD(**SHORT, seed=seed),
     "SVDpp": lambda seed: SVDpp(**SHORT, seed=seed),
     "FoldIn": lambda seed: FoldIn(BiasSVD(**SHORT, seed=seed), 2.0, 1.0),
-    "FoldIn to mean": lambda seed: FoldIn(BiasSVD(**SHORT, seed=seed), 2.0, 1.0, "mean"),
-    "FoldIn to z": lambda seed: FoldIn(m := SVDpp(**SHORT, seed=seed), 2.0, 1.0, m.implicit_rows),
+    "FoldIn to z": lambda seed: FoldIn(m := SVDpp(**SHORT, seed=seed), 2.0, 1.0,
+                                       centre=m.implicit_rows),
     "FoldIn of LFG": lambda seed: FoldIn(lfg(seed=seed), 2.0, 1.0),
     "LFG": lambda seed: lfg(seed=seed),
     "PaperLFG": lambda seed: lfg(PaperLFG, seed=seed),
-    "LFGItem": lambda seed: LFGItem(lfg(seed=seed), 4.0, 2.0, "mean"),
+    "LFGItem": lambda seed: LFGItem(lfg(seed=seed), 4.0, 2.0),
     "LFGDual": lambda seed: LFGDual([lfg(seed=seed)], [LFGItem(lfg(seed=seed + n), 4.0, 2.0)
                                                        for n in (1, 2)], [0.2, 0.6]),
     "RankLFG": lambda seed: lfg(RankLFG, seed=seed),
@@ -728,10 +733,10 @@ def test_gradients_of_mult_vae_and_its_input_by_hand():
 
 def test_prior_features_by_hand():
     q = np.array([[1, 2], [3, 4], [5, 6]], np.float32)
-    z = prior_features(q, np.array([0, 2]), np.array([False, True]), np.array([7]))
+    z = prior_features(q, np.array([0, 2]), np.array([7]), np.array([False, True]))
     assert z == pytest.approx([1, 7, 6 / 7, 8 / 7, 5 / 7, 6 / 7, np.log(3)])           # n + 5 = 7
-    z = prior_features(q, np.array([], int), np.array([], bool), np.array([7]))
-    assert z.tolist() == [1, 7, 0, 0, 0, 0, 0] and z.dtype == np.float32
+    z = prior_features(q, np.array([], int), np.array([7]))       # likes are not told apart
+    assert z.tolist() == [1, 7, 0, 0, 0] and z.dtype == np.float32
 
 
 @pytest.mark.parametrize("strength", [1e-6, 3, 1e9])
@@ -792,8 +797,8 @@ def test_lfg_rank_item_minimises_its_loss_and_shrinks_to_the_prior(
         return minimum_of(loss, 5)
 
     def features(R):
-        return np.array([prior_features(Q, R.items[R.users == u],
-                                        R.values[R.users == u] >= 4, small.E[u]) for u in users])
+        return np.array([prior_features(Q, R.items[R.users == u], small.E[u],
+                                        R.values[R.users == u] >= 4) for u in users])
 
     # rows solved without a prior, regressed on the features of whole profiles and of parts; user 3,
     # without ratings, is left out, and a user weighs their number of likes to the power
