@@ -539,11 +539,13 @@ def measure_noise(model, R, E=None, F=None, progress=None):
 
     model: an LFGItem, or another model, that is not fitted. It is trained without a tenth of the
     users; of these, four fifths of the ratings are shown and the others predicted. (Residuals of
-    training itself are too small.) With fewer than 20 users it is the variance of ratings.
+    training itself are too small.) With fewer than 20 users, or without any error, it is the
+    variance of ratings.
     """
     users = np.flatnonzero(R.counts)
+    variance = float(R.values.var()) or 1.0
     if len(users) < 20:
-        return (float(R.values.var()) or 1.0,) * 2
+        return variance, variance
     rng = np.random.default_rng(0)
     held = np.zeros(R.shape[0], bool)
     held[rng.permutation(users)[:len(users) // 10]] = True
@@ -551,8 +553,10 @@ def measure_noise(model, R, E=None, F=None, progress=None):
     model.fit(R.where(~held[R.users]), E, F, progress)
     shown, target = (R.where(held[R.users] & part) for part in (~last, last))
     error = target.values - model.predict(target.users, target.items, shown, E)
-    a, b = model.variance_terms(target.users, target.items, shown, E)
     squares = error.astype(np.float64) ** 2
+    if not squares.any():                                  # profiles too short to hide a fifth, say
+        return variance, variance
+    a, b = model.variance_terms(target.users, target.items, shown, E)
     sigma2 = squares.mean()
     for _ in range(50):                                    # until errors are as large as foreseen
         sigma2 *= np.mean(squares / (a * sigma2 + b))
