@@ -1900,6 +1900,8 @@ def test_nothing_of_what_is_new_is_in_training(cli, small, monkeypatch, test, co
 def test_lfg_dual_averages_parts_that_are_trained_once_per_fold(cli, monkeypatch, test, seeds):
     clock = SimpleNamespace(perf_counter=count().__next__)     # a second passes at each look
     monkeypatch.setattr(experiments, "time", clock)
+    # a weight of 0.5 would not tell users from items
+    monkeypatch.setitem(QUICK["ml-100k", test]["LFG-dual"], "user_weight", 0.4)
     fitted = record(Trainer, "fitted", monkeypatch.setattr)
     assert cli("--dataset", "synthetic", "--test", test, "--folds", 2, 4, "--seed", 7,
                "--seeds", seeds, "--models", *list(COLUMNS["basic"]))[0] == 0
