@@ -1,8 +1,9 @@
 """The paper's experiments (Section 4): four tables of RMSE on MovieLens.
 
 There are also tests that the paper does not have: the first ten items of a list, by measures of
-ranking and by genre, new items, how many ratings a new user has to give, the splits that others
-use, how sure ratings are, the effect of each choice, the cost of a new user, and the grid around each hyperparameter.
+ranking and by genre, new items, how many ratings a new user has to give, how sure ratings are, the
+splits that others use, the effect of each choice, the cost of a new user, and the grid around each
+hyperparameter.
 """
 
 import os

@@ -37,7 +37,8 @@ import numpy as np
 from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Sequential, Tanh
 from nn import cosine, end_epoch, even_slices, masked_mse, multinomial
 from svd import FactorModel, FoldIn, ensure_fitted, fit_prior, fold_in, like_threshold, likes_of
-from svd import prior_features, random_part, random_sizes, side_of, truncated_svd, unit_of, with_ones
+from svd import prior_features, random_part, random_sizes, side_of, truncated_svd, unit_of
+from svd import with_ones
 
 
 @dataclass(eq=False)
@@ -544,11 +545,12 @@ def measure_noise(model, R, E=None, F=None, progress=None):
     model: an LFGItem, or another model, that is not fitted. It is trained without a tenth of the
     users; residuals of training itself are too small. For sigma^2, a random part of the ratings of
     each of these is shown, from none to all, and the rest predicted; for the mean squared error,
-    four fifths are shown. With fewer than 20 users both are the variance of the ratings.
+    four fifths are shown. With fewer than 20 users, or without errors, both are the variance of R.
     """
     users = np.flatnonzero(R.counts)
+    variance = float(R.values.var()) or 1.0
     if len(users) < 20:
-        return (float(R.values.var()) or 1.0,) * 2
+        return variance, variance
     rng = np.random.default_rng(0)
     held = np.zeros(R.shape[0], bool)
     held[rng.permutation(users)[:len(users) // 10]] = True
@@ -556,18 +558,21 @@ def measure_noise(model, R, E=None, F=None, progress=None):
     known = R.where(held[R.users])
     rank = known.ranks(rng)
 
-    def squared_errors(shown):
+    def squared_errors(sizes):
+        shown = rank < sizes[known.users]
         target = known.where(~shown)
         pairs = target.users, target.items, known.where(shown), E
         error = target.values - model.predict(*pairs)
-        return error.astype(np.float64) ** 2, *model.variance_terms(*pairs)
+        return (error.astype(np.float64) ** 2, *model.variance_terms(*pairs))
 
-    constant = squared_errors(rank < 0.8 * known.counts[known.users])[0].mean()
-    squares, a, b = squared_errors(rank < random_sizes(known, rng)[known.users])
+    constant = squared_errors(0.8 * known.counts)[0]
+    squares, a, b = squared_errors(random_sizes(known, rng))
+    if not (constant.any() and squares.any()):
+        return variance, variance
     sigma2 = squares.mean()
-    for _ in range(50):                                    # until errors are as large as foreseen
+    for _ in range(200):                                   # until errors are as large as foreseen
         sigma2 *= np.mean(squares / (a * sigma2 + b))
-    return float(sigma2), float(constant)
+    return float(sigma2), float(constant.mean())
 
 
 class LFGRank(LFGDual):

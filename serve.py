@@ -244,10 +244,10 @@ class Recommender:
         total = np.zeros((len(asked), len(items)), np.float32)
         for n, part in enumerate(solved):
             if by == "rank":
-                pull = influence(items[used], a[f"q{n}"], a["ridge"], None, asked)[1]
+                pull = influence(items[used], a[f"q{n}"], a["ridge"], None, asked)
                 total[:, used] += weight * a["value"] / deviation(part) * pull
             else:
-                pull = influence(items, a[f"q{n}"], a["ridge"], a[f"noise{n}"], asked)[1]
+                pull = influence(items, a[f"q{n}"], a["ridge"], a[f"noise{n}"], asked)
                 total += weight * pull * (values - a[f"base{n}"][items])
         return total
 

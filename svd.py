@@ -273,7 +273,7 @@ class FoldIn(FactorModel):
         """
         at = np.searchsorted(users, R.users)
         squares = (R.values - self.base[R.items] - paired_dot(x, self.q1, at, R.items)) ** 2
-        sums = np.bincount(R.items, squares / squares.mean(), R.shape[1]) + 20
+        sums = np.bincount(R.items, squares / (squares.mean() or 1), R.shape[1]) + 20
         return (sums / (np.bincount(R.items, minlength=R.shape[1]) + 20)).astype(x.dtype)
 
     def regress(self, x, R, E):
@@ -355,7 +355,7 @@ class FoldIn(FactorModel):
         """What each user is shrunk towards, (len(users), k + 1)."""
         if self.centre is not None:
             return self.centre(users, shown).copy()
-        if self.W is None:                                 # not known yet
+        if self.W is None or len(users) == 0:              # not known yet, or nobody asks
             return np.zeros((len(users), len(self.ridge)), self.q1.dtype)
         return self.features(self.q1, users, shown, side_of(shown, E)) @ self.W
 
@@ -371,12 +371,8 @@ def fold_in(items, values, q1, base, ridge, centre, noise=None):
     Minimises sum_i (values_i - base_i - x . q1_i)^2 / noise_i + sum_j ridge_j (x_j - centre_j)^2.
     noise (all items,): None stands for 1.
     """
-    A = q1[items]                                          # (n, k + 1)
-    residual = values - base[items] - A @ centre           # (n,)
-    if noise is not None:
-        weight = 1 / np.sqrt(noise[items])
-        A = A * weight[:, None]
-        residual = residual * weight
+    A, weight = weighted_rows(items, q1, noise)            # (n, k + 1), (n,)
+    residual = (values - base[items]) * weight - A @ centre              # (n,)
     if len(items) >= len(ridge):
         return centre + np.linalg.solve(A.T @ A + np.diag(ridge), A.T @ residual)
     # the same solution by a system of n instead of k + 1 equations
@@ -385,35 +381,49 @@ def fold_in(items, values, q1, base, ridge, centre, noise=None):
 
 
 def influence(items, q1, ridge, noise, asked):
-    """What a solve of fold_in does with each rating: its leverage (n,), pull (m, n), and v (m,).
+    """By how much the rating predicted for asked[i] rises if rating j is higher by 1: (m, n).
 
-    pull[i, j]: by how much the rating predicted for item asked[i] rises if rating j is higher by 1;
-    v: the variance of these predictions that comes from x, in units of a rating's. The leverage of
-    rating j is how much it pulls its own prediction: the residual of a fit without j is its
-    residual / (1 - leverage).
+    It is q1_i G^-1 q1_j / noise_j, where G is the matrix of the solve. Arguments as in fold_in.
     """
-    weight = np.ones(len(items), q1.dtype) if noise is None else 1 / np.sqrt(noise[items])
-    A = q1[items] * weight[:, None]                        # (n, k + 1)
+    A, weight = weighted_rows(items, q1, noise)
     Q = q1[asked]                                          # (m, k + 1)
-    if len(items) >= len(ridge):                           # with G = At A + D
+    if len(items) >= len(ridge):
+        return np.linalg.solve(A.T @ A + np.diag(ridge), Q.T).T @ A.T * weight
+    AD = A / ridge                                         # G^-1 At = D^-1 At (A D^-1 At + I)^-1
+    return np.linalg.solve(AD @ A.T + np.eye(len(A), dtype=A.dtype), AD @ Q.T).T * weight
+
+
+def leverages(items, q1, ridge, noise, asked):
+    """How much each rating pulls its own prediction (n,), and q1 G^-1 q1 of items asked (m,).
+
+    The residual of a fit without a rating is its residual / (1 - leverage). The second is the
+    variance of predictions that comes from x, in units of the variance of a rating.
+    """
+    A, _ = weighted_rows(items, q1, noise)
+    Q = q1[asked]
+    if len(items) >= len(ridge):
         inverse = np.linalg.inv(A.T @ A + np.diag(ridge))
-        AG, QG = A @ inverse, Q @ inverse
-        return (AG * A).sum(1), QG @ A.T * weight, (QG * Q).sum(1)
-    # G^-1 At = D^-1 At P and A G^-1 At = 1 - P, with P of n instead of k + 1 rows
-    P = np.linalg.inv((A / ridge) @ A.T + np.eye(len(A), dtype=A.dtype))
-    QA = (Q / ridge) @ A.T                                 # (m, n)
-    QP = QA @ P
-    return 1 - np.diag(P), QP * weight, (Q * Q) @ (1 / ridge) - (QP * QA).sum(1)
+        return (A @ inverse * A).sum(1), (Q @ inverse * Q).sum(1)
+    AD = A / ridge                                         # A G^-1 At = I - P
+    P = np.linalg.inv(AD @ A.T + np.eye(len(A), dtype=A.dtype))
+    QA = Q @ AD.T                                          # (m, n)
+    return 1 - np.diag(P), (Q * Q) @ (1 / ridge) - (QA @ P * QA).sum(1)
+
+
+def weighted_rows(items, q1, noise):
+    """Rows of q1, each times its weight 1 / sqrt(noise), and the weights (n,)."""
+    weight = np.ones(len(items), q1.dtype) if noise is None else 1 / np.sqrt(noise[items])
+    return q1[items] * weight[:, None], weight
 
 
 def variance_of(items, values, x, q1, base, ridge, noise, asked):
     """a and b (m,), so that the variance of the ratings predicted for items asked is a sigma^2 + b.
 
-    It is s2_u (noise + v): v as in influence, and s2_u the variance of what user u gives to items
+    It is s2_u (noise + v): v as in leverages, and s2_u the variance of what user u gives to items
     of average noise, from the residuals of each rating in a fit without it, as if there were eight
     more of variance sigma^2. x: the user's row; other arguments as in fold_in.
     """
-    leverage, _, v = influence(items, q1, ridge, noise, asked)
+    leverage, v = leverages(items, q1, ridge, noise, asked)
     squares = (values - base[items] - q1[items] @ x) ** 2 / (1 - leverage) / noise[items]
     relative = (noise[asked] + v) / (8 + len(items))
     return 8 * relative, squares.sum() * relative
