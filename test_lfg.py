@@ -2406,14 +2406,14 @@ def served(small):
     @lru_cache(None)
     def build(kind="dual", unit=1, deep=False):
         forward = [lfg(hidden=(8, 6) if deep else (8,), epochs=20)] * (kind != "item")
-        solved = [LFGItem(lfg(epochs=20, seed=seed), 50, 3, "mean") for seed in (0, 1)]
+        solved = [LFGItem(lfg(epochs=20, seed=seed), 50, 3) for seed in (0, 1)]
         dual = LFGDual(forward, solved * (kind != "user"), (0.2, 0.6))
         R_unit = R.with_values(unit * R.values)
         dual.fit(R_unit, small.E, small.F)
         users = [lfg(RankLFG, hidden=forward[0].hidden, epochs=20)] if forward else []
         items = [LFGRankItem(lfg(CellsLFG, seed=seed), 2, 20, 3, 0.5) for seed in (0, 1)]
         rank = LFGRank(users, items * (kind != "user"), (0.5, 0.1)).fit(R_unit, small.E, small.F)
-        return Recommender.from_model(dual, rank, small, R_unit), dual, rank
+        return Recommender.from_model(dual, rank, small, R_unit, 0.8 * unit ** 2), dual, rank
     return build
 
 
@@ -2424,15 +2424,20 @@ def new_users(lengths=LENGTHS, unit=1):
              (rng.random(30) < 0.2).astype(np.float32)) for n in lengths]
 
 
+def shown_by(users):
+    """Ratings and profiles (8, 30) of eight such users, as the models take them."""
+    items, values = (np.concatenate([user[n] for user in users]) for n in (0, 1))
+    at = np.repeat(np.arange(8), [len(user[0]) for user in users])
+    return Ratings(at, items, values, (8, 40)), np.array([profile for *_, profile in users])
+
+
 @pytest.mark.parametrize("unit", [1, 2.25])
 @pytest.mark.parametrize("kind,deep", [
     ("user", False), ("user", True), ("item", False), ("dual", False)])
 def test_one_user_gets_the_scores_of_the_models(served, small, kind, deep, unit):
     model, dual, rank = served(kind, unit, deep)
     users = new_users(unit=unit)
-    items, values = (np.concatenate([user[n] for user in users]) for n in (0, 1))
-    shown = Ratings(np.repeat(np.arange(8), LENGTHS), items, values, (8, 40))
-    E = np.array([profile for *_, profile in users])
+    shown, E = shown_by(users)
     for ask, asked in ((model.scores, dual), (model.ranks, rank)):
         got = np.array([ask(*user) for user in users])
         expected = asked.scores(np.arange(8), shown, E)
@@ -2465,7 +2470,7 @@ def test_best_are_those_that_somebody_but_not_the_user_has_rated(served, user, b
             left = sorted(left, key=lambda item: -scores[item])[:n]
             best, scored, rated = model.best(*user, n, by, among)
             assert best.tolist() == left and scored.tolist() == scores[left].tolist()
-            assert rated.tolist() == ratings[left].clip(1, 5).tolist()
+            assert rated == pytest.approx(ratings[left].clip(1, 5), abs=1e-5)
 
 
 def test_answers_lie_within_the_scale(served):
@@ -2518,10 +2523,10 @@ def test_a_saved_model_has_the_same_bits_or_half_of_them(served, tmp_path, kind,
 
 
 FLOATS = ["weights", "W_E", "W_H", "W_seen", "b0", "W1", "b1", "M1", "base", "q0", "base0", "q1",
-          "base1", "ridge"]
-FLOATS += [f"rank_{name}" for name in (*FLOATS, "prior0", "prior1", "shrink0", "shrink1", "few",
-                                       "like", "value")]
-FLOATS += ["E_mean", "scale", "centre0", "centre1"]
+          "base1", "prior0", "prior1", "ridge"]
+FLOATS += [f"rank_{name}" for name in (*FLOATS, "shrink0", "shrink1", "generated0", "generated1",
+                                       "few", "like", "value")]
+FLOATS += ["E_mean", "scale", "noise0", "noise1", "sigma2"]
 ARRAYS = FLOATS + ["titles", "genres", "E_names", "format", "item_ids", "years", "rated"]
 
 
@@ -2536,9 +2541,10 @@ DAMAGE = {"missing": lambda a: None, "pickled": lambda a: np.array([Trap()]),
 
 
 @pytest.mark.parametrize("kind,names", [
-    ("missing", ARRAYS), ("short", ARRAYS), ("nan", FLOATS), ("huge", ["W_H", "rank_b0"]),
-    ("zero", ["ridge", "format", "rank_ridge"]), ("pickled", ["titles", "M1"]),
-    ("flat", ["scale", "rank_M1", "years"])])
+    ("missing", ARRAYS), ("short", [name for name in ARRAYS if "generated" not in name]),
+    ("nan", FLOATS), ("huge", ["W_H", "rank_b0"]), ("pickled", ["titles", "M1"]),
+    ("zero", ["ridge", "format", "rank_ridge", "noise0"]),
+    ("flat", ["scale", "rank_M1", "years", "rank_generated0"])])
 def test_a_damaged_model_is_refused_and_no_pickle_run(served, tmp_path, monkeypatch, kind, names):
     monkeypatch.chdir(tmp_path)
     model = served()[0]
@@ -2546,7 +2552,7 @@ def test_a_damaged_model_is_refused_and_no_pickle_run(served, tmp_path, monkeypa
     for name in names:
         wrong = {**model.arrays, name: DAMAGE[kind](model.arrays[name])}
         np.savez("x.npz", **{name: a for name, a in wrong.items() if a is not None})
-        with pytest.raises(DataError, match="^x.npz: not a model file of format 3, or damaged; "):
+        with pytest.raises(DataError, match="^x.npz: not a model file of format 4, or damaged; "):
             Recommender.load("x.npz")
             pytest.fail(f"{name} {kind}")
     model.save("x.npz")
@@ -2611,9 +2617,11 @@ def test_items_are_found_by_id_then_by_title(kept, text, index):
     model = Recommender.load(kept["dual"])
     best, scores, rated = model.best(np.array([index]), np.float32([4.5]), model.E_mean, 10)
     rows = model.recommend({text: 4.5})
-    assert rows.to_dict("list") == {"item": model.item_ids[best].tolist(), "rating": rated.tolist(),
-                                    "title": [TITLES[n] for n in best], "score": scores.tolist()}
-    assert list(rows) == ["item", "title", "score", "rating"] and model.find(text) == index
+    assert list(rows) == ["item", "title", "score", "rating", "spread", "because"]
+    assert rows.iloc[:, :4].to_dict("list") == {
+        "item": model.item_ids[best].tolist(), "title": [TITLES[n] for n in best],
+        "score": scores.tolist(), "rating": rated.tolist()}
+    assert model.find(text) == index
 
 
 HEATS = "add the year, or use the id: Heat (1995) (id 51), Heat (1972) (id 52)"
@@ -2729,7 +2737,7 @@ def test_mistakes_in_training_are_data_errors_of_one_line(changed, message):
 
 @pytest.mark.parametrize("kind,seeds,weights", [
     ("user", [7], [1, 1, 1, 1]), ("item", [7, 8, 9], [0, 0, 0, 0]),
-    ("dual", [7, 7, 8, 9], [0.15, 0.5, 0.5, 0])])
+    ("dual", [7, 7, 8, 9], [0.15, 0.3, 0.5, 0])])
 def test_arguments_of_train_reach_the_networks_and_the_same_seed_gives_the_same_bits(
         monkeypatch, kind, seeds, weights):
     made = record(serve, "assemble", monkeypatch.setattr)
@@ -2749,7 +2757,7 @@ def test_arguments_of_train_reach_the_networks_and_the_same_seed_gives_the_same_
     used = [SETTINGS["ml-100k", test] for test in ("coldstart", "coldstart topn")]
     for model, name, test in ((dual, "LFG", used[0]), (rank, "LFG-rank user", used[1])):
         assert all(one.mask == test[name]["mask"] for one in model.forward)
-    assert all((one.centre, one.l2, one.l2_bias) == ("mean", 250, 6) for one in dual.solved)
+    assert all((one.centre, one.l2, one.l2_bias) == (None, 300, 6) for one in dual.solved)
     assert all((one.l2, one.few, {*one.known}) == (200, 50, {0, 20}) for one in rank.solved)
 
 
@@ -2791,11 +2799,13 @@ def test_training_that_ends_early_leaves_the_old_file(lfg_py, films, tmp_path, m
     assert (tmp_path / "model").read_text() == "old" and os.listdir(tmp_path) == ["model"]
 
 
-def as_printed(model, items, values, n=10, *more):
-    best = model.best(np.array(items, int), np.array(values, np.float32), model.E_mean, n, *more)
-    return [{"rank": rank, "id": str(model.item_ids[i]), "title": TITLES[i],
-             "score": round(float(score), 3), "rating": round(float(rating), 3)}
-            for rank, (i, score, rating) in enumerate(zip(*best), 1)]
+def as_printed(model, items, values, n=10, **more):
+    """What recommend --json prints."""
+    rated = dict(zip(model.item_ids[items].tolist(), values))
+    rows = model.recommend(rated, n, **more).to_dict("records")
+    for row in [*rows, *(one for row in rows for one in row["because"])]:
+        row.update({key: round(x, 3) for key, x in row.items() if isinstance(x, float)})
+    return [{"rank": rank, "id": str(row.pop("item")), **row} for rank, row in enumerate(rows, 1)]
 
 
 def test_recommend_prints_a_table_or_json(lfg_py, kept):
@@ -2804,10 +2814,12 @@ def test_recommend_prints_a_table_or_json(lfg_py, kept):
     code, out, err = lfg_py(*command, "-n", 100, "--json")
     assert (code, err, json.loads(out), len(expected)) == (0, "", expected, 37)
     header, *rows = lfg_py(*command, "-n", 12)[1].splitlines()
-    assert header.split() == ["Rank", "Title", "Score", "Rating"] and "Les Misérables" in out
-    assert {len(row) for row in rows} == {len(header)}      # aligned
+    assert header.split() == ["Rank", "Title", "Score", "Rating", "Because"]
+    assert all(row[header.index("Rating") - 3:].index(" ± ") == 3 for row in rows)     # aligned
     assert [re.split("  +", row.strip()) for row in rows] == [
-        [str(one["rank"]), one["title"], f"{one['score']:.2f}", f"{one['rating']:.2f}"]
+        [str(one["rank"]), one["title"], f"{one['score']:.2f}",
+         f"{one['rating']:.1f} ± {one['spread']:.1f}",
+         *[", ".join(reason["title"] for reason in one["because"])] * bool(one["because"])]
         for one in expected[:12]]
     everything = [f"--rate=id:{n + 50}=3" for n in range(40)]
     assert lfg_py("recommend", "--model", kept["item"], "--json", *everything) == (0, "[]\n", "")
@@ -2853,7 +2865,7 @@ def test_score_gives_each_user_what_recommend_gives_in_any_order(lfg_py, kept, t
             own = {str(item): value for name, item, value in rows if name == user}
             best = model.recommend(own, n, **more)
             expected += [[user, item, f"{rating:.4f}", f"{score:.4f}"]
-                         for item, _, score, rating in best.itertuples(index=False)]
+                         for item, _, score, rating, *_ in best.itertuples(index=False)]
         assert list(csv.reader(out.read_text(encoding="utf-8").splitlines())) == expected
 
 
@@ -2865,14 +2877,15 @@ def test_score_gives_each_user_what_recommend_gives_in_any_order(lfg_py, kept, t
 def test_lists_are_ordered_by_rank_or_rating_and_filtered(lfg_py, kept, more, among):
     model = Recommender.load(kept["dual"])
     among = np.array([among(n, int(title[-5:-1])) for n, title in enumerate(TITLES)])
-    expected = as_printed(model, [1], [5], 100, more.get("by", "rank"), among)
+    best = model.best(np.array([1]), np.float32([5]), model.E_mean, 100, more.get("by", "rank"),
+                      among)[0]
+    expected = as_printed(model, [1], [5], 100, **more)
+    assert [one["title"] for one in expected] == [TITLES[n] for n in best]
     assert bool(expected) == among.any()
-    rows = model.recommend({"51": 5}, 100, **more)
-    assert rows["title"].tolist() == [one["title"] for one in expected]
     options = [f"--{name}={value}" for name, value in more.items()]
     command = ["recommend", "--model", kept["dual"], "--rate=id:51=5", "-n", 100, "--json"]
     assert json.loads(lfg_py(*command, *options)[1]) == expected
-    assert json.loads(lfg_py(*command)[1]) == as_printed(model, [1], [5], 100, "rank")
+    assert json.loads(lfg_py(*command)[1]) == as_printed(model, [1], [5], 100)
 
 
 @lru_cache(None)
@@ -2892,39 +2905,66 @@ def ported(folder):
             h = np.where(h > 0, h, manifest["slope"] * h) @ a[f"{p}W{n}"] + a[f"{p}b{n}"]
         return h
 
-    def solve(p, s, items, values, centre):
-        A = a[f"{p}q{s}"][items]
-        residual = values - a[f"{p}base{s}"][items] - A @ centre
-        return centre + np.linalg.solve(A.T @ A + np.diag(a[p + "ridge"]), A.T @ residual)
+    def prior(p, s, items, profile, *likes):
+        sums = [a[f"{p}q{s}"][some].sum(0) / (len(items) + 5) for some in (items, *likes)]
+        return np.concatenate([[1], profile, *sums, [math.log(1 + len(items))]]) @ a[f"{p}prior{s}"]
 
-    def prior_centre(s, items, liked, profile):
-        q, n, few = a[f"rank_q{s}"], len(items), a["rank_few"]
-        sums = q[items].sum(0) / (n + 5), q[items[liked]].sum(0) / (n + 5)
-        c = np.concatenate([[1], profile, *sums, [math.log(1 + n)]]) @ a[f"rank_prior{s}"]
-        t = few / (few + n)
-        return t * c + (1 - t) * c @ a[f"rank_shrink{s}"]
+    def solve(p, s, items, values, centre, noise):          # the row, and how ratings pull it
+        A = a[f"{p}q{s}"][items]
+        AtV = A.T / noise[items]
+        pull = np.linalg.solve(AtV @ A + np.diag(a[p + "ridge"]), AtV)
+        return centre + pull @ (values - a[f"{p}base{s}"][items] - A @ centre), pull
+
+    def solve_ratings(s, items, ratings, profile):
+        return solve("", s, items, ratings, prior("", s, items, profile), a[f"noise{s}"])
 
     def solve_likes(s, items, liked, profile):              # each like towards rank_value
-        centre = prior_centre(s, items, liked, profile)
-        return solve("rank_", s, items[liked], np.repeat(a["rank_value"], sum(liked)), centre)
+        c = prior("rank_", s, items, profile, items[liked])
+        t = a["rank_few"] / (a["rank_few"] + len(items))
+        c = t * c + (1 - t) * c @ a[f"rank_shrink{s}"]
+        likes = np.repeat(a["rank_value"], sum(liked))
+        return solve("rank_", s, items[liked], likes, c, np.ones(len(a["rank_base0"])))
 
-    def join(p, n, generated, solved, standard=lambda x: x):
+    def variance(s, items, ratings, x, pull):
+        q, noise = a[f"q{s}"], a[f"noise{s}"]
+        residual = ratings - a[f"base{s}"][items] - q[items] @ x
+        leverage = (q[items] * pull.T).sum(1)
+        squares = residual ** 2 / (1 - leverage) / noise[items]
+        inverse = np.linalg.inv(q[items].T / noise[items] @ q[items] + np.diag(a["ridge"]))
+        v = noise + (q @ inverse * q).sum(1)
+        return v * (8 * a["sigma2"] + squares.sum()) / (8 + len(items))
+
+    def join(p, n, generated, solved, shares, standard=lambda x: (x - x.mean()) / x.std()):
         many, none = a[p + "weights"]
         w = many + (none - many) * 5 / (5 + n)
-        parts = [w * standard(a[p + "base"] + a[p + "M1"] @ x) for x in generated]
-        return sum(parts + [(1 - w) / len(solved) * standard(a[f"{p}base{s}"] + a[f"{p}q{s}"] @ x)
-                            for s, x in enumerate(solved)])
+        scores = [w * standard(a[p + "base"] + a[p + "M1"] @ x) for x in generated]
+        scores += [(1 - w) / len(solved) * standard(a[f"{p}base{s}"] + a[f"{p}q{s}"] @ x)
+                   for s, x in enumerate(solved)]
+        total = sum((1 - w) / len(solved) * one for one in shares) if shares else 0
+        return sum(scores), total + np.zeros((len(scores[0]), n))
 
     def answer(items, ratings, profile):
         items, ratings, n = np.array(items, int), np.array(ratings), len(items)
         liked = ratings >= a["rank_like"]
         g = [np.tanh(generate("", items, ratings, profile))] if manifest["layers"] else []
-        x = [solve("", s, items, ratings, a[f"centre{s}"]) for s in range(manifest["seeds"])]
+        found = [solve_ratings(s, items, ratings, profile) for s in range(manifest["seeds"])]
+        variances = [variance(s, items, ratings, *one) for s, one in enumerate(found)]
+        shares = [a[f"q{s}"] @ pull * (ratings - a[f"base{s}"][items])
+                  for s, (_, pull) in enumerate(found)]
+        x = [x for x, _ in found]
+        predictions, rating_shares = join("", n, g, x, shares, lambda x: x)
         rank_g = [generate("rank_", items, liked, profile)] if manifest["rank_layers"] else []
-        rank_x = [solve_likes(s, items, liked, profile) for s in range(manifest["rank_seeds"])]
-        scores = join("rank_", n, rank_g, rank_x, lambda x: (x - x.mean()) / x.std())
-        return {"generated": np.ravel(g), "solved": x, "predictions": join("", n, g, x),
-                "rank_generated": np.ravel(rank_g), "rank_solved": rank_x, "scores": scores}
+        found = [solve_likes(s, items, liked, profile) for s in range(manifest["rank_seeds"])]
+        shares = [np.zeros((len(manifest["items"]), n)) for _ in found]
+        for s, (x_s, pull) in enumerate(found):
+            q = a[f"rank_q{s}"]
+            shares[s][:, liked] = a["rank_value"] * q @ pull / (q @ x_s).std()
+        rank_x = [x for x, _ in found]
+        scores, score_shares = join("rank_", n, rank_g, rank_x, shares)
+        spreads = np.sqrt(np.mean(variances or [np.tile(a["sigma2"], len(scores))], axis=0))
+        return {"generated": np.ravel(g), "solved": x, "rank_generated": np.ravel(rank_g),
+                "rank_solved": rank_x, "predictions": predictions, "rating_shares": rating_shares,
+                "scores": scores, "score_shares": score_shares, "spreads": spreads}
     return answer
 
 
@@ -2951,6 +2991,8 @@ def test_a_port_reproduces_the_vectors(lfg_py, served, small, tmp_path, kind, un
             asked, expected = zip(*one[name])
             assert [got[name][i] for i in asked] == pytest.approx(expected, abs=1e-4)
             assert got[name] == pytest.approx(ask(*user), abs=1e-4) and len(asked) == 5
+        for name in ("spreads", "rating_shares", "score_shares"):
+            assert got[name][list(asked)] == pytest.approx(np.array(one[name]), abs=1e-4)
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     floats = {name: a for name, a in model.arrays.items() if a.dtype == np.float32}
     assert [one["name"] for one in manifest.pop("arrays")] == list(floats)
@@ -2959,7 +3001,7 @@ def test_a_port_reproduces_the_vectors(lfg_py, served, small, tmp_path, kind, un
     items = [dict(zip(["id", "title", "genres", "year", "rated"], row)) for row in about]
     layers, seeds = {"user": (2, 0), "item": (0, 2), "dual": (1, 2)}[kind]
     assert manifest == {
-        "format": 3, "file": "weights.bin", "type": "float32, little-endian, last index fastest",
+        "format": 4, "file": "weights.bin", "type": "float32, little-endian, last index fastest",
         "layers": layers, "rank_layers": layers, "seeds": seeds, "rank_seeds": seeds, "slope": 0.01,
         "E_names": model.E_names, "items": items}
 
@@ -2984,7 +3026,7 @@ lfg.py train --out x --dataset few.csv --columns user | invalid column_names val
 lfg.py train --out no/x --dataset synthetic | no/x: cannot be written
 lfg.py train --out few.csv --dataset few.csv | few.csv: would overwrite an input
 lfg.py recommend --model none | none: no such file; make one with lfg.py train
-lfg.py recommend --model few.csv | few.csv: not a model file of format 3
+lfg.py recommend --model few.csv | few.csv: not a model file of format 4
 lfg.py recommend --model m --age 151 | '151' must be a whole number from 0 to 150
 lfg.py recommend --model m --by item | invalid choice: 'item' (choose from 'rank', 'rating')
 lfg.py recommend --model m --genre Jazz | genre 'Jazz' is unknown; choose from Drama, War
