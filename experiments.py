@@ -537,8 +537,8 @@ def calibration(data, test, options):
     table = {"table": None, "dataset": data.name, "test": test, "seed": options.seed,
              "models": ["LFG-dual"], "folds": folds}
     print(title(table))
-    print_table(["Fold".ljust(4), *(f" {level} %" for level in LEVELS), "   NLL", "One spread",
-                 "RMSE, surest fifth", "     2", "     3", "     4", "least sure"],
+    print_table(["Fold", *(f"  {level} %" for level in LEVELS), "   NLL", "NLL, one", "RMSE 1",
+                 "     2", "     3", "     4", "     5"],
                 [[f["fold"], *f["coverage"].values(), f["nll"], f["nll_constant"],
                   *f["rmse_by_fifth"]] for f in folds])
     yield table
@@ -645,7 +645,8 @@ def title(table):
     if len(folds) < 5 or table["test"] == "published":
         what, which = "Results", f", fold{'s' * (len(folds) > 1)} {', '.join(folds)}"
     measured = {"topn": "higher is better", "coldstart topn": "NDCG@10, higher is better",
-                "calibration": "LFG-dual: share of ratings within each interval"}
+                "calibration": "LFG-dual: ratings within each interval; NLL, and with one spread "
+                               "for all; RMSE by fifth"}
     return (f"{TITLES[table['test']]} {what} on {name}{which}\n"
             f"({measured.get(table['test'], 'RMSE, lower is better')})\n")
 
