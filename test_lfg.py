@@ -1955,11 +1955,11 @@ TABLES = [                                                  # number, data, test
     (None, "ml-1m", "newitem", "New Items, 5-Fold Cross-Validation Results on MovieLens-1m", None)]
 
 
-def check_layout(out, title, measure="RMSE, lower"):
+def check_layout(out, title, measure="RMSE, lower is better"):
     """A title that names the measure once, and a narrow Markdown table; its header and rows."""
     assert all(len(line) <= 100 for line in out.splitlines()) and out.count(measure) == 1
     heading, _, body = out.partition("\n\n")
-    assert " ".join(heading.split()) == f"{title} ({measure} is better)"
+    assert " ".join(heading.split()) == f"{title} ({measure})"
     lines = body.split("\n\n")[0].splitlines()
     assert re.fullmatch(r"\|-+\|(-+:\|)+", lines[1])
     assert len({tuple(n for n, c in enumerate(line) if c == "|") for line in lines}) == 1
@@ -2097,7 +2097,7 @@ def test_cold_start_is_a_column_per_count(cli, tmp_path):
     assert table == {"table": None, "dataset": "ml-1m", "test": "coldstart", "seed": 7, "models":
                      NAMES["coldstart"], "average": table["average"], "ratings": [0, 2, 8]}
     title = "Lists by Ratings in the Profile, Results on MovieLens-1m, folds 1, 3"
-    header, rows = check_layout(out[at:], title, "NDCG@10, higher")
+    header, rows = check_layout(out[at:], title, "NDCG@10, higher is better")
     assert header == ["Ratings shown", "0", "2", "8", "Seconds"]
     average = lists.pop("average")
     assert rows == [[c, *(f"{x['NDCG@10']:.4f}" for x in average[c]), seconds_of(lists, c)]
@@ -2155,7 +2155,7 @@ def test_lists_are_a_row_per_model_and_a_column_per_measure(cli, tmp_path):
     code, out, err = cli("--dataset", "ml-100k", *command)
     table, = json.loads((tmp_path / "json").read_text())
     title = "Lists for New Users, Results on MovieLens-100k, folds 1, 3"
-    header, rows = check_layout(out, title, "higher")
+    header, rows = check_layout(out, title, "higher is better")
     measures = ["NDCG@10", "NDCG@100", "Recall@20", "Coverage"]
     assert (code, err, header) == (0, "", ["Model", *measures, "Seconds"])
     folds, average = table["folds"], table["average"]
@@ -2241,7 +2241,7 @@ def test_ablation_is_a_row_per_choice_in_both_tests(cli, tmp_path, monkeypatch):
             (row, by_model[row.rsplit("(", 1)[1][:-1]]) for row in rows if "LFG" in row[-10:]]
 
 
-@pytest.mark.parametrize("test", [*OPTIONS, "ablation", "speed"])
+@pytest.mark.parametrize("test", [*OPTIONS, "ablation", "speed", "calibration"])
 def test_the_settings_of_ml_1m_run_and_ratings_may_be_all_equal(cli, monkeypatch, test):
     monkeypatch.setattr(settings, "SIZES", {"ml-1m": 900})
     fitted = record(Trainer, "fitted", monkeypatch.setattr)
@@ -2380,6 +2380,54 @@ def test_speed_is_a_row_per_way_to_answer(cli, tmp_path, monkeypatch):
     assert dual.forward[0].mask == (0.3, 1.0)               # as in a saved model, for any profile
 
 
+def test_calibration_worked_by_hand_and_of_normal_errors():
+    error, variance = np.float32([0.5, -2, 3, 0, 1.5]), np.array([1.0, 4, 1, 9, 1])
+    table = experiments.calibration_of(error, variance, 2.0)
+
+    def nll(variance):
+        density = np.exp(-error ** 2 / (2 * variance)) / np.sqrt(2 * np.pi * variance)
+        return pytest.approx(-np.log(density).mean(), rel=1e-5)
+    assert table == {"coverage": {"50": 0.4, "80": 0.6, "95": 0.8}, "nll": nll(variance),
+                     "nll_constant": nll(2.0), "rmse_by_fifth": [0.5, 3, 1.5, 2, 0]}
+    rng = np.random.default_rng(0)
+    variance = np.exp(rng.normal(size=20000))
+    table = experiments.calibration_of(rng.normal(0, np.sqrt(variance)), variance, variance.mean())
+    assert list(table["coverage"].values()) == pytest.approx([0.5, 0.8, 0.95], abs=0.01)
+    assert table["nll"] < table["nll_constant"]
+    assert table["rmse_by_fifth"] == sorted(table["rmse_by_fifth"])
+
+
+def test_calibration_is_a_row_per_fold_and_its_noise_does_not_see_the_target(cli, tmp_path,
+                                                                             monkeypatch):
+    fitted = record(Trainer, "fitted", monkeypatch.setattr)
+    noise = record(experiments, "measure_noise", monkeypatch.setattr)
+    command = ["--dataset", "synthetic", "--test", "calibration", "--folds", 2, 3, "--seed", 7]
+    code, out, err = cli(*command, "--json", tmp_path / "json")
+    table, = json.loads((tmp_path / "json").read_text())
+    folds = table.pop("folds")
+    assert table == {"table": None, "dataset": "synthetic", "test": "calibration", "seed": 7,
+                     "models": ["LFG-dual"]}
+    header, rows = check_layout(out, "How Sure Ratings Are, Results on synthetic, folds 2, 3",
+                                "LFG-dual: ratings within each interval; NLL, and with one spread "
+                                "for all; RMSE by fifth")
+    assert (code, err, len(header), len(folds)) == (0, "", 11, 2)
+    for fold, row, (_, (model, _)), (_, (sigma2, constant)) in zip(folds, rows, fitted, noise):
+        train, profile, target = parts_of(cli.data, "realtime", fold["fold"])
+        pairs = target.users, target.items, profile, cli.data.E
+        error = model.predict(*pairs).clip(1, 5) - target.values
+        a, b = model.variance_terms(*pairs)
+        assert fold == {"fold": fold["fold"], "n_train": len(train), "n_test": len(target),
+                        **experiments.calibration_of(error, a * sigma2 + b, constant)}
+        values = [*fold["coverage"].values(), fold["nll"], fold["nll_constant"],
+                  *fold["rmse_by_fifth"]]
+        assert row == [str(fold["fold"]), *(f"{x:.4f}" for x in values)]
+    cli.data = with_ratings(cli.data, target, 3)           # of fold 3
+    cli(*command, "--json", tmp_path / "json")
+    again = json.loads((tmp_path / "json").read_text())[0]["folds"][1]
+    assert noise[1][1] == noise[3][1] and all_same([fitted[1][1][0]], [fitted[3][1][0]])
+    assert again["coverage"] != folds[1]["coverage"]
+
+
 def test_small_parts_by_hand():
     grid = [((0.3, 1.0), 1.4), ((0.3, 1.0), 0.5), (0.3, 1.4), (50, 0.5), (1, 0.5)]
     got = [experiments.scaled(value, factor) for value, factor in grid]
@@ -2473,6 +2521,75 @@ def test_best_are_those_that_somebody_but_not_the_user_has_rated(served, user, b
             assert rated == pytest.approx(ratings[left].clip(1, 5), abs=1e-5)
 
 
+@pytest.mark.parametrize("by", ["rank", "rating"])
+def test_explain_gives_each_rating_what_it_alone_adds_to_the_score(served, by):
+    model = served()[0]
+    a, factors_of, _ = model.side(by)
+    ask, many, none = {"rank": (model.ranks, 0.5, 0.1), "rating": (model.scores, 0.2, 0.6)}[by]
+    for items, values, _ in new_users():
+        ratings = dict(zip((items + 1).tolist(), values.tolist()))
+        told = values >= (4 if by == "rank" else 0)
+        weight = (1 - many - (none - many) * 5 / (5 + len(items))) / 2     # of each of two seeds
+        expected = np.zeros((40, len(items)))
+        for n, x in enumerate(factors_of(items, values, model.E_mean)[1]):
+            q, base = a[f"q{n}"].astype(float), a[f"base{n}"]
+            each = values[told] - base[items[told]]
+            scale, v = 1, model.arrays[f"noise{n}"][items]
+            if by == "rank":
+                each, scale, v = a["value"], (base + q @ x).std(), np.ones(len(items))
+            A = q[items[told]]
+            alone = np.linalg.solve(A.T / v[told] @ A + np.diag(a["ridge"]), A.T / v[told] * each)
+            expected[:, told] += weight * q @ alone / scale
+        for i in (0, 7, 20):
+            shares, rest = model.explain(ratings, i + 1, by=by)
+            got = np.array([*shares.values()])
+            assert list(shares) == list(ratings) and got == pytest.approx(expected[i], abs=1e-4)
+            assert got[~told].tolist() == [0] * sum(~told) and got[told].all()
+            score = ask(items, values, model.E_mean)[i]
+            assert got.sum() + rest == pytest.approx(score, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["user", "item", "dual"])
+def test_spreads_are_the_variances_of_the_models_and_shrink_with_ratings(served, small, kind):
+    model, dual, _ = served(kind)
+    users = new_users()
+    for n, user in enumerate(users[:-1]):                  # the last has rated everything
+        a, b = dual.variance_terms(np.full(40, n), np.arange(40), *shown_by(users))
+        expected = np.sqrt(0.8 * a + b)
+        for by in ("rank", "rating"):
+            best, scores, ratings, spreads, _ = model.best(*user, 9, by, why=True)
+            assert spreads == pytest.approx(expected[best], rel=1e-4) and (spreads > 0).all()
+            assert all(map(same, (best, scores, ratings), model.best(*user, 9, by)))
+
+    def spread(n):                                         # of users with their first n ratings
+        told = [[part[:n] for part in small.ratings.rows(u[None])[1:]] for u in np.arange(60)]
+        return np.mean([model.spreads(*one, model.factors(*one, model.E_mean)[1], np.arange(40))
+                        for one in told])
+    if kind == "user":
+        assert spread(2) == spread(15) == pytest.approx(np.sqrt(0.8))
+    else:
+        assert spread(2) > spread(6) > spread(15)
+
+
+def test_similar_items_have_the_nearest_factors_that_the_networks_generate(served, small):
+    model, _, rank = served()
+    R = small.ratings.where((small.ratings.items != 7) & (small.ratings.users != 3))
+    cosines = np.zeros((40, 40))
+    for one in rank.solved:                                # without genres
+        q = one.model.user_factors(np.arange(40), R.T, small.F)[:, :-1]
+        q = q / np.linalg.norm(q, axis=1, keepdims=True)
+        cosines += q @ q.T / 2
+    for i in (0, 7, 20):
+        left = sorted(set(range(40)) - {7, i}, key=lambda j: -cosines[i, j])
+        rows = model.similar(small.item_ids[i], 100)
+        assert rows.drop(columns="similarity").to_dict("list") == {
+            "item": small.item_ids[left].tolist(), "title": [small.titles[j] for j in left],
+            "genres": [small.genres[j] for j in left]}
+        assert rows["similarity"].to_numpy() == pytest.approx(cosines[i, left], abs=1e-5)
+        assert list(rows)[2] == "similarity" and len(model.similar(i + 1)) == 10
+        assert model.similar(small.titles[i], 3).equals(rows[:3])
+
+
 def test_answers_lie_within_the_scale(served):
     model = served("user", unit=2)[0]
     for shift, end in ((-9, 2), (9, 10)):
@@ -2518,6 +2635,10 @@ def test_a_saved_model_has_the_same_bits_or_half_of_them(served, tmp_path, kind,
             error = np.abs(scores - model.best(*user, 40, by)[1]).max(initial=0)
             assert half * error < 0.02 and (error > 0) == half * (len(best) > 0)
             assert np.abs(scores - ask(*user)[best]).max(initial=0) <= half * 0.02
+    loaded = Recommender.load(tmp_path / "whole")
+    assert loaded.similar(9).equals(model.similar(9))
+    for by in ("rank", "rating"):
+        assert loaded.explain({1: 5, 2: 3}, 9, by=by) == model.explain({1: 5, 2: 3}, 9, by=by)
     sizes = [(tmp_path / name).stat().st_size for name in ("half", "whole")]
     assert (sizes[0] < sizes[1]) == half and sorted(os.listdir(tmp_path)) == ["half", "whole"]
 
@@ -2650,12 +2771,32 @@ NO_PROFILE = "not in the profiles that the model was trained with; choose from"
     (dict(genre="Jazz"), "genre 'Jazz' is unknown; choose from Drama, War"),
     *[(dict(years=years), f"years {years!r}: must be like 1980-1999 or 1995")
       for years in ("198-1999", "1980-", "1999-1980", "0000-1990", "", 19955, "１９９５")],
-    (dict(items=["Heat"]), "'Heat' fits")])
+    (dict(items=["Heat"]), "'Heat' fits"), (dict(item="Heat"), "'Heat' fits several items; "),
+    (dict(item="54", by="x"), "by is 'x'; it must be rank or rating")])
 def test_mistakes_in_python_are_data_errors_of_one_line(kept, mistake, message):
     model = Recommender.load(kept["dual"])
     with pytest.raises(DataError, match=re.escape(message)) as caught:
-        (model.predict if "items" in mistake else model.recommend)(**{"ratings": {}, **mistake})
+        ask = {"items": model.predict, "item": model.explain}.get([*mistake][0], model.recommend)
+        ask(**{"ratings": {}, **mistake})
     assert "\n" not in str(caught.value)
+
+
+def test_because_names_the_rated_items_that_speak_most_for_one(kept):
+    model = Recommender.load(kept["dual"])
+    user = {"Heat (1995)": 5, 54: 4, "toy": 4.5, "60": 1, 61: 2, "id:62": 5}
+    ids = dict(zip(user, ["51", "54", "56", "60", "61", "62"]))
+    lengths = set()
+    for by in ("rank", "rating"):
+        for row in model.recommend(user, 40, by=by).to_dict("records"):
+            shares, rest = model.explain(user, row["title"], by=by)
+            assert sum(shares.values()) + rest == pytest.approx(row["score"], abs=1e-4)
+            most = sorted([name for name in user if shares[name] > 0], key=lambda s: -shares[s])[:3]
+            assert row["because"] == [
+                {"id": ids[name], "title": TITLES[int(ids[name]) - 50],
+                 "contribution": pytest.approx(shares[name], abs=1e-5)} for name in most]
+            lengths.add(len(most))
+    assert 3 in lengths and len(lengths) > 1
+    assert model.recommend({}, 3)["because"].tolist() == [[], [], []]
 
 
 @pytest.mark.parametrize("profile,ones", [
@@ -2823,6 +2964,21 @@ def test_recommend_prints_a_table_or_json(lfg_py, kept):
         for one in expected[:12]]
     everything = [f"--rate=id:{n + 50}=3" for n in range(40)]
     assert lfg_py("recommend", "--model", kept["item"], "--json", *everything) == (0, "[]\n", "")
+
+
+def test_similar_prints_a_table_or_json(lfg_py, kept):
+    rows = Recommender.load(kept["dual"]).similar("Toy Story", 12).to_dict("records")
+    command = ["similar", "--model", kept["dual"], "toy story", "-n", 12]
+    code, out, err = lfg_py(*command, "--json")
+    assert (code, err, json.loads(out)) == (0, "", [
+        {"id": row["item"], "title": row["title"], "similarity": round(row["similarity"], 3),
+         "genres": row["genres"]} for row in rows])
+    header, *lines = lfg_py(*command)[1].splitlines()
+    assert header.split() == ["Title", "Similarity", "Genres"]
+    assert [re.split("  +", line) for line in lines] == [
+        [row["title"], f"{row['similarity']:.2f}", row["genres"]] for row in rows]
+    at = header.index("Similarity") + len("Similarity")
+    assert all(line[:at].endswith(f"{row['similarity']:.2f}") for line, row in zip(lines, rows))
 
 
 @pytest.mark.parametrize("text,items", [
@@ -3039,6 +3195,8 @@ lfg.py recommend --model m --ratings none | none: No such file or directory
 lfg.py recommend --model m --ratings few.csv | few.csv, line 2: must be TITLE=RATING or
 lfg.py recommend --model m --ratings latin.csv | latin.csv, line 1: not UTF-8 text; save it as UTF-8
 lfg.py recommend --model m --ratings bad.csv | bad.csv, line 4: rating 9 must be between
+lfg.py similar --model m Heat | 'Heat' fits several items
+lfg.py similar --model m qqqq | 'qqqq' is not the id or title of an item; the nearest are: none
 lfg.py score --model m --ratings few.csv --out m | m: would overwrite an input
 lfg.py score --model m --ratings few.csv --out o | few.csv, line 2: '1' is not the id or title
 lfg.py score --model m --ratings high.csv --out o | high.csv, line 3: rating 9 must be between
@@ -3092,11 +3250,15 @@ BARE = "import sys; sys.modules.update(pandas=None, tqdm=None); "
 
 def test_a_saved_model_needs_numpy_alone(kept, tmp_path):
     done = python(BARE + "from serve import Recommender; model = Recommender.load(sys.argv[1]); "
-                  "print(model.recommend({'Heat (1995)': 5}, 2))", kept["dual"])
-    rows = Recommender.load(kept["dual"]).recommend({"Heat (1995)": 5}, 2).to_dict("records")
+                  "print([model.recommend({'Heat (1995)': 5}, 2), model.similar(50, 2)])",
+                  kept["dual"])
+    model = Recommender.load(kept["dual"])
+    rows = [one.to_dict("records")
+            for one in (model.recommend({"Heat (1995)": 5}, 2), model.similar(50, 2))]
     assert (ast.literal_eval(done.stdout), done.stderr) == (rows, "")
-    done = python(BARE + RUN, "lfg.py", "recommend", "--model", kept["dual"], "--rate", "Toy=5")
-    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 11)
+    for command in (["recommend", "--rate=Toy=5"], ["similar", "Toy"]):
+        done = python(BARE + RUN, "lfg.py", *command, "--model", kept["dual"])
+        assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 11)
     write(tmp_path, FILES)
     for dataset, missing in (("synthetic:60x40x900", "tqdm"), (tmp_path / "few.csv", "pandas")):
         done = python(BARE + RUN, "lfg.py", "train", "--dataset", dataset, "--out", tmp_path / "x")
