@@ -2421,6 +2421,8 @@ def test_calibration_is_a_row_per_fold_and_its_noise_does_not_see_the_target(cli
         values = [*fold["coverage"].values(), fold["nll"], fold["nll_constant"],
                   *fold["rmse_by_fifth"]]
         assert row == [str(fold["fold"]), *(f"{x:.4f}" for x in values)]
+    spare, ridge = noise[0][0][0], QUICK["ml-100k", "realtime"]["LFG-item fold-in"]
+    assert (spare.l2, spare.l2_bias, spare.model.seed) == (ridge["l2"], ridge["l2_bias"], 7)
     cli.data = with_ratings(cli.data, target, 3)           # of fold 3
     cli(*command, "--json", tmp_path / "json")
     again = json.loads((tmp_path / "json").read_text())[0]["folds"][1]
@@ -2911,7 +2913,8 @@ def test_arguments_of_train_reach_the_networks_and_the_same_seed_gives_the_same_
 
 
 @pytest.mark.parametrize("kind,seeds", [("user", 0), ("item", 1), ("dual", 2)])
-def test_train_takes_any_csv_and_scale(lfg_py, small, tmp_path, kind, seeds):
+def test_train_takes_any_csv_and_scale(lfg_py, small, tmp_path, monkeypatch, kind, seeds):
+    noise = record(serve, "measure_noise", monkeypatch.setattr)
     R = small.ratings
     path = tmp_path / "model"
     rows = [f"{2 * v:g},{u},{i}\n" for u, i, v in zip(R.users, R.items, R.values)]
@@ -2923,6 +2926,9 @@ def test_train_takes_any_csv_and_scale(lfg_py, small, tmp_path, kind, seeds):
     assert (code, out) == (0, "") and re.fullmatch(r"training RMSE [0-4]\.[0-9]{4}\n" + size, err)
     model = Recommender.load(path)
     assert (model.low, model.high) == (2, 10)
+    (((spare, told, *_), (sigma2, _)),) = noise            # of a network of its own
+    assert type(spare) is (LFG if kind == "user" else LFGItem) and len(told) == 900
+    assert model.arrays["sigma2"] == np.float32(sigma2)
     for part in (model.arrays, model.rank):
         assert ("M1" in part, serve.count(part)) == (kind != "item", seeds)
         M = part["q0" if kind == "item" else "M1"]
