@@ -2401,6 +2401,8 @@ def test_calibration_is_a_row_per_fold_and_its_noise_does_not_see_the_target(cli
                                                                              monkeypatch):
     fitted = record(Trainer, "fitted", monkeypatch.setattr)
     noise = record(experiments, "measure_noise", monkeypatch.setattr)
+    predict = LFGDual.predict                              # beyond the scale, so it is clipped
+    monkeypatch.setattr(LFGDual, "predict", lambda *arguments: 3 * predict(*arguments) - 7)
     command = ["--dataset", "synthetic", "--test", "calibration", "--folds", 2, 3, "--seed", 7]
     code, out, err = cli(*command, "--json", tmp_path / "json")
     table, = json.loads((tmp_path / "json").read_text())
@@ -2662,14 +2664,15 @@ class Trap:
 
 DAMAGE = {"missing": lambda a: None, "pickled": lambda a: np.array([Trap()]),
           "nan": lambda a: a * np.nan, "flat": lambda a: a.ravel()[0], "zero": lambda a: 0 * a,
-          "short": lambda a: np.array([2, 2]) if a.ndim == 0 else a[1:], "huge": lambda a: a + 1e11}
+          "short": lambda a: np.array([2, 2]) if a.ndim == 0 else a[1:], "huge": lambda a: a + 1e11,
+          "negative": lambda a: -99 * a}
 
 
 @pytest.mark.parametrize("kind,names", [
     ("missing", ARRAYS), ("short", [name for name in ARRAYS if "generated" not in name]),
     ("nan", FLOATS), ("huge", ["W_H", "rank_b0"]), ("pickled", ["titles", "M1"]),
     ("zero", ["ridge", "format", "rank_ridge", "noise0"]),
-    ("flat", ["scale", "rank_M1", "years", "rank_generated0"])])
+    ("flat", ["scale", "rank_M1", "years", "rank_generated0"]), ("negative", ["sigma2"])])
 def test_a_damaged_model_is_refused_and_no_pickle_run(served, tmp_path, monkeypatch, kind, names):
     monkeypatch.chdir(tmp_path)
     model = served()[0]
