@@ -2430,6 +2430,9 @@ def test_calibration_is_a_row_per_fold_and_its_noise_does_not_see_the_target(cli
     again = json.loads((tmp_path / "json").read_text())[0]["folds"][1]
     assert noise[1][1] == noise[3][1] and all_same([fitted[1][1][0]], [fitted[3][1][0]])
     assert again["coverage"] != folds[1]["coverage"]
+    interrupt_after(monkeypatch, 1)                        # in fold 3
+    code, out, _ = cli(*command)
+    assert code == 130 and [row[0] for row in rows_of(out)[2:]] == ["2"]
 
 
 def test_small_parts_by_hand():
@@ -2797,8 +2800,8 @@ def test_because_names_the_rated_items_that_speak_most_for_one(kept):
     ids = dict(zip(user, ["51", "54", "56", "60", "61", "62"]))
     lengths = set()
     for by in ("rank", "rating"):
-        for row in model.recommend(user, 40, by=by).to_dict("records"):
-            shares, rest = model.explain(user, row["title"], by=by)
+        for row in model.recommend(user, 40, {"gender": "F"}, by).to_dict("records"):
+            shares, rest = model.explain(user, row["title"], {"gender": "F"}, by)
             assert sum(shares.values()) + rest == pytest.approx(row["score"], abs=1e-4)
             most = sorted([name for name in user if shares[name] > 0], key=lambda s: -shares[s])[:3]
             assert row["because"] == [
