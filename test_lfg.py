@@ -2961,8 +2961,8 @@ def as_printed(model, items, values, n=10, **more):
     """What recommend --json prints."""
     rated = dict(zip(model.item_ids[items].tolist(), values))
     rows = model.recommend(rated, n, **more).to_dict("records")
-    for row in [*rows, *(one for row in rows for one in row["because"])]:
-        row.update({key: round(x, 3) for key, x in row.items() if isinstance(x, float)})
+    for one in [*rows, *(reason for row in rows for reason in row["because"])]:
+        one.update({key: round(x, 3) for key, x in one.items() if isinstance(x, float)})
     return [{"rank": rank, "id": str(row.pop("item")), **row} for rank, row in enumerate(rows, 1)]
 
 
