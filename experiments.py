@@ -524,30 +524,34 @@ def calibration(data, test, options):
     Coverage: the share of held-out ratings within the interval of 50, 80 and 95 %; NLL: mean
     negative log likelihood of a normal distribution with that spread, and with one spread for all,
     the error on the same users as sigma^2 (lfg.measure_noise); RMSE by fifth of the spread.
+    Ctrl-C leaves the complete folds.
     """
     settings = settings_for(len(data.ratings), "realtime", options.seeds)
     folds = []
-    for fold in options.folds:
-        R, profile, target = cases_of(data.ratings, "realtime", fold, options.seed)[0]
-        trainer = Trainer(data, test, R, f"fold {fold}", options)
-        model = trainer.fitted("LFG-dual", settings)[0]
-        spare = LFGItem(LFG(**settings["LFG-item"], seed=options.seed),
-                        **settings["LFG-item fold-in"])
-        with progress_bar(spare.model.epochs, options.quiet) as bar:
-            sigma2, constant = measure_noise(spare, *trainer.inputs, progress=progress_of(bar))
-        pairs = target.users, target.items, profile, data.E
-        predicted = model.predict(*pairs).clip(R.values.min(), R.values.max())
-        a, b = model.variance_terms(*pairs)
-        folds.append({"fold": fold, "n_train": len(R), "n_test": len(target),
-                      **calibration_of(predicted - target.values, a * sigma2 + b, constant)})
-    table = {"table": None, "dataset": data.name, "test": test, "seed": options.seed,
-             "models": ["LFG-dual"], "folds": folds}
-    print(title(table))
-    print_table(["Fold".ljust(4), *(f"  {level} %" for level in LEVELS), "   NLL", "One spread",
-                 "RMSE, surest fifth", "     2", "     3", "     4", "least sure"],
-                [[f["fold"], *f["coverage"].values(), f["nll"], f["nll_constant"],
-                  *f["rmse_by_fifth"]] for f in folds])
-    yield table
+    try:
+        for fold in options.folds:
+            R, profile, target = cases_of(data.ratings, "realtime", fold, options.seed)[0]
+            trainer = Trainer(data, test, R, f"fold {fold}", options)
+            model = trainer.fitted("LFG-dual", settings)[0]
+            spare = LFGItem(LFG(**settings["LFG-item"], seed=options.seed),
+                            **settings["LFG-item fold-in"])
+            with progress_bar(spare.model.epochs, options.quiet) as bar:
+                sigma2, constant = measure_noise(spare, *trainer.inputs, progress=progress_of(bar))
+            pairs = target.users, target.items, profile, data.E
+            predicted = model.predict(*pairs).clip(R.values.min(), R.values.max())
+            a, b = model.variance_terms(*pairs)
+            folds.append({"fold": fold, "n_train": len(R), "n_test": len(target),
+                          **calibration_of(predicted - target.values, a * sigma2 + b, constant)})
+    finally:
+        if folds:
+            table = {"table": None, "dataset": data.name, "test": test, "seed": options.seed,
+                     "models": ["LFG-dual"], "folds": folds}
+            print(title(table))
+            print_table(["Fold", *(f"  {level} %" for level in LEVELS), "   NLL", "NLL, one",
+                         "RMSE 1", *(f"     {fifth}" for fifth in range(2, 6))],
+                        [[f["fold"], *f["coverage"].values(), f["nll"], f["nll_constant"],
+                          *f["rmse_by_fifth"]] for f in folds])
+            yield table
 
 
 def calibration_of(error, variance, constant):
@@ -651,7 +655,8 @@ def title(table):
     if len(folds) < 5 or table["test"] == "published":
         what, which = "Results", f", fold{'s' * (len(folds) > 1)} {', '.join(folds)}"
     measured = {"topn": "higher is better", "coldstart topn": "NDCG@10, higher is better",
-                "calibration": "LFG-dual: share of ratings within each interval"}
+                "calibration": "LFG-dual: ratings within each interval; NLL, and with one spread "
+                               "for all; RMSE by fifth"}
     return (f"{TITLES[table['test']]} {what} on {name}{which}\n"
             f"({measured.get(table['test'], 'RMSE, lower is better')})\n")
 

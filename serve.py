@@ -138,7 +138,7 @@ class Recommender:
         return np.clip(scores[asked], self.low, self.high)
 
     def explain(self, ratings, item, profile=None, by="rank"):
-        """Why an item has its score, or with by="rating" its predicted rating.
+        """Why an item has its score, or with by="rating" its predicted rating, not clipped.
 
         Returns ({item rated: contribution}, rest), which add up to the score. A user is solved from
         a linear system, so each rating has its share: of the score, each like, and other ratings
@@ -163,10 +163,11 @@ class Recommender:
         return frame(self.similar_rows(item, n), ["item", "title", "similarity", "genres"])
 
     def similar_rows(self, item, n):
-        """What similar gives, as a list of dicts."""
+        """What similar gives, as a list of dicts. Raises DataError."""
+        check_length(n)
         index = self.find(item)
         if not self.n_ranked:
-            raise DataError("a model of --generator user has no item networks, which similar needs")
+            raise DataError("the model generates no items; train one with generator item or dual")
         cosines = np.zeros(len(self.item_ids))
         for seed in range(self.n_ranked):
             q = self.rank[f"q{seed}"] @ self.rank[f"generated{seed}"].T
@@ -185,8 +186,7 @@ class Recommender:
         give the standard deviations of the ratings (n,) and the shares (n, len(items)) of what was
         rated in the scores.
         """
-        if not isinstance(n, (int, np.integer)) or isinstance(n, bool) or n < 1:
-            raise DataError(f"n is {n!r}; it must be a whole number above 0")
+        check_length(n)
         a, factors_of, change = self.side(by)
         factors = factors_of(items, values, profile)
         parts = part_scores(a, *factors)
@@ -411,6 +411,12 @@ class Recommender:
             self.similar_rows(self.item_ids[0], 1)
         if not all(fits):
             raise ValueError("arrays do not fit together")
+
+
+def check_length(n):
+    """Raise DataError unless n can be the length of a list."""
+    if not isinstance(n, (int, np.integer)) or isinstance(n, bool) or n < 1:
+        raise DataError(f"n is {n!r}; it must be a whole number above 0")
 
 
 def frame(rows, columns):

@@ -2112,11 +2112,11 @@ TABLES = [                                                  # number, data, test
     (None, "ml-1m", "newitem", "New Items, 5-Fold Cross-Validation Results on MovieLens-1m", None)]
 
 
-def check_layout(out, title, measure="RMSE, lower"):
+def check_layout(out, title, measure="RMSE, lower is better"):
     """A title that names the measure once, and a narrow Markdown table; its header and rows."""
     assert all(len(line) <= 100 for line in out.splitlines()) and out.count(measure) == 1
     heading, _, body = out.partition("\n\n")
-    assert " ".join(heading.split()) == f"{title} ({measure} is better)"
+    assert " ".join(heading.split()) == f"{title} ({measure})"
     lines = body.split("\n\n")[0].splitlines()
     assert re.fullmatch(r"\|-+\|(-+:\|)+", lines[1])
     assert len({tuple(n for n, c in enumerate(line) if c == "|") for line in lines}) == 1
@@ -2256,7 +2256,7 @@ def test_cold_start_is_a_column_per_count(cli, tmp_path):
     assert table == {"table": None, "dataset": "ml-1m", "test": "coldstart", "seed": 7, "models":
                      NAMES["coldstart"], "average": table["average"], "ratings": [0, 2, 8]}
     title = "Lists by Ratings in the Profile, Results on MovieLens-1m, folds 1, 3"
-    header, rows = check_layout(out[at:], title, "NDCG@10, higher")
+    header, rows = check_layout(out[at:], title, "NDCG@10, higher is better")
     assert header == ["Ratings shown", "0", "2", "8", "Seconds"]
     average = lists.pop("average")
     assert rows == [[c, *(f"{x['NDCG@10']:.4f}" for x in average[c]), seconds_of(lists, c)]
@@ -2314,7 +2314,7 @@ def test_lists_are_a_row_per_model_and_a_column_per_measure(cli, tmp_path):
     code, out, err = cli("--dataset", "ml-100k", *command)
     table, = json.loads((tmp_path / "json").read_text())
     title = "Lists for New Users, Results on MovieLens-100k, folds 1, 3"
-    header, rows = check_layout(out, title, "higher")
+    header, rows = check_layout(out, title, "higher is better")
     measures = ["NDCG@10", "NDCG@100", "Recall@20", "Coverage"]
     assert (code, err, header) == (0, "", ["Model", *measures, "Seconds"])
     folds, average = table["folds"], table["average"]
@@ -2401,7 +2401,7 @@ def test_ablation_is_a_row_per_choice_in_both_tests(cli, tmp_path, monkeypatch):
         assert average[rows[0]] == by_model["LFG (paper)"]
 
 
-@pytest.mark.parametrize("test", [*OPTIONS, "ablation", "speed"])
+@pytest.mark.parametrize("test", [*OPTIONS, "ablation", "speed", "calibration"])
 def test_the_settings_of_ml_1m_run_and_ratings_may_be_all_equal(cli, monkeypatch, test):
     monkeypatch.setattr(settings, "SIZES", {"ml-1m": 900})
     fitted = record(Trainer, "fitted", monkeypatch.setattr)
@@ -2541,6 +2541,61 @@ def test_speed_is_a_row_per_way_to_answer(cli, tmp_path, monkeypatch):
     assert dual.forward[0].mask == (0.3, 1.0)               # as in a saved model, for any profile
 
 
+def test_calibration_worked_by_hand_and_of_normal_errors():
+    error, variance = np.float32([0.5, -2, 3, 0, 1.5]), np.array([1.0, 4, 1, 9, 1])
+    table = experiments.calibration_of(error, variance, 2.0)
+
+    def nll(variance):
+        density = np.exp(-error ** 2 / (2 * variance)) / np.sqrt(2 * np.pi * variance)
+        return pytest.approx(-np.log(density).mean(), rel=1e-5)
+    assert table == {"coverage": {"50": 0.4, "80": 0.6, "95": 0.8}, "nll": nll(variance),
+                     "nll_constant": nll(2.0), "rmse_by_fifth": [0.5, 3, 1.5, 2, 0]}
+    rng = np.random.default_rng(0)
+    variance = np.exp(rng.normal(size=20000))
+    table = experiments.calibration_of(rng.normal(0, np.sqrt(variance)), variance, variance.mean())
+    assert list(table["coverage"].values()) == pytest.approx([0.5, 0.8, 0.95], abs=0.01)
+    assert table["nll"] < table["nll_constant"]
+    assert table["rmse_by_fifth"] == sorted(table["rmse_by_fifth"])
+
+
+def test_calibration_is_a_row_per_fold_and_its_noise_does_not_see_the_target(cli, tmp_path,
+                                                                             monkeypatch):
+    fitted = record(Trainer, "fitted", monkeypatch.setattr)
+    noise = record(experiments, "measure_noise", monkeypatch.setattr)
+    predict = LFGDual.predict                              # beyond the scale, so it is clipped
+    monkeypatch.setattr(LFGDual, "predict", lambda *arguments: 3 * predict(*arguments) - 7)
+    command = ["--dataset", "synthetic", "--test", "calibration", "--folds", 2, 3, "--seed", 7]
+    code, out, err = cli(*command, "--json", tmp_path / "json")
+    table, = json.loads((tmp_path / "json").read_text())
+    folds = table.pop("folds")
+    assert table == {"table": None, "dataset": "synthetic", "test": "calibration", "seed": 7,
+                     "models": ["LFG-dual"]}
+    header, rows = check_layout(out, "How Sure Ratings Are, Results on synthetic, folds 2, 3",
+                                "LFG-dual: ratings within each interval; NLL, and with one spread "
+                                "for all; RMSE by fifth")
+    assert (code, err, len(header), len(folds)) == (0, "", 11, 2)
+    for fold, row, (_, (model, _)), (_, (sigma2, constant)) in zip(folds, rows, fitted, noise):
+        train, profile, target = parts_of(cli.data, "realtime", fold["fold"])
+        pairs = target.users, target.items, profile, cli.data.E
+        error = model.predict(*pairs).clip(1, 5) - target.values
+        a, b = model.variance_terms(*pairs)
+        assert fold == {"fold": fold["fold"], "n_train": len(train), "n_test": len(target),
+                        **experiments.calibration_of(error, a * sigma2 + b, constant)}
+        values = [*fold["coverage"].values(), fold["nll"], fold["nll_constant"],
+                  *fold["rmse_by_fifth"]]
+        assert row == [str(fold["fold"]), *(f"{x:.4f}" for x in values)]
+    spare, ridge = noise[0][0][0], QUICK["ml-100k", "realtime"]["LFG-item fold-in"]
+    assert (spare.l2, spare.l2_bias, spare.model.seed) == (ridge["l2"], ridge["l2_bias"], 7)
+    cli.data = with_ratings(cli.data, target, 3)           # of fold 3
+    cli(*command, "--json", tmp_path / "json")
+    again = json.loads((tmp_path / "json").read_text())[0]["folds"][1]
+    assert noise[1][1] == noise[3][1] and all_same([fitted[1][1][0]], [fitted[3][1][0]])
+    assert again["coverage"] != folds[1]["coverage"]
+    interrupt_after(monkeypatch, 1)                        # in fold 3
+    code, out, _ = cli(*command)
+    assert code == 130 and [row[0] for row in rows_of(out)[2:]] == ["2"]
+
+
 def test_small_parts_by_hand():
     grid = [((0.3, 1.0), 1.4), ((0.3, 1.0), 0.5), (0.3, 1.4), (50, 0.5), (1, 0.5), ((64, 1), 0.5)]
     got = [experiments.scaled(value, factor) for value, factor in grid]
@@ -2567,14 +2622,14 @@ def served(small):
     @lru_cache(None)
     def build(kind="dual", unit=1, deep=False):
         forward = [lfg(hidden=(8, 6) if deep else (8,), epochs=20)] * (kind != "item")
-        solved = [LFGItem(lfg(epochs=20, seed=seed), 50, 3, "mean") for seed in (0, 1)]
+        solved = [LFGItem(lfg(epochs=20, seed=seed), 50, 3) for seed in (0, 1)]
         dual = LFGDual(forward, solved * (kind != "user"), (0.2, 0.6))
         R_unit = R.with_values(unit * R.values)
         dual.fit(R_unit, small.E, small.F)
         users = [lfg(RankLFG, hidden=forward[0].hidden, epochs=20)] if forward else []
         items = [LFGRankItem(lfg(CellsLFG, seed=seed), 2, 20, 3, 0.5) for seed in (0, 1)]
         rank = LFGRank(users, items * (kind != "user"), (0.5, 0.1)).fit(R_unit, small.E, small.F)
-        return Recommender.from_model(dual, rank, small, R_unit), dual, rank
+        return Recommender.from_model(dual, rank, small, R_unit, 0.8 * unit ** 2), dual, rank
     return build
 
 
@@ -2585,15 +2640,20 @@ def new_users(lengths=LENGTHS, unit=1):
              (rng.random(30) < 0.2).astype(np.float32)) for n in lengths]
 
 
+def shown_by(users):
+    """Ratings and profiles (8, 30) of eight such users, as the models take them."""
+    items, values = (np.concatenate([user[n] for user in users]) for n in (0, 1))
+    at = np.repeat(np.arange(8), [len(user[0]) for user in users])
+    return Ratings(at, items, values, (8, 40)), np.array([profile for *_, profile in users])
+
+
 @pytest.mark.parametrize("unit", [1, 2.25])
 @pytest.mark.parametrize("kind,deep", [
     ("user", False), ("user", True), ("item", False), ("dual", False)])
 def test_one_user_gets_the_scores_of_the_models(served, small, kind, deep, unit):
     model, dual, rank = served(kind, unit, deep)
     users = new_users(unit=unit)
-    items, values = (np.concatenate([user[n] for user in users]) for n in (0, 1))
-    shown = Ratings(np.repeat(np.arange(8), LENGTHS), items, values, (8, 40))
-    E = np.array([profile for *_, profile in users])
+    shown, E = shown_by(users)
     for ask, asked in ((model.scores, dual), (model.ranks, rank)):
         got = np.array([ask(*user) for user in users])
         expected = asked.scores(np.arange(8), shown, E)
@@ -2626,7 +2686,78 @@ def test_best_are_those_that_somebody_but_not_the_user_has_rated(served, user, b
             left = sorted(left, key=lambda item: -scores[item])[:n]
             best, scored, rated = model.best(*user, n, by, among)
             assert best.tolist() == left and scored.tolist() == scores[left].tolist()
-            assert rated.tolist() == ratings[left].clip(1, 5).tolist()
+            assert rated == pytest.approx(ratings[left].clip(1, 5), abs=1e-5)
+
+
+@pytest.mark.parametrize("by", ["rank", "rating"])
+def test_explain_gives_each_rating_what_it_alone_adds_to_the_score(served, by):
+    model = served()[0]
+    a, factors_of, _ = model.side(by)
+    ask, many, none = {"rank": (model.ranks, 0.5, 0.1), "rating": (model.scores, 0.2, 0.6)}[by]
+    for items, values, _ in new_users():
+        ratings = dict(zip((items + 1).tolist(), values.tolist()))
+        told = values >= (4 if by == "rank" else 0)
+        weight = (1 - many - (none - many) * 5 / (5 + len(items))) / 2     # of each of two seeds
+        expected = np.zeros((40, len(items)))
+        for n, x in enumerate(factors_of(items, values, model.E_mean)[1]):
+            q, base = a[f"q{n}"].astype(float), a[f"base{n}"]
+            each = values[told] - base[items[told]]
+            scale, v = 1, model.arrays[f"noise{n}"][items]
+            if by == "rank":
+                each, scale, v = a["value"], (base + q @ x).std(), np.ones(len(items))
+            A = q[items[told]]
+            alone = np.linalg.solve(A.T / v[told] @ A + np.diag(a["ridge"]), A.T / v[told] * each)
+            expected[:, told] += weight * q @ alone / scale
+        for i in (0, 7, 20):
+            shares, rest = model.explain(ratings, i + 1, by=by)
+            got = np.array([*shares.values()])
+            assert list(shares) == list(ratings) and got == pytest.approx(expected[i], abs=1e-4)
+            assert got[~told].tolist() == [0] * sum(~told) and got[told].all()
+            score = ask(items, values, model.E_mean)[i]
+            assert got.sum() + rest == pytest.approx(score, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["user", "item", "dual"])
+def test_spreads_are_the_variances_of_the_models_and_shrink_with_ratings(served, small, kind):
+    model, dual, _ = served(kind)
+    users = new_users()
+    for n, user in enumerate(users[:-1]):                  # the last has rated everything
+        a, b = dual.variance_terms(np.full(40, n), np.arange(40), *shown_by(users))
+        expected = np.sqrt(0.8 * a + b)
+        for by in ("rank", "rating"):
+            best, scores, ratings, spreads, _ = model.best(*user, 9, by, why=True)
+            assert spreads == pytest.approx(expected[best], rel=1e-4) and (spreads > 0).all()
+            assert all(map(same, (best, scores, ratings), model.best(*user, 9, by)))
+
+    def spread(n):                                         # of users with their first n ratings
+        told = [[part[:n] for part in small.ratings.rows(u[None])[1:]] for u in np.arange(60)]
+        return np.mean([model.spreads(*one, model.factors(*one, model.E_mean)[1], np.arange(40))
+                        for one in told])
+    if kind == "user":
+        assert spread(2) == spread(15) == pytest.approx(np.sqrt(0.8))
+    else:
+        assert spread(2) > spread(6) > spread(15)
+
+
+def test_similar_items_have_the_nearest_factors_that_the_networks_generate(served, small):
+    model, _, rank = served()
+    R = small.ratings.where((small.ratings.items != 7) & (small.ratings.users != 3))
+    cosines = np.zeros((40, 40))
+    for one in rank.solved:                                # without genres
+        q = one.model.user_factors(np.arange(40), R.T, small.F)[:, :-1]
+        q = q / np.linalg.norm(q, axis=1, keepdims=True)
+        cosines += q @ q.T / 2
+    for i in (0, 7, 20):
+        left = sorted(set(range(40)) - {7, i}, key=lambda j: -cosines[i, j])
+        rows = model.similar(small.item_ids[i], 100)
+        assert rows.drop(columns="similarity").to_dict("list") == {
+            "item": small.item_ids[left].tolist(), "title": [small.titles[j] for j in left],
+            "genres": [small.genres[j] for j in left]}
+        assert rows["similarity"].to_numpy() == pytest.approx(cosines[i, left], abs=1e-5)
+        assert list(rows)[2] == "similarity" and len(model.similar(i + 1)) == 10
+        assert model.similar(small.titles[i], 3).equals(rows[:3])
+    with pytest.raises(DataError, match="generates no items; train one with generator item"):
+        served("user")[0].similar(1)
 
 
 def test_answers_lie_within_the_scale(served):
@@ -2674,15 +2805,19 @@ def test_a_saved_model_has_the_same_bits_or_half_of_them(served, tmp_path, kind,
             error = np.abs(scores - model.best(*user, 40, by)[1]).max(initial=0)
             assert half * error < 0.02 and (error > 0) == half * (len(best) > 0)
             assert np.abs(scores - ask(*user)[best]).max(initial=0) <= half * 0.02
+    loaded = Recommender.load(tmp_path / "whole")
+    assert kind == "user" or loaded.similar(9).equals(model.similar(9))
+    for by in ("rank", "rating"):
+        assert loaded.explain({1: 5, 2: 3}, 9, by=by) == model.explain({1: 5, 2: 3}, 9, by=by)
     sizes = [(tmp_path / name).stat().st_size for name in ("half", "whole")]
     assert (sizes[0] < sizes[1]) == half and sorted(os.listdir(tmp_path)) == ["half", "whole"]
 
 
 FLOATS = ["weights", "W_E", "W_H", "W_seen", "b0", "W1", "b1", "M1", "base", "q0", "base0", "q1",
-          "base1", "ridge"]
-FLOATS += [f"rank_{name}" for name in (*FLOATS, "prior0", "prior1", "shrink0", "shrink1", "few",
-                                       "like", "value")]
-FLOATS += ["E_mean", "scale", "centre0", "centre1"]
+          "base1", "prior0", "prior1", "ridge"]
+FLOATS += [f"rank_{name}" for name in (*FLOATS, "shrink0", "shrink1", "generated0", "generated1",
+                                       "few", "like", "value")]
+FLOATS += ["E_mean", "scale", "noise0", "noise1", "sigma2"]
 ARRAYS = FLOATS + ["titles", "genres", "E_names", "format", "item_ids", "years", "rated"]
 
 
@@ -2693,13 +2828,15 @@ class Trap:
 
 DAMAGE = {"missing": lambda a: None, "pickled": lambda a: np.array([Trap()]),
           "nan": lambda a: a * np.nan, "flat": lambda a: a.ravel()[0], "zero": lambda a: 0 * a,
-          "short": lambda a: np.array([2, 2]) if a.ndim == 0 else a[1:], "huge": lambda a: a + 1e11}
+          "short": lambda a: np.array([2, 2]) if a.ndim == 0 else a[1:], "huge": lambda a: a + 1e11,
+          "negative": lambda a: -99 * a}
 
 
 @pytest.mark.parametrize("kind,names", [
-    ("missing", ARRAYS), ("short", ARRAYS), ("nan", FLOATS), ("huge", ["W_H", "rank_b0"]),
-    ("zero", ["ridge", "format", "rank_ridge"]), ("pickled", ["titles", "M1"]),
-    ("flat", ["scale", "rank_M1", "years"])])
+    ("missing", ARRAYS), ("short", [name for name in ARRAYS if "generated" not in name]),
+    ("nan", FLOATS), ("huge", ["W_H", "rank_b0"]), ("pickled", ["titles", "M1"]),
+    ("zero", ["ridge", "format", "rank_ridge", "noise0"]),
+    ("flat", ["scale", "rank_M1", "years", "rank_generated0"]), ("negative", ["sigma2"])])
 def test_a_damaged_model_is_refused_and_no_pickle_run(served, tmp_path, monkeypatch, kind, names):
     monkeypatch.chdir(tmp_path)
     model = served()[0]
@@ -2707,7 +2844,7 @@ def test_a_damaged_model_is_refused_and_no_pickle_run(served, tmp_path, monkeypa
     for name in names:
         wrong = {**model.arrays, name: DAMAGE[kind](model.arrays[name])}
         np.savez("x.npz", **{name: a for name, a in wrong.items() if a is not None})
-        with pytest.raises(DataError, match="^x.npz: not a model file of format 3, or damaged; "):
+        with pytest.raises(DataError, match="^x.npz: not a model file of format 4, or damaged; "):
             Recommender.load("x.npz")
             pytest.fail(f"{name} {kind}")
     model.save("x.npz")
@@ -2772,9 +2909,11 @@ def test_items_are_found_by_id_then_by_title(kept, text, index):
     model = Recommender.load(kept["dual"])
     best, scores, rated = model.best(np.array([index]), np.float32([4.5]), model.E_mean, 10)
     rows = model.recommend({text: 4.5})
-    assert rows.to_dict("list") == {"item": model.item_ids[best].tolist(), "rating": rated.tolist(),
-                                    "title": [TITLES[n] for n in best], "score": scores.tolist()}
-    assert list(rows) == ["item", "title", "score", "rating"] and model.find(text) == index
+    assert list(rows) == ["item", "title", "score", "rating", "spread", "because"]
+    assert rows.iloc[:, :4].to_dict("list") == {
+        "item": model.item_ids[best].tolist(), "title": [TITLES[n] for n in best],
+        "score": scores.tolist(), "rating": rated.tolist()}
+    assert model.find(text) == index
 
 
 HEATS = "add the year, or use the id: Heat (1995) (id 51), Heat (1972) (id 52)"
@@ -2803,12 +2942,35 @@ NO_PROFILE = "not in the profiles that the model was trained with; choose from"
     (dict(genre="Jazz"), "genre 'Jazz' is unknown; choose from Drama, War"),
     *[(dict(years=years), f"years {years!r}: must be like 1980-1999 or 1995")
       for years in ("198-1999", "1980-", "1999-1980", "0000-1990", "", 19955, "１９９５")],
-    (dict(items=["Heat"]), "'Heat' fits")])
+    (dict(items=["Heat"]), "'Heat' fits"), (dict(item="Heat"), "'Heat' fits several items; "),
+    (dict(item="54", by="x"), "by is 'x'; it must be rank or rating"),
+    (dict(similar=["Heat"]), "'Heat' fits"), (dict(similar=["54", -3]), "n is -3; it must be")])
 def test_mistakes_in_python_are_data_errors_of_one_line(kept, mistake, message):
     model = Recommender.load(kept["dual"])
     with pytest.raises(DataError, match=re.escape(message)) as caught:
-        (model.predict if "items" in mistake else model.recommend)(**{"ratings": {}, **mistake})
+        if "similar" in mistake:
+            model.similar(*mistake["similar"])
+        ask = {"items": model.predict, "item": model.explain}.get([*mistake][0], model.recommend)
+        ask(**{"ratings": {}, **mistake})
     assert "\n" not in str(caught.value)
+
+
+def test_because_names_the_rated_items_that_speak_most_for_one(kept):
+    model = Recommender.load(kept["dual"])
+    user = {"Heat (1995)": 5, 54: 4, "toy": 4.5, "60": 1, 61: 2, "id:62": 5}
+    ids = dict(zip(user, ["51", "54", "56", "60", "61", "62"]))
+    lengths = set()
+    for by in ("rank", "rating"):
+        for row in model.recommend(user, 40, {"gender": "F"}, by).to_dict("records"):
+            shares, rest = model.explain(user, row["title"], {"gender": "F"}, by)
+            assert sum(shares.values()) + rest == pytest.approx(row["score"], abs=1e-4)
+            most = sorted([name for name in user if shares[name] > 0], key=lambda s: -shares[s])[:3]
+            assert row["because"] == [
+                {"id": ids[name], "title": TITLES[int(ids[name]) - 50],
+                 "contribution": pytest.approx(shares[name], abs=1e-5)} for name in most]
+            lengths.add(len(most))
+    assert 3 in lengths and len(lengths) > 1
+    assert model.recommend({}, 3)["because"].tolist() == [[], [], []]
 
 
 @pytest.mark.parametrize("profile,ones", [
@@ -2890,7 +3052,7 @@ def test_mistakes_in_training_are_data_errors_of_one_line(changed, message):
 
 @pytest.mark.parametrize("kind,seeds,weights", [
     ("user", [7], [1, 1, 1, 1]), ("item", [7, 8, 9], [0, 0, 0, 0]),
-    ("dual", [7, 7, 8, 9], [0.15, 0.5, 0.5, 0])])
+    ("dual", [7, 7, 8, 9], [0.15, 0.3, 0.5, 0])])
 def test_arguments_of_train_reach_the_networks_and_the_same_seed_gives_the_same_bits(
         monkeypatch, kind, seeds, weights):
     made = record(serve, "assemble", monkeypatch.setattr)
@@ -2910,7 +3072,7 @@ def test_arguments_of_train_reach_the_networks_and_the_same_seed_gives_the_same_
     used = [SETTINGS["ml-100k", test] for test in ("coldstart", "coldstart topn")]
     for model, name, test in ((dual, "LFG", used[0]), (rank, "LFG-rank user", used[1])):
         assert all(one.mask == test[name]["mask"] for one in model.forward)
-    assert all((one.centre, one.l2, one.l2_bias) == ("mean", 250, 6) for one in dual.solved)
+    assert all((one.centre, one.l2, one.l2_bias) == (None, 300, 6) for one in dual.solved)
     assert all((one.l2, one.few, {*one.known}) == (200, 50, {0, 20}) for one in rank.solved)
 
 
@@ -2918,7 +3080,8 @@ def test_arguments_of_train_reach_the_networks_and_the_same_seed_gives_the_same_
 
 
 @pytest.mark.parametrize("kind,seeds", [("user", 0), ("item", 1), ("dual", 2)])
-def test_train_takes_any_csv_and_scale(lfg_py, small, tmp_path, kind, seeds):
+def test_train_takes_any_csv_and_scale(lfg_py, small, tmp_path, monkeypatch, kind, seeds):
+    noise = record(serve, "measure_noise", monkeypatch.setattr)
     R = small.ratings
     path = tmp_path / "model"
     rows = [f"{2 * v:g},{u},{i}\n" for u, i, v in zip(R.users, R.items, R.values)]
@@ -2930,6 +3093,9 @@ def test_train_takes_any_csv_and_scale(lfg_py, small, tmp_path, kind, seeds):
     assert (code, out) == (0, "") and re.fullmatch(r"training RMSE [0-4]\.[0-9]{4}\n" + size, err)
     model = Recommender.load(path)
     assert (model.low, model.high) == (2, 10)
+    (((spare, told, *_), (sigma2, _)),) = noise            # of a network of its own
+    assert type(spare) is (LFG if kind == "user" else LFGItem) and len(told) == 900
+    assert model.arrays["sigma2"] == np.float32(sigma2)
     for part in (model.arrays, model.rank):
         assert ("M1" in part, serve.count(part)) == (kind != "item", seeds)
         M = part["q0" if kind == "item" else "M1"]
@@ -2952,11 +3118,13 @@ def test_training_that_ends_early_leaves_the_old_file(lfg_py, films, tmp_path, m
     assert (tmp_path / "model").read_text() == "old" and os.listdir(tmp_path) == ["model"]
 
 
-def as_printed(model, items, values, n=10, *more):
-    best = model.best(np.array(items, int), np.array(values, np.float32), model.E_mean, n, *more)
-    return [{"rank": rank, "id": str(model.item_ids[i]), "title": TITLES[i],
-             "score": round(float(score), 3), "rating": round(float(rating), 3)}
-            for rank, (i, score, rating) in enumerate(zip(*best), 1)]
+def as_printed(model, items, values, n=10, **more):
+    """What recommend --json prints."""
+    rated = dict(zip(model.item_ids[items].tolist(), values))
+    rows = model.recommend(rated, n, **more).to_dict("records")
+    for one in [*rows, *(reason for row in rows for reason in row["because"])]:
+        one.update({key: round(x, 3) for key, x in one.items() if isinstance(x, float)})
+    return [{"rank": rank, "id": str(row.pop("item")), **row} for rank, row in enumerate(rows, 1)]
 
 
 def test_recommend_prints_a_table_or_json(lfg_py, kept):
@@ -2965,13 +3133,30 @@ def test_recommend_prints_a_table_or_json(lfg_py, kept):
     code, out, err = lfg_py(*command, "-n", 100, "--json")
     assert (code, err, json.loads(out), len(expected)) == (0, "", expected, 37)
     header, *rows = lfg_py(*command, "-n", 12)[1].splitlines()
-    assert header.split() == ["Rank", "Title", "Score", "Rating"] and "Les Misérables" in out
-    assert {len(row) for row in rows} == {len(header)}      # aligned
+    assert header.split() == ["Rank", "Title", "Score", "Rating", "Because"]
+    assert all(row[header.index("Rating") - 3:].index(" ± ") == 3 for row in rows)     # aligned
     assert [re.split("  +", row.strip()) for row in rows] == [
-        [str(one["rank"]), one["title"], f"{one['score']:.2f}", f"{one['rating']:.2f}"]
+        [str(one["rank"]), one["title"], f"{one['score']:.2f}",
+         f"{one['rating']:.1f} ± {one['spread']:.1f}",
+         *[", ".join(reason["title"] for reason in one["because"])] * bool(one["because"])]
         for one in expected[:12]]
     everything = [f"--rate=id:{n + 50}=3" for n in range(40)]
     assert lfg_py("recommend", "--model", kept["item"], "--json", *everything) == (0, "[]\n", "")
+
+
+def test_similar_prints_a_table_or_json(lfg_py, kept):
+    rows = Recommender.load(kept["dual"]).similar("Toy Story", 12).to_dict("records")
+    command = ["similar", "--model", kept["dual"], "toy story", "-n", 12]
+    code, out, err = lfg_py(*command, "--json")
+    assert (code, err, json.loads(out)) == (0, "", [
+        {"id": row["item"], "title": row["title"], "similarity": round(row["similarity"], 3),
+         "genres": row["genres"]} for row in rows])
+    header, *lines = lfg_py(*command)[1].splitlines()
+    assert header.split() == ["Title", "Similarity", "Genres"]
+    assert [re.split("  +", line) for line in lines] == [
+        [row["title"], f"{row['similarity']:.2f}", row["genres"]] for row in rows]
+    at = header.index("Similarity") + len("Similarity")
+    assert all(line[:at].endswith(f"{row['similarity']:.2f}") for line, row in zip(lines, rows))
 
 
 @pytest.mark.parametrize("text,items", [
@@ -3014,7 +3199,7 @@ def test_score_gives_each_user_what_recommend_gives_in_any_order(lfg_py, kept, t
             own = {str(item): value for name, item, value in rows if name == user}
             best = model.recommend(own, n, **more)
             expected += [[user, item, f"{rating:.4f}", f"{score:.4f}"]
-                         for item, _, score, rating in best.itertuples(index=False)]
+                         for item, _, score, rating, *_ in best.itertuples(index=False)]
         assert list(csv.reader(out.read_text(encoding="utf-8").splitlines())) == expected
 
 
@@ -3026,14 +3211,15 @@ def test_score_gives_each_user_what_recommend_gives_in_any_order(lfg_py, kept, t
 def test_lists_are_ordered_by_rank_or_rating_and_filtered(lfg_py, kept, more, among):
     model = Recommender.load(kept["dual"])
     among = np.array([among(n, int(title[-5:-1])) for n, title in enumerate(TITLES)])
-    expected = as_printed(model, [1], [5], 100, more.get("by", "rank"), among)
+    best = model.best(np.array([1]), np.float32([5]), model.E_mean, 100, more.get("by", "rank"),
+                      among)[0]
+    expected = as_printed(model, [1], [5], 100, **more)
+    assert [one["title"] for one in expected] == [TITLES[n] for n in best]
     assert bool(expected) == among.any()
-    rows = model.recommend({"51": 5}, 100, **more)
-    assert rows["title"].tolist() == [one["title"] for one in expected]
     options = [f"--{name}={value}" for name, value in more.items()]
     command = ["recommend", "--model", kept["dual"], "--rate=id:51=5", "-n", 100, "--json"]
     assert json.loads(lfg_py(*command, *options)[1]) == expected
-    assert json.loads(lfg_py(*command)[1]) == as_printed(model, [1], [5], 100, "rank")
+    assert json.loads(lfg_py(*command)[1]) == as_printed(model, [1], [5], 100)
 
 
 @lru_cache(None)
@@ -3053,39 +3239,66 @@ def ported(folder):
             h = np.where(h > 0, h, manifest["slope"] * h) @ a[f"{p}W{n}"] + a[f"{p}b{n}"]
         return h
 
-    def solve(p, s, items, values, centre):
-        A = a[f"{p}q{s}"][items]
-        residual = values - a[f"{p}base{s}"][items] - A @ centre
-        return centre + np.linalg.solve(A.T @ A + np.diag(a[p + "ridge"]), A.T @ residual)
+    def prior(p, s, items, profile, *likes):
+        sums = [a[f"{p}q{s}"][some].sum(0) / (len(items) + 5) for some in (items, *likes)]
+        return np.concatenate([[1], profile, *sums, [math.log(1 + len(items))]]) @ a[f"{p}prior{s}"]
 
-    def prior_centre(s, items, liked, profile):
-        q, n, few = a[f"rank_q{s}"], len(items), a["rank_few"]
-        sums = q[items].sum(0) / (n + 5), q[items[liked]].sum(0) / (n + 5)
-        c = np.concatenate([[1], profile, *sums, [math.log(1 + n)]]) @ a[f"rank_prior{s}"]
-        t = few / (few + n)
-        return t * c + (1 - t) * c @ a[f"rank_shrink{s}"]
+    def solve(p, s, items, values, centre, noise):          # the row, and how ratings pull it
+        A = a[f"{p}q{s}"][items]
+        AtV = A.T / noise[items]
+        pull = np.linalg.solve(AtV @ A + np.diag(a[p + "ridge"]), AtV)
+        return centre + pull @ (values - a[f"{p}base{s}"][items] - A @ centre), pull
+
+    def solve_ratings(s, items, ratings, profile):
+        return solve("", s, items, ratings, prior("", s, items, profile), a[f"noise{s}"])
 
     def solve_likes(s, items, liked, profile):              # each like towards rank_value
-        centre = prior_centre(s, items, liked, profile)
-        return solve("rank_", s, items[liked], np.repeat(a["rank_value"], sum(liked)), centre)
+        c = prior("rank_", s, items, profile, items[liked])
+        t = a["rank_few"] / (a["rank_few"] + len(items))
+        c = t * c + (1 - t) * c @ a[f"rank_shrink{s}"]
+        likes = np.repeat(a["rank_value"], sum(liked))
+        return solve("rank_", s, items[liked], likes, c, np.ones(len(a["rank_base0"])))
 
-    def join(p, n, generated, solved, standard=lambda x: x):
+    def variance(s, items, ratings, x, pull):
+        q, noise = a[f"q{s}"], a[f"noise{s}"]
+        residual = ratings - a[f"base{s}"][items] - q[items] @ x
+        leverage = (q[items] * pull.T).sum(1)
+        squares = residual ** 2 / (1 - leverage) / noise[items]
+        inverse = np.linalg.inv(q[items].T / noise[items] @ q[items] + np.diag(a["ridge"]))
+        v = noise + (q @ inverse * q).sum(1)
+        return v * (8 * a["sigma2"] + squares.sum()) / (8 + len(items))
+
+    def join(p, n, generated, solved, shares, standard=lambda x: (x - x.mean()) / x.std()):
         many, none = a[p + "weights"]
         w = many + (none - many) * 5 / (5 + n)
-        parts = [w * standard(a[p + "base"] + a[p + "M1"] @ x) for x in generated]
-        return sum(parts + [(1 - w) / len(solved) * standard(a[f"{p}base{s}"] + a[f"{p}q{s}"] @ x)
-                            for s, x in enumerate(solved)])
+        scores = [w * standard(a[p + "base"] + a[p + "M1"] @ x) for x in generated]
+        scores += [(1 - w) / len(solved) * standard(a[f"{p}base{s}"] + a[f"{p}q{s}"] @ x)
+                   for s, x in enumerate(solved)]
+        total = sum((1 - w) / len(solved) * one for one in shares) if shares else 0
+        return sum(scores), total + np.zeros((len(scores[0]), n))
 
     def answer(items, ratings, profile):
         items, ratings, n = np.array(items, int), np.array(ratings), len(items)
         liked = ratings >= a["rank_like"]
         g = [np.tanh(generate("", items, ratings, profile))] if manifest["layers"] else []
-        x = [solve("", s, items, ratings, a[f"centre{s}"]) for s in range(manifest["seeds"])]
+        found = [solve_ratings(s, items, ratings, profile) for s in range(manifest["seeds"])]
+        variances = [variance(s, items, ratings, *one) for s, one in enumerate(found)]
+        shares = [a[f"q{s}"] @ pull * (ratings - a[f"base{s}"][items])
+                  for s, (_, pull) in enumerate(found)]
+        x = [x for x, _ in found]
+        predictions, rating_shares = join("", n, g, x, shares, lambda x: x)
         rank_g = [generate("rank_", items, liked, profile)] if manifest["rank_layers"] else []
-        rank_x = [solve_likes(s, items, liked, profile) for s in range(manifest["rank_seeds"])]
-        scores = join("rank_", n, rank_g, rank_x, lambda x: (x - x.mean()) / x.std())
-        return {"generated": np.ravel(g), "solved": x, "predictions": join("", n, g, x),
-                "rank_generated": np.ravel(rank_g), "rank_solved": rank_x, "scores": scores}
+        found = [solve_likes(s, items, liked, profile) for s in range(manifest["rank_seeds"])]
+        shares = [np.zeros((len(manifest["items"]), n)) for _ in found]
+        for s, (x_s, pull) in enumerate(found):
+            q = a[f"rank_q{s}"]
+            shares[s][:, liked] = a["rank_value"] * q @ pull / (q @ x_s).std()
+        rank_x = [x for x, _ in found]
+        scores, score_shares = join("rank_", n, rank_g, rank_x, shares)
+        spreads = np.sqrt(np.mean(variances or [np.tile(a["sigma2"], len(scores))], axis=0))
+        return {"generated": np.ravel(g), "solved": x, "rank_generated": np.ravel(rank_g),
+                "rank_solved": rank_x, "predictions": predictions, "rating_shares": rating_shares,
+                "scores": scores, "score_shares": score_shares, "spreads": spreads}
     return answer
 
 
@@ -3112,6 +3325,8 @@ def test_a_port_reproduces_the_vectors(lfg_py, served, small, tmp_path, kind, un
             asked, expected = zip(*one[name])
             assert [got[name][i] for i in asked] == pytest.approx(expected, abs=1e-4)
             assert got[name] == pytest.approx(ask(*user), abs=1e-4) and len(asked) == 5
+        for name in ("spreads", "rating_shares", "score_shares"):
+            assert got[name][list(asked)] == pytest.approx(np.array(one[name]), abs=1e-4)
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     floats = {name: a for name, a in model.arrays.items() if a.dtype == np.float32}
     assert [one["name"] for one in manifest.pop("arrays")] == list(floats)
@@ -3120,7 +3335,7 @@ def test_a_port_reproduces_the_vectors(lfg_py, served, small, tmp_path, kind, un
     items = [dict(zip(["id", "title", "genres", "year", "rated"], row)) for row in about]
     layers, seeds = {"user": (2, 0), "item": (0, 2), "dual": (1, 2)}[kind]
     assert manifest == {
-        "format": 3, "file": "weights.bin", "type": "float32, little-endian, last index fastest",
+        "format": 4, "file": "weights.bin", "type": "float32, little-endian, last index fastest",
         "layers": layers, "rank_layers": layers, "seeds": seeds, "rank_seeds": seeds, "slope": 0.01,
         "E_names": model.E_names, "items": items}
 
@@ -3145,7 +3360,7 @@ lfg.py train --out x --dataset few.csv --columns user | invalid column_names val
 lfg.py train --out no/x --dataset synthetic | no/x: cannot be written
 lfg.py train --out few.csv --dataset few.csv | few.csv: would overwrite an input
 lfg.py recommend --model none | none: no such file; make one with lfg.py train
-lfg.py recommend --model few.csv | few.csv: not a model file of format 3
+lfg.py recommend --model few.csv | few.csv: not a model file of format 4
 lfg.py recommend --model m --age 151 | '151' must be a whole number from 0 to 150
 lfg.py recommend --model m --by item | invalid choice: 'item' (choose from 'rank', 'rating')
 lfg.py recommend --model m --genre Jazz | genre 'Jazz' is unknown; choose from Drama, War
@@ -3158,6 +3373,8 @@ lfg.py recommend --model m --ratings none | none: No such file or directory
 lfg.py recommend --model m --ratings few.csv | few.csv, line 2: must be TITLE=RATING or
 lfg.py recommend --model m --ratings latin.csv | latin.csv, line 1: not UTF-8 text; save it as UTF-8
 lfg.py recommend --model m --ratings bad.csv | bad.csv, line 4: rating 9 must be between
+lfg.py similar --model m Heat | 'Heat' fits several items
+lfg.py similar --model m qqqq | 'qqqq' is not the id or title of an item; the nearest are: none
 lfg.py score --model m --ratings few.csv --out m | m: would overwrite an input
 lfg.py score --model m --ratings few.csv --out o | few.csv, line 2: '1' is not the id or title
 lfg.py score --model m --ratings high.csv --out o | high.csv, line 3: rating 9 must be between
@@ -3211,11 +3428,15 @@ BARE = "import sys; sys.modules.update(pandas=None, tqdm=None); "
 
 def test_a_saved_model_needs_numpy_alone(kept, tmp_path):
     done = python(BARE + "from serve import Recommender; model = Recommender.load(sys.argv[1]); "
-                  "print(model.recommend({'Heat (1995)': 5}, 2))", kept["dual"])
-    rows = Recommender.load(kept["dual"]).recommend({"Heat (1995)": 5}, 2).to_dict("records")
+                  "print([model.recommend({'Heat (1995)': 5}, 2), model.similar(50, 2)])",
+                  kept["dual"])
+    model = Recommender.load(kept["dual"])
+    rows = [one.to_dict("records")
+            for one in (model.recommend({"Heat (1995)": 5}, 2), model.similar(50, 2))]
     assert (ast.literal_eval(done.stdout), done.stderr) == (rows, "")
-    done = python(BARE + RUN, "lfg.py", "recommend", "--model", kept["dual"], "--rate", "Toy=5")
-    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 11)
+    for command in (["recommend", "--rate=Toy=5"], ["similar", "Toy"]):
+        done = python(BARE + RUN, "lfg.py", *command, "--model", kept["dual"])
+        assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 11)
     write(tmp_path, FILES)
     for dataset, missing in (("synthetic:60x40x900", "tqdm"), (tmp_path / "few.csv", "pandas")):
         done = python(BARE + RUN, "lfg.py", "train", "--dataset", dataset, "--out", tmp_path / "x")
