@@ -2025,11 +2025,11 @@ def test_cold_start_shows_so_many_ratings_of_the_same_users():
         steady = np.flatnonzero(profile.counts >= 50)
         exactly += (profile.counts == 50).sum()
         assert len(cases) == len(COUNTS) and 0 < len(steady) < len(np.unique(target.users))
-        for count, case in zip(COUNTS, cases):
+        for size, case in zip(COUNTS, cases):
             assert pairs(case.train) == pairs(train) and pairs(case.profile) <= pairs(profile)
             assert pairs(case.target) == pairs(target.where(np.isin(target.users, steady)))
-            assert case.profile.counts[steady].tolist() == [count] * len(steady)
-            assert len(case.profile) == count * len(steady)
+            assert case.profile.counts[steady].tolist() == [size] * len(steady)
+            assert len(case.profile) == size * len(steady)
         assert all(pairs(a.profile) < pairs(b.profile) for a, b in zip(cases, cases[1:]))
     assert exactly > 0                                      # who have just enough
 
