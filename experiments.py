@@ -591,6 +591,11 @@ def speed(data, test, options):
     seconds["LFG-rank"] = timed(served.ranks, users)
     seconds["LFG-rank, LFG-dual"] = timed(
         lambda *user: (served.ranks(*user), served.scores(*user)), users)
+    seconds["Ten, ±, because"] = timed(lambda *user: served.best(*user, 10, why=True), users)
+    every = np.arange(len(served.item_ids))
+    seconds["Ten, because, all ±"] = timed(
+        lambda *user: (served.best(*user, 10, why=True),
+                       served.spreads(*user[:2], served.factors(*user)[1], every)), users)
     rater = data.ratings.users
     more = [data.ratings.where((R.counts[rater] > 0) | (rater == u)) for u in new[:3]]
     for name in ("BiasSVD", "SVD"):                        # with the ratings of one new user
