@@ -531,6 +531,8 @@ def calibration(data, test, options):
     try:
         for fold in options.folds:
             R, profile, target = cases_of(data.ratings, "realtime", fold, options.seed)[0]
+            if len(target) < 5:
+                raise DataError(f"fold {fold} hides too few ratings; use a larger data set")
             trainer = Trainer(data, test, R, f"fold {fold}", options)
             model = trainer.fitted("LFG-dual", settings)[0]
             spare = LFGItem(LFG(**settings["LFG-item"], seed=options.seed),
@@ -690,9 +692,9 @@ def parse(argv):
         choices=[*tests, "published", "calibration", "taste", "ablation", "speed", "tune", "all"],
         help="basic: 20%% of each user's ratings held out; realtime: 20%% of the users are new; "
              "all: both; newitem: 20%% of the items are new; coldstart: new users by number of "
-             "ratings; topn: lists for new users; published: u1 to u5 of ML-100k, else 10%% of all "
-             "ratings held out; calibration: how sure ratings for new users are; taste: lists for "
-             "fans of a genre; "
+             "ratings; topn: lists for new users; published: u1 to u5, in the folder of ml-100k, "
+             "or, of other data, 10%% of all ratings held out; calibration: how sure ratings for "
+             "new users are; taste: lists for fans of a genre; "
              "ablation: from the paper to LFG-dual, one choice per row; speed: time per "
              "new user of fold 1, training time, and memory; tune: validation RMSE around each "
              "setting, within fold 1's training part")

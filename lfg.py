@@ -590,8 +590,10 @@ def standardised(scores):
 
 
 def deviation(scores):
-    """The standard deviation (..., 1) of scores (..., items)."""
-    return np.maximum(scores.std(-1, keepdims=True), 1e-12)
+    """The standard deviation (..., 1) of scores (..., items); infinite where all are the same."""
+    spread = scores.std(-1, keepdims=True)
+    same = spread <= 1e-6 * np.abs(scores).max(-1, keepdims=True)      # but for rounding
+    return np.where(same, np.inf, spread)
 
 
 def forward_weight(n, many, none):

@@ -81,6 +81,12 @@ class Recommender:
         for lists. The defaults depend on the size of the data, but seeds is 1 for "item". seed: of
         all random numbers. quiet: no progress bar. Raises DataError.
         """
+        if not hasattr(ratings, "columns"):
+            raise DataError("ratings must be a DataFrame with the columns user, item and rating")
+        check_count("seed", seed, 0)
+        for name, n in ("epochs", epochs), ("factors", factors), ("seeds", seeds):
+            if n is not None:
+                check_count(name, n)
         if columns:
             taken = [name for name in columns.values() if name in ratings and name not in columns]
             ratings = ratings.drop(columns=taken).rename(columns=columns)
@@ -133,7 +139,7 @@ class Recommender:
 
     def predict(self, ratings, items, profile=None):
         """Predicted ratings (n,), within the scale, of a list of items, or one, by id or title."""
-        asked = [self.find(item) for item in ([items] if isinstance(items, str) else items)]
+        asked = [self.find(item) for item in ([items] if np.ndim(items) == 0 else items)]
         scores = self.scores(*self.indices(ratings), self.profile_row(profile))
         return np.clip(scores[asked], self.low, self.high)
 
@@ -164,7 +170,7 @@ class Recommender:
 
     def similar_rows(self, item, n):
         """What similar gives, as a list of dicts. Raises DataError."""
-        check_length(n)
+        check_count("n", n)
         index = self.find(item)
         if not self.n_ranked:
             raise DataError("the model generates no items; train one with generator item or dual")
@@ -186,7 +192,7 @@ class Recommender:
         give the standard deviations of the ratings (n,) and the shares (n, len(items)) of what was
         rated in the scores.
         """
-        check_length(n)
+        check_count("n", n)
         a, factors_of, change = self.side(by)
         factors = factors_of(items, values, profile)
         parts = part_scores(a, *factors)
@@ -307,6 +313,8 @@ class Recommender:
 
         Also of rows (where, id or title, rating); the message of a mistake begins with its where.
         """
+        if ratings is None or isinstance(ratings, (str, list)):
+            raise DataError("ratings must be a dict {id or title: rating}")
         if hasattr(ratings, "items"):
             ratings = [("ratings", *pair) for pair in ratings.items()]
         rated = {}
@@ -324,7 +332,7 @@ class Recommender:
         """The rating, a number or text, as a float. Raises DataError unless it is on the scale."""
         try:
             value = float(rating)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise DataError(f"rating {rating!r:.100} is not a number") from error
         if not self.low <= np.float32(min(max(value, -1e10), 1e10)) <= self.high:
             raise DataError(f"rating {value:g} must be between {self.low:g} and {self.high:g}")
@@ -356,6 +364,8 @@ class Recommender:
             if name in self.index_of_id:
                 return self.index_of_id[name]
         wanted, year = plain_title(text)
+        if not wanted:
+            raise DataError(f"{text!r} is not a title or an id")
         found = [n for n in self.found_by.get(wanted, []) if year in self.titles[n]]
         if not found and not wanted.isdecimal():           # a part of a title, but not of an id
             found = [n for name, indices in self.found_by.items() if wanted in name for n in indices
@@ -413,10 +423,10 @@ class Recommender:
             raise ValueError("arrays do not fit together")
 
 
-def check_length(n):
-    """Raise DataError unless n can be the length of a list."""
-    if not isinstance(n, (int, np.integer)) or isinstance(n, bool) or n < 1:
-        raise DataError(f"n is {n!r}; it must be a whole number above 0")
+def check_count(name, n, least=1):
+    """Raise DataError unless n is a whole number, not below least."""
+    if not isinstance(n, (int, np.integer)) or isinstance(n, bool) or n < least:
+        raise DataError(f"{name} is {n!r}; it must be a whole number above {least - 1}")
 
 
 def frame(rows, columns):

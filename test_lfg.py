@@ -991,7 +991,8 @@ def test_two_planted_groups_are_found(name):
 
 def test_standardised_scores_are_joined_as_by_hand():
     # of 1, 3: mean 2, deviation 1
-    assert standardised(np.array([[1.0, 3], [7, 7]])).tolist() == [[-1, 1], [0, 0]]
+    assert standardised(np.array([[1.0, 3], [7, 7 + 1e-7], [0, 0]])).tolist() == [
+        [-1, 1], [0, 0], [0, 0]]                           # the same but for rounding: 0
     shown = Ratings(np.repeat([1, 2], [5, 20]), [*range(5), *range(20)], np.ones(25), (3, 30))
     parts = [Constant(rating) for rating in (4, 5, 9)]     # fitted
     for part, own in zip(parts, ([1, 3], [9, 5], [40, 20])):
@@ -2933,6 +2934,9 @@ NO_PROFILE = "not in the profiles that the model was trained with; choose from"
     (dict(ratings={"54": 1e39}), "rating 1e+39 must be between 1 and 5"),
     (dict(ratings={"54": [1, 2]}), "rating [1, 2] is not a number"),
     (dict(ratings={"54": "good"}), "rating 'good' is not a number"),
+    (dict(ratings={"54": 10 ** 400}), "is not a number"),
+    (dict(ratings={"": 4}), "'' is not a title"),
+    *[(dict(ratings=wrong), "ratings must be a dict") for wrong in ("54", [("54", 5)], None)],
     (dict(ratings={"54": 4, "été": 4}), "ratings: Été, L' (1987) is rated twice"),
     (dict(n=-3), "n is -3; it must be a whole number above 0"), (dict(n=2.0), "n is 2.0; it must"),
     (dict(n=True), "n is True; it must"),
@@ -3045,6 +3049,8 @@ def test_a_model_of_ones_own_tables(tmp_path, ids):
 
 @pytest.mark.parametrize("changed,message", [
     (dict(columns={}), "item or rating"), (dict(generator="both"), "generator is 'both'; it must"),
+    (dict(epochs=-1), "epochs is -1; it must"), (dict(seeds=0), "seeds is 0; it must"),
+    (dict(factors=2.5), "factors is 2.5; it must"), (dict(seed=-1), "seed is -1; it must"),
     (dict(users=pd.DataFrame({"user": [1]})), "user")])
 def test_mistakes_in_training_are_data_errors_of_one_line(changed, message):
     with pytest.raises(DataError, match=message):
