@@ -64,15 +64,12 @@ def panel(heading, labels, lines, x0, y0, colours):
     return parts
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Draw tables of experiments.py as an SVG.")
-    parser.add_argument("json", nargs="+", help="what --test coldstart or calibration --json wrote")
-    parser.add_argument("svg", help="the file to write")
-    options = parser.parse_args()
-    tables = [table for path in options.json for table in json.loads(Path(path).read_text())
+def draw(paths):
+    """The SVG of the tables in JSON files."""
+    tables = [table for path in paths for table in json.loads(Path(path).read_text())
               if table["test"] in CAPTIONS]                # not the lists
     if len({table["test"] for table in tables}) != 1:
-        parser.error("the files must hold tables of coldstart, or of calibration, and not of both")
+        raise ValueError("there must be tables of coldstart, or of calibration, and not of both")
     drawn = [panels(table) for table in tables]
     names = dict.fromkeys(name for rows in drawn for row in rows[::-1] for name in row[1])
     colours = dict(zip(names, COLOURS))
@@ -88,4 +85,16 @@ if __name__ == "__main__":
     width = LEFT + max(2, len(tables)) * (WIDTH + 70)
     svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {bottom + 76}" {STYLE}>'
     background = '<rect width="100%" height="100%" fill="#ffffff"/>'
-    Path(options.svg).write_text(svg + background + "\n".join(parts) + "</svg>\n", encoding="utf-8")
+    return svg + background + "\n".join(parts) + "</svg>\n"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Draw tables of experiments.py as an SVG.")
+    parser.add_argument("json", nargs="+", help="what --test coldstart or calibration --json wrote")
+    parser.add_argument("svg", help="the file to write")
+    options = parser.parse_args()
+    try:
+        Path(options.svg).write_text(draw(options.json), encoding="utf-8")
+    except Exception as error:                             # whatever a wrong file leads to
+        named = error if isinstance(error, OSError) else f"{' '.join(options.json)}: {error!r}"
+        parser.exit(2, f"plots.py: {named}\n")
