@@ -424,10 +424,17 @@ def choices(settings):
         ("LFG", "+ mask 0.3 (LFG)", lfg),
         ("LFG-item", "turned around: items generated, users solved",
          {**item, "mask": lfg["mask"], "shown_weight": 1.0}),
-        ("LFG-item", "+ mask 0.5, weight 0.2 for ratings that the input shows (LFG-item)", item),
+        ("LFG-item", "+ mask 0.5, weight 0.2 for ratings that the input shows", item),
+        ("LFG-item", "+ prior, noise, and items folded in (LFG-item)", item),
         ("LFG-dual", "+ mean over seeds", {**dual, "user_weight": 0}),
         ("LFG-dual", "+ the user side, with its weight (LFG-dual)", dual)]
-    return {what: (name, {**settings, name: setting}) for name, what, setting in steps}
+    rows = {what: (name, {**settings, name: setting}) for name, what, setting in steps}
+    width = item["n_factors"] + 1
+    plain = {**settings["LFG-item fold-in"],               # shrinks users towards 0
+             "centre": lambda users, shown: np.zeros((len(users), width), np.float32)}
+    for what in list(rows)[7:9]:
+        rows[what][1]["LFG-item fold-in"] = plain
+    return rows
 
 
 def tune(data, test, options):

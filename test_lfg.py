@@ -2043,14 +2043,17 @@ def test_choices_lead_from_the_paper_to_the_settings_in_use(key):
     assert made[0] == ("LFG (paper)", used) and list(rows)[0].endswith("LFG (paper)")
     paper = PaperLFG(**used["LFG (paper)"])
     assert (paper.l2, paper.l2_M, paper.dropout, paper.mask) == (0, 0, 0, 0.1)
-    assert [name for name, _ in made[1:]] == ["LFG"] * 6 + ["LFG-item"] * 2
+    assert [name for name, _ in made[1:]] == ["LFG"] * 6 + ["LFG-item"] * 3
     setting = [vars(experiments.CLASSES[name](**s[name])) for name, s in made]
     changed = [{k for k in a if a[k] != b.get(k)} - {"fill_mu"}
                for a, b in zip(setting, setting[1:])]
     assert changed[:3] == [set(), {"dropout"}, {"l2", "l2_M"}]
     assert {"hidden"} < changed[3] <= {"hidden", "epochs", "rate", "batch", "svd_rows"}
     assert changed[4:6] == [{"n_factors"}, {"mask"}] and setting[5]["n_factors"] == 200
-    assert changed[7] == {"mask", "shown_weight"}
+    assert changed[7:] == [{"mask", "shown_weight"}, set()] and made[9] == ("LFG-item", used)
+    centres = [s["LFG-item fold-in"].get("centre") for _, s in made]
+    assert [centre is not None for centre in centres] == [False] * 7 + [True] * 2 + [False]
+    assert np.array_equal(centres[7]([4, 5], None), np.zeros((2, 201)))
     assert [s["mask"] for s in setting[5:8]] == [0.1, 0.3, 0.3]
     assert made[6] == ("LFG", used) and last == ("LFG-dual", used) and averaged == "LFG-dual"
     assert mean == {**used, "LFG-dual": {**used["LFG-dual"], "user_weight": 0}}
@@ -2394,7 +2397,7 @@ def test_ablation_is_a_row_per_choice_in_both_tests(cli, tmp_path, monkeypatch):
         assert [fold["fold"] for fold in table.pop("folds")] == [2, 3]
         assert table == {"table": None, "dataset": "synthetic", "test": "ablation", "of": of,
                          "seed": 7, "models": rows}
-        assert len(set(average.values())) == 11             # each choice does something
+        assert len(set(average.values())) == 12             # each choice does something
         cli("--test", of, *command)                         # and these are rows of the tables
         by_model = json.loads(path.read_text())[0]["average"]
         assert [(row, rmse) for row, rmse in average.items() if "LFG" in row[-10:]] == [
