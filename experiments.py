@@ -410,8 +410,7 @@ def choices(settings):
     """The rows of the ablation, {what is added: (column, settings)}; nothing is tuned again."""
     paper, lfg = settings["LFG (paper)"], settings["LFG"]
     item, dual = settings["LFG-item"], settings["LFG-dual"]
-    own = {name: value for name, value in paper.items() if name != "fill_mu"}
-    published = {**own, "l2": 0.0, "l2_M": 0.0, "dropout": 0.0}
+    published = {**paper, "l2": 0.0, "l2_M": 0.0, "dropout": 0.0}
     dropout = {**published, "dropout": LFG().dropout}
     steps = [
         ("LFG (paper)", "as published, tuned: LFG (paper)", paper),

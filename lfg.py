@@ -559,16 +559,17 @@ def measure_noise(model, R, E=None, F=None, progress=None):
     rank = known.ranks(rng)
 
     def squared_errors(sizes):
+        """Of the ratings that are not among the first `sizes` (users,); and what predict takes."""
         shown = rank < sizes[known.users]
         target = known.where(~shown)
         pairs = target.users, target.items, known.where(shown), E
-        error = target.values - model.predict(*pairs)
-        return (error.astype(np.float64) ** 2, *model.variance_terms(*pairs))
+        return (target.values - model.predict(*pairs)).astype(np.float64) ** 2, pairs
 
     constant = squared_errors(0.8 * known.counts)[0]
-    squares, a, b = squared_errors(random_sizes(known, rng))
+    squares, pairs = squared_errors(random_sizes(known, rng))
     if not (constant.any() and squares.any()):
         return variance, variance
+    a, b = model.variance_terms(*pairs)
     sigma2 = squares.mean()
     for _ in range(200):                                   # until errors are as large as foreseen
         sigma2 *= np.mean(squares / (a * sigma2 + b))

@@ -243,12 +243,10 @@ class Recommender:
         its right-hand side is a sum over the ratings.
         """
         a = self.side(by)[0]
-        n_solved = count(a)
-        weight = weights_of(a, len(items))[-1:]
-        solved = parts[len(parts) - n_solved:]
+        solved = [*zip(weights_of(a, len(items)), parts)]["M1" in a:]    # without LFG's
         used = values >= a["like"] if by == "rank" else None
         total = np.zeros((len(asked), len(items)), np.float32)
-        for n, part in enumerate(solved):
+        for n, (weight, part) in enumerate(solved):
             if by == "rank":
                 pull = influence(items[used], a[f"q{n}"], a["ridge"], None, asked)
                 total[:, used] += weight * a["value"] / deviation(part) * pull
@@ -580,13 +578,8 @@ def similar(options):
 
 def print_json(rows):
     """Print rows as JSON, floats with three decimals."""
-    def rounded(value):
-        if isinstance(value, float):
-            return round(value, 3)
-        if isinstance(value, list):
-            return [{key: rounded(one) for key, one in row.items()} for row in value]
-        return value
-    print(json.dumps(rounded(rows), indent=1, ensure_ascii=False))
+    rows = json.loads(json.dumps(rows), parse_float=lambda text: round(float(text), 3))
+    print(json.dumps(rows, indent=1, ensure_ascii=False))
 
 
 def rated_rows(rates, path):
@@ -667,21 +660,19 @@ def vectors(model):
         asked = rng.choice(n_items, 5).tolist()
         found.append({"items": items.tolist(), "ratings": values.tolist(),
                       "profile": profile.tolist()})
-        for prefix, factors, ask, name in (
-                ("", model.factors, model.scores, "predictions"),
-                ("rank_", model.rank_factors, model.ranks, "scores")):
-            generated, solved = factors(items, values, profile)
-            scores = ask(items, values, profile)
+        for by, prefix, name, shares in (("rating", "", "predictions", "rating_shares"),
+                                         ("rank", "rank_", "scores", "score_shares")):
+            a, factors_of, change = model.side(by)
+            generated, solved = factors_of(items, values, profile)
+            parts = part_scores(a, generated, solved)
+            scores = join(a, parts, len(items), change)
             found[-1].update({
                 f"{prefix}generated": [x.tolist() for one in generated for x in one],
                 f"{prefix}solved": [x.tolist() for x in solved],
-                name: [[i, float(scores[i])] for i in asked]})
-        solved = model.factors(items, values, profile)[1]
-        found[-1]["spreads"] = model.spreads(items, values, solved, asked).tolist()
-        for by, name in ("rating", "rating_shares"), ("rank", "score_shares"):
-            a, factors_of, _ = model.side(by)
-            parts = part_scores(a, *factors_of(items, values, profile))
-            found[-1][name] = model.shares(items, values, asked, by, parts).tolist()
+                name: [[i, float(scores[i])] for i in asked],
+                shares: model.shares(items, values, asked, by, parts).tolist()})
+            if by == "rating":
+                found[-1]["spreads"] = model.spreads(items, values, solved, asked).tolist()
     return found
 
 

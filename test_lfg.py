@@ -653,7 +653,7 @@ def test_noise_is_measured_on_users_not_seen_in_training(small):
         found = measure_noise(model, R, small.E, small.F)
         ((train, E, F, _), _), = calls[0]
         (_, whole), ((users, items, shown, _), rated) = calls[1]         # a fifth; the rest
-        (a, b) = calls[2][1][1]
+        (_, (a, b)), = calls[2]
         truth = {(u, i): v for u, i, v in pairs(R)}
         squares = ([truth[pair] for pair in zip(users, items)] - rated) ** 2
         first = calls[1][0][0]
@@ -3103,7 +3103,7 @@ def test_train_takes_any_csv_and_scale(lfg_py, small, tmp_path, monkeypatch, kin
     assert (code, out) == (0, "") and re.fullmatch(r"training RMSE [0-4]\.[0-9]{4}\n" + size, err)
     model = Recommender.load(path)
     assert (model.low, model.high) == (2, 10)
-    (((spare, told, *_), (sigma2, _)),) = noise            # of a network of its own
+    (((spare, told, *_), (sigma2, _)),) = noise            # from a network trained for it alone
     assert type(spare) is (LFG if kind == "user" else LFGItem) and len(told) == 900
     assert model.arrays["sigma2"] == np.float32(sigma2)
     for part in (model.arrays, model.rank):
