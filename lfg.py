@@ -30,14 +30,15 @@ if __name__ == "__main__":                                 # BLAS reads these wh
         print("lfg.py: numpy is missing; pip install -r requirements.txt", file=sys.stderr)
         sys.exit(2)
 
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
 
-from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Sequential, Tanh
+from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Rows, Sequential, Tanh
 from nn import cosine, end_epoch, even_slices, masked_mse, multinomial
-from svd import FactorModel, FoldIn, ensure_fitted, fit_prior, fold_in, like_threshold, likes_of
-from svd import prior_features, random_part, random_sizes, side_of, truncated_svd, unit_of
+from svd import FactorModel, FoldIn, ensure_fitted, few_columns, fit_prior, fold_in, like_threshold
+from svd import likes_of, prior_features, random_part, random_sizes, side_of, truncated_svd, unit_of
 from svd import with_ones
 
 
@@ -68,6 +69,7 @@ class LFG(FactorModel):
     batch: int = 128                                       # users per step
     seed: int = 0
     dtype: type = np.float32
+    orders = False                                         # whether the loss covers all items
 
     @np.errstate(over="ignore", invalid="ignore")          # end_epoch reports divergence
     def fit(self, R, E=None, F=None, progress=None):
@@ -82,9 +84,10 @@ class LFG(FactorModel):
         rng = np.random.default_rng(self.seed)
         self.start_training(R, E.shape[1], rng)
         weights = self.network.params
-        params = weights + [self.M, self.bi]
+        params = weights + [self.M.T, self.bi]
         # L2 on weight matrices and M, none on biases
         adam = Adam(params, l2=[self.l2 * (p.ndim == 2) for p in weights] + [self.l2_M, 0])
+        self.few = few_columns(R, self.batch)
         users = np.flatnonzero(R.counts)
         batches = even_slices(len(users), self.batch)
         for epoch in range(self.epochs):
@@ -92,14 +95,17 @@ class LFG(FactorModel):
             error = 0
             for n, b in enumerate(batches):
                 row, item, value = R.rows(order[b])
+                part, inside, rows = self.part(item)
                 # 1. mask some ratings and encode the rest: I = [E, mask(H)]
                 mask = self.mask_rates(row, len(order[b]), rng)
                 kept = rng.random(len(row), np.float32) >= mask
-                x = self.encode(row[kept], item[kept], value[kept], E[order[b]])
+                x = part.encode(row[kept], inside[kept], value[kept], E[order[b]])
                 # 2. predict all ratings, shown and masked, and take a step of gradient descent
                 weight = np.where(kept, self.shown_weight, 1).astype(self.dtype)
-                mse, grads = self.gradients(x, row, item, value, weight)
-                adam.step(grads, self.rate * cosine((epoch + n / len(batches)) / self.epochs))
+                asked = item if self.orders else inside
+                mse, grads = part.gradients(x, row, asked, value, weight)
+                rate = self.rate * cosine((epoch + n / len(batches)) / self.epochs)
+                adam.step(grads, rate, rows)
                 error += mse * len(x)                      # back to a sum over ratings
             end_epoch(progress, epoch, error / len(R), R.values, params)
         self.q1 = with_ones(self.M.T)                      # (items, k + 1)
@@ -118,7 +124,7 @@ class LFG(FactorModel):
         """Set what training starts from: mu, item means, the network, M from the SVD, and bi."""
         self.mu, self.expected = self.means(R)
         self.network = self.build_network(self.input_width(n_side, R.shape[1]), rng)
-        self.M = self.start_M(R, rng).astype(self.dtype)
+        self.M = self.start_M(R, rng).T.astype(self.dtype, "C").T        # its columns in one piece
         self.bi = np.zeros(R.shape[1], self.dtype)
 
     def means(self, R):
@@ -140,6 +146,30 @@ class LFG(FactorModel):
             layers += [Dropout(self.dropout, rng)] if self.dropout else []
             n_in = n_out
         return Sequential(*layers, Linear(n_in, self.n_factors + 1, rng, self.dtype), Tanh())
+
+    def part(self, item):
+        """A model of the columns that a batch rates, which is all that its gradients need.
+
+        Returns that model, where each item (n,) is in it, and the rows of the parameters that it
+        has, for Adam. Where a batch rates most columns, it is the model itself. A model that
+        `orders` keeps all of M, which its loss covers.
+        """
+        if not self.few:
+            return self, item, None
+        columns, inside = np.unique(item, return_inverse=True)
+        part = copy(self)
+        part.expected = self.expected[columns]
+        first = self.network.layers[0]
+        n_side = len(first.W) - self.input_width(0, len(self.expected))
+        blocks = np.arange(n_side, len(first.W)).reshape(-1, len(self.expected))
+        inputs = np.concatenate([np.arange(n_side), blocks[:, columns].ravel()])
+        part.network = Sequential(Rows(first, inputs), *self.network.layers[1:])
+        rows = [inputs, *[None] * (len(self.network.params) + 1)]
+        if not self.orders:
+            part.M = self.M.T.take(columns, 0).T
+            part.bi = self.bi[columns]
+            rows[-2:] = columns, columns
+        return part, inside, rows
 
     def input_width(self, n_side, n_items):
         """Columns of the network's input."""
@@ -168,7 +198,7 @@ class LFG(FactorModel):
         """
         n_side = E.shape[1]
         n_items = len(self.expected)
-        x = np.zeros((len(E), n_side + 2 * n_items), self.dtype)
+        x = np.zeros((n_side + 2 * n_items, len(E)), self.dtype).T       # its columns in one piece
         x[:, :n_side] = E
         counts = np.bincount(row, minlength=len(E))
         scale = (1 / np.sqrt(np.maximum(1, counts)))[row].astype(self.dtype)
@@ -177,13 +207,13 @@ class LFG(FactorModel):
         return x
 
     def gradients(self, x, row, item, value, weight=1):
-        """Squared error / B; its gradients with respect to network parameters, M and bi."""
+        """Squared error / B; its gradients with respect to network parameters, M.T and bi."""
         G, caches = self.network.forward(x, training=True)
         U_G, bu_G = G[:, :-1], G[:, -1]                    # (B, k), (B,)
         target = value - self.mu - bu_G[row] - self.bi[item]
         mse, d = masked_mse(U_G @ self.M, row, item, target, weight)     # d: (B, items)
         dG = np.hstack([d @ self.M.T, d.sum(1, keepdims=True)])          # -> (B, k + 1)
-        return mse, self.network.backward(dG, caches)[1] + [U_G.T @ d, d.sum(0)]
+        return mse, self.network.backward(dG, caches)[1] + [d.T @ U_G, d.sum(0)]
 
     @np.errstate(invalid="ignore")                         # BLAS can raise it in lanes it discards
     def user_factors(self, users, shown, E=None):
@@ -192,8 +222,9 @@ class LFG(FactorModel):
         G = np.empty((len(users), self.n_factors + 1), self.dtype)
         for b in even_slices(len(users), 512):
             row, item, value = shown.rows(users[b])
-            x = self.encode(row, item, self.inside(value), E[users[b]])
-            G[b] = self.network.forward(x)[0]
+            part, item, _ = self.part(item)
+            x = part.encode(row, item, self.inside(value), E[users[b]])
+            G[b] = part.network.forward(x)[0]
         return self.unit * G
 
     def serving_arrays(self):
@@ -270,6 +301,8 @@ class LikesLFG(LFG):
     Its input is I = [E, likes, rated], both divided by the square root of the number of ratings.
     """
 
+    orders = True
+
     def set_scale(self, R):
         """Set where likes begin."""
         self.unit = 1
@@ -319,7 +352,7 @@ class RankLFG(LikesLFG):
         liked = value > 0
         loss, d = multinomial(U_G @ self.M + bu_G + self.bi, row[liked], item[liked])
         dG = np.hstack([d @ self.M.T, d.sum(1, keepdims=True)])
-        grads = self.network.backward(dG, caches)[1] + [U_G.T @ d, d.sum(0)]
+        grads = self.network.backward(dG, caches)[1] + [d.T @ U_G, d.sum(0)]
         return loss / np.log(self.M.shape[1] + 1), grads
 
 
@@ -339,7 +372,7 @@ class CellsLFG(LikesLFG):
     a0: float = 0.3
 
     def gradients(self, x, row, item, value, weight=1):
-        """Loss / B; its gradients with respect to network parameters, M, and bi (0)."""
+        """Loss / B; its gradients with respect to network parameters, M.T, and bi (0)."""
         G, caches = self.network.forward(x, training=True)
         Q = G[:, :-1]                                      # (B, k)
         liked = value > 0
@@ -352,7 +385,7 @@ class CellsLFG(LikesLFG):
         QQ, MM = Q.T @ Q, self.M @ self.M.T                # (k, k)
         cells = self.dtype(2 * self.a0 / len(x))
         dQ = d @ self.M.T + cells * (Q @ MM)
-        dM = Q.T @ d + cells * (QQ @ self.M)
+        dM = d.T @ Q + cells * (self.M.T @ QQ)
         loss = ((1 - s) ** 2 - self.a0 * s ** 2).sum() + self.a0 * (QQ * MM).sum()
         dG = np.hstack([dQ, np.zeros((len(x), 1), self.dtype)])          # no bias
         return loss / len(x), self.network.backward(dG, caches)[1] + [dM, np.zeros_like(self.bi)]

@@ -10,6 +10,7 @@ Every model here and in lfg.py keeps one contract. R and `shown` are data.Rating
 ratings they give. Memory grows with ratings + factors + one block of users, not users x items.
 """
 
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,10 +32,13 @@ def truncated_svd(R, k, seed=0):
     Q = rng.standard_normal((n_items, min(k + 10, n_items)), np.float32)
     powers = []
     for _ in range(8):
-        Q = np.linalg.qr(sum(block.T @ (block @ Q) for block in R.dense_blocks()))[0]
+        product = np.zeros_like(Q)
+        for block, columns in blocks_of(R):
+            product[columns] += block.T @ (block @ Q[columns])
+        Q = np.linalg.qr(product)[0]
         powers.append(Q)
     Q = np.linalg.qr(np.hstack(powers))[0]                 # (items, 8 (k + 10)) or (items, items)
-    RQ = np.vstack([block @ Q for block in R.dense_blocks()])
+    RQ = np.vstack([block @ Q[columns] for block, columns in blocks_of(R)])
     # R ~ (R Q) Qt, and (R Q)t (R Q) = W S^2 Wt gives S and V = Q W
     S2, W = np.linalg.eigh(RQ.T.astype(np.float64) @ RQ)
     S2 = S2[::-1][:k]
@@ -45,6 +49,29 @@ def truncated_svd(R, k, seed=0):
     left[:, :len(S)] = RQ @ (W / np.sqrt(np.where(S > 0, S, np.inf)))    # U sqrt(S) = R V / sqrt(S)
     right[:len(S)] = np.sqrt(S)[:, None] * (W.T @ Q.T)
     return left, right
+
+
+def blocks_of(R, size=128):
+    """Yield R in blocks of rows, and the columns of each: all, or those that are rated."""
+    if not few_columns(R, size):
+        for block in R.dense_blocks():
+            yield block, slice(None)
+        return
+    for b in even_slices(R.shape[0], size):
+        row, item, value = R.rows(np.arange(b.start, b.stop))
+        columns, item = np.unique(item, return_inverse=True)
+        block = np.zeros((b.stop - b.start, len(columns)), np.float32)
+        block[row, item] = value
+        yield block, columns
+
+
+def few_columns(R, size):
+    """Whether `size` rows of R, of those that are rated, have ratings in under 0.45 of its columns.
+
+    The others are then left out: where more columns are rated, copying costs more than it saves.
+    """
+    often = np.bincount(R.items, minlength=R.shape[1]) / max(1, np.count_nonzero(R.counts))
+    return np.mean(1 - (1 - often) ** size) < 0.45
 
 
 class FactorModel:
@@ -103,15 +130,21 @@ class BiasSVD(FactorModel):
         blocks = even_slices(len(users), 128)
         user_adams = [Adam([p[b], bu[b]]) for b in blocks]
         item_adam = Adam(self.item_params)
+        self.few = few_columns(R, 128)
+        if self.few:                                       # only they bear the penalty of an item
+            times = np.bincount(np.concatenate([np.unique(R.rows(users[b])[1]) for b in blocks]),
+                                minlength=R.shape[1])
+            self.root_n *= (len(blocks) / np.maximum(1, times)).astype(np.float32)
         for epoch in range(self.epochs):
             error = 0
             for n, at in enumerate(rng.permutation(len(blocks))):
                 b = blocks[at]
                 rate = self.rate * cosine((epoch + n / len(blocks)) / self.epochs)
                 share = len(users[b]) / len(users)
-                block_error, grads = self.gradients(R.rows(users[b]), p[b], bu[b], share)
+                part, ratings, rows = self.part(R.rows(users[b]))
+                block_error, grads = part.gradients(ratings, p[b], bu[b], share)
                 user_adams[at].step(grads[:2], 20 * rate)  # a user steps once per epoch,
-                item_adam.step(grads[2:], rate)            # an item once per block
+                item_adam.step(grads[2:], rate, rows)      # an item once per block
                 error += block_error
             end_epoch(progress, epoch, error / len(R), R.values, [p, bu, *self.item_params])
         self.p[users], self.bu[users] = p, bu
@@ -129,6 +162,21 @@ class BiasSVD(FactorModel):
         self.bi = np.zeros(R.shape[1], np.float32)
         self.root_n = np.sqrt(np.bincount(R.items, minlength=R.shape[1])).astype(np.float32)
         self.item_params = [self.q, self.bi]
+
+    def part(self, ratings):
+        """A model of the items that a block rates, its ratings by these, and their rows for Adam.
+
+        Where a block rates most items, the model itself.
+        """
+        if not self.few:
+            return self, ratings, None
+        row, item, value = ratings
+        columns, item = np.unique(item, return_inverse=True)
+        part = copy(self)
+        part.q, part.bi, part.root_n = (a.take(columns, 0) for a in (self.q, self.bi, self.root_n))
+        if isinstance(self, SVDpp):
+            part.y = self.y.take(columns, 0)
+        return part, (row, item, value), [columns] * len(self.item_params)
 
     def gradients(self, ratings, p, bu, share):
         """Squared error of a block of B users, and the gradients of the loss / B.

@@ -42,8 +42,8 @@ from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Sequential, Tanh
 from nn import cosine, end_epoch, even_slices, multinomial
 from serve import Recommender
 from settings import COUNTS, GRID, SETTINGS
-from svd import EASE, SVD, BiasSVD, FactorModel, FoldIn, MultVAE, Popularity, SVDpp, fit_prior
-from svd import fold_in, influence, leverages, like_threshold, likes_of, prior_features
+from svd import EASE, SVD, BiasSVD, FactorModel, FoldIn, MultVAE, Popularity, SVDpp, few_columns
+from svd import fit_prior, fold_in, influence, leverages, like_threshold, likes_of, prior_features
 from svd import random_part
 from svd import truncated_svd, unit_of, variance_of
 
@@ -140,6 +140,38 @@ def test_two_steps_of_adam_worked_by_hand():
     # v = 0.75 * 2.25 + 0.01 / 4 = 1.69, v' = 1.69 / (1 - 0.5625), sqrt(v') = 1.3 / (sqrt(7) / 4)
     adam.step([np.array([-1.025]), np.array([0.0])], rate=0.1)
     assert p == pytest.approx(0.925 - 0.1 * (0.7 / 0.75) / (5.2 / 7 ** 0.5 + 1))
+
+
+def test_adam_on_some_rows_moves_them_as_on_all():
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(40, 3))
+    both = [Adam([start.copy(), start[:, 0].copy()], l2=[0.1, 0]) for _ in range(2)]
+    both[1].chunk = 12                                     # four rows of three
+    for _ in range(3):                                     # every row in each step: as without rows
+        x, dy = rng.normal(size=(5, 40)), rng.normal(size=(5, 3))
+        both[0].step([x.T @ dy, x[0].copy()], rate=0.1)
+        both[1].step([(x, dy), x[0].copy()], rate=0.1, rows=[np.arange(40)] * 2)
+    for one, other in zip(*(adam.params for adam in both)):
+        assert one == pytest.approx(other, rel=1e-12) and np.abs(one).max() > 0.1
+    # row 1 in every sixth step: it has moved as far as it would have by the step before the next
+    dense, few = (Adam([np.ones((3, 2))], b2=0.9999) for _ in range(2))
+    for t in range(1, 601):
+        g = np.zeros((3, 2))
+        g[0] = [1, np.sin(t)]
+        g[1] = (t % 6 == 1) * np.array([1, 0.5])
+        rows = np.array([0, 1]) if t % 6 == 1 else np.array([0])
+        few.step([g[rows]], rate=0.01, rows=[rows])
+        dense.step([g], rate=0.01)
+    assert few.params[0][0] == pytest.approx(dense.params[0][0], rel=1e-9)
+    assert few.params[0][1] == pytest.approx(dense.params[0][1], rel=0.03)
+    assert few.params[0][1, 0] < -1 and (few.params[0][2] == 1).all()
+    # the penalty of the steps between shrinks it, and not beyond 0
+    few = Adam([np.ones((1, 1))], l2=10)
+    for wait in range(3):
+        for _ in range(50 * wait):
+            few.step([np.zeros((0, 1))], rate=0.01, rows=[np.array([], int)])
+        few.step([np.zeros((1, 1))], rate=0.01, rows=[np.array([0])])
+    assert 0 < few.params[0][0, 0] < 0.5
 
 
 def test_adam_steps_a_long_array_like_a_short_one_and_refuses_one_it_would_copy():
@@ -463,7 +495,64 @@ def test_gradients_of_the_whole_lfg_against_the_dense_loss(cls):
     assert len(grads) == 10                                # 3 Linear, 1 BatchNorm
     if cls is CellsLFG:
         assert not grads.pop().any()                       # has no biases
-    check_gradients(loss, [*model.network.params, model.M, model.bi][:len(grads)], grads)
+    check_gradients(loss, [*model.network.params, model.M.T, model.bi][:len(grads)], grads)
+
+
+@pytest.mark.parametrize("cls", [LFG, PaperLFG, RankLFG, CellsLFG, SVDpp])
+def test_a_batch_of_few_columns_has_the_gradients_of_the_dense_one_and_trains(cls, monkeypatch):
+    R = synthetic(40, 30, 300, seed=3).ratings
+    E = np.random.default_rng(0).integers(2, size=(40, 3)).astype(np.float32)
+    row, item, value = R.rows(np.array([3, 8, 1]))
+    assert len(np.unique(item)) < 25
+    if cls is SVDpp:
+        model = SVDpp(n_factors=4, epochs=1).fit(R)
+        model.y = model.q[::-1].copy()
+        model.few = True
+        p, bu = np.ones((3, 4), np.float32), np.zeros(3, np.float32)
+        part, ratings, rows = model.part((row, item, value))
+        few = part.gradients(ratings, p, bu, 0)[1]
+        dense = model.gradients((row, item, value), p, bu, 0)[1]
+        rows = [None, None, *rows]
+    else:
+        model = lfg(cls, dropout=0).fit(R, E)
+        value = model.inside(value)
+        model.few = True
+        part, inside, rows = model.part(item)
+        x = part.encode(row, inside, value, E[[3, 8, 1]])
+        few = part.gradients(x, row, item if cls.orders else inside, value)[1]
+        few[0] = few[0][0].T @ few[0][1]
+        x = model.encode(row, item, value, E[[3, 8, 1]])
+        dense = model.gradients(x, row, item, value)[1]
+        shown = model.user_factors(np.arange(40), R, E)
+        model.few = False
+        assert shown == pytest.approx(model.user_factors(np.arange(40), R, E), abs=1e-5)
+    for one, at, other in zip(few, rows, dense):
+        whole = np.zeros_like(other)
+        whole[slice(None) if at is None else at] = one
+        assert whole == pytest.approx(other, abs=1e-5 * float(np.abs(other).max()))
+    # trained with few columns or with all: much the same, as most columns are in every batch
+    found = []
+    for few in (True, False):
+        for module in (sys.modules["lfg"], sys.modules["svd"]):
+            monkeypatch.setattr(module, "few_columns", lambda R, size, few=few: few)
+        one = SVDpp(n_factors=4, epochs=5) if cls is SVDpp else lfg(cls, batch=40, dropout=0)
+        found.append(one.fit(R, E).scores(np.arange(40), R, E))
+    assert 0 < np.abs(found[0] - found[1]).max() < 1e-3 * np.ptp(found[1])
+
+
+def test_svd_reads_few_columns_of_a_block_with_the_same_result():
+    R = synthetic(300, 400, 900).ratings
+    assert few_columns(R, 128)
+    left, right = truncated_svd(R, 5)
+    S = np.linalg.svd(next(R.dense_blocks()))[1][:5]
+    assert (left ** 2).sum(0) == pytest.approx(S, rel=1e-3)
+    assert (right ** 2).sum(1) == pytest.approx(S, rel=1e-3)
+
+
+def test_few_columns_is_by_the_share_that_a_batch_rates():
+    R = Ratings([0, 0, 1, 3], [0, 1, 0, 0], [1, 1, 1, 1], (4, 4))
+    # of 3 users who rate, all have item 0 and one has item 1: 2 rate 1 + 1 - (2/3)^2 of 4 items
+    assert few_columns(R, 2) == (14 / 9 / 4 < 0.45) and not few_columns(R, 6)
 
 
 @pytest.mark.parametrize("cls", [LFG, PaperLFG, RankLFG, CellsLFG])
@@ -534,8 +623,9 @@ def test_lfg_trains_all_its_parameters_penalises_matrices_and_tells_the_error(sm
     errors = [len(x) * mse / 900 for (x, *_), (mse, _) in calls]           # four batches an epoch
     assert told == [(0, pytest.approx(sum(errors[:4]))), (1, pytest.approx(sum(errors[4:])))]
     adam = steps[0][0][0]
-    trained = [*model.network.params, model.M, model.bi]
-    assert len(adam.params) == 10 and all(p is q for p, q in zip(adam.params, trained))
+    trained = [*model.network.params, model.M.T, model.bi]
+    assert len(adam.params) == 10 and all(np.shares_memory(p, q) and p.shape == q.shape
+                                         for p, q in zip(adam.params, trained))
     assert adam.l2 == [0.1, 0, 0, 0, 0.1, 0, 0.1, 0, 0.3, 0]
     assert [type(layer) for layer in model.network.layers] == [
         Linear, LeakyReLU, BatchNorm, Dropout, Linear, LeakyReLU, Dropout, Linear, Tanh]
@@ -547,10 +637,10 @@ def test_rates_decay_to_zero_step_by_step(small, monkeypatch):
     steps = record(Adam, "step", monkeypatch.setattr)
     lfg(rate=0.01, epochs=2, batch=20).fit(small.ratings, small.E)         # 3 steps an epoch
     decay = np.array([(1 + np.cos(np.pi * n / 6)) / 2 for n in range(6)])
-    assert [rate for (_, _, rate), _ in steps] == pytest.approx(0.01 * decay)
+    assert [rate for (_, _, rate, *_), _ in steps] == pytest.approx(0.01 * decay)
     steps.clear()
     BiasSVD(n_factors=2, rate=0.02, epochs=2).fit(random_ratings(300, 20, share=0.3)[0])
-    rates = [rate for (_, _, rate), _ in steps]            # of a block's users, then of the items
+    rates = [rate for (_, _, rate, *_), _ in steps]            # of a block's users, then of the items
     assert rates == pytest.approx(np.outer(0.02 * decay, [20, 1]).ravel())
 
 
