@@ -541,19 +541,22 @@ def test_a_batch_of_few_columns_has_the_gradients_of_the_dense_one_and_trains(cl
     assert 0 < np.abs(found[0] - found[1]).max() < 1e-3 * np.ptp(found[1])
 
 
-def test_svd_reads_few_columns_of_a_block_with_the_same_result():
+def test_svd_and_biassvd_read_few_columns_of_a_block_with_the_same_result():
     R = synthetic(300, 400, 900).ratings
     assert few_columns(R, 128)
     left, right = truncated_svd(R, 5)
     S = np.linalg.svd(next(R.dense_blocks()))[1][:5]
     assert (left ** 2).sum(0) == pytest.approx(S, rel=1e-3)
     assert (right ** 2).sum(1) == pytest.approx(S, rel=1e-3)
+    # in BiasSVD one of the three blocks of users bears the whole penalty of an item rated once
+    once = np.bincount(R.items, minlength=400) == 1
+    assert once.any() and (BiasSVD(n_factors=2, epochs=1).fit(R).root_n[once] == 3).all()
 
 
 def test_few_columns_is_by_the_share_that_a_batch_rates():
     R = Ratings([0, 0, 1, 3], [0, 1, 0, 0], [1, 1, 1, 1], (4, 4))
     # of 3 users who rate, all have item 0 and one has item 1: 2 rate 1 + 1 - (2/3)^2 of 4 items
-    assert few_columns(R, 2) == (14 / 9 / 4 < 0.45) and not few_columns(R, 6)
+    assert few_columns(R, 2) == (14 / 9 / 4 < 0.45) and not few_columns(R, 5)
 
 
 @pytest.mark.parametrize("cls", [LFG, PaperLFG, RankLFG, CellsLFG])
