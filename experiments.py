@@ -125,10 +125,9 @@ def turned(data, test):
 
 
 class Fold:
-    """The models of a plan, {row: (column, settings)}, for one fold.
+    """The models of a plan, {row: (column, settings)}, for one fold; train sets took, by part.
 
-    data: as turned, where LFG and LFG-item exchange their roles. given: as in cases_of. train then
-    trains the models and sets took, {part: seconds}.
+    data: as turned, where LFG and LFG-item exchange their roles. given: as in cases_of.
     """
 
     def __init__(self, data, test, number, plan, seed, given=None):

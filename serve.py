@@ -85,8 +85,8 @@ class Recommender:
         trains the networks that generate users, "item" those that generate items, "dual" both.
         epochs, factors: of each network; seeds: number of item networks to average, for ratings and
         for lists. The defaults depend on the size of the data, but seeds is 1 for "item". seed: of
-        all random numbers. quiet: no progress bar. jobs: processes that train at once; if it is above
-        1, set OPENBLAS_NUM_THREADS=1, as each would have as many threads, and let a script do its
+        all random numbers. quiet: no progress bar. jobs: processes that train at once; above 1, set
+        OPENBLAS_NUM_THREADS=1, for each has as many threads as this one, and a script must do its
         work under `if __name__ == "__main__":`. Raises DataError.
         """
         if not hasattr(ratings, "columns"):
@@ -568,10 +568,9 @@ def fit(shared, progress, n, transposed, part, *solved):
     inputs = (R.T, F, E) if transposed else (R, E, F)
     fitted = []
     for model in (part, *solved):
-        began = time.process_time()
+        began = time.process_time() - sum(took for _, took in fitted[:1])
         model.fit(*inputs, progress=progress)
-        took = time.process_time() - began
-        fitted.append((model, took + fitted[0][1] if fitted else took))
+        fitted.append((model, time.process_time() - began))
         inputs = R, E, F
     return fitted
 
