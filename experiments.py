@@ -20,8 +20,8 @@ if __name__ == "__main__":                                 # BLAS reads these wh
 
 import argparse
 import json
-import time
 from dataclasses import replace
+from functools import partial
 from timeit import timeit
 
 import numpy as np
@@ -34,9 +34,7 @@ except ImportError:                                        # Windows
 from data import DataError, Ratings, Split, first_ratings, load, official, output_path, split
 from data import write_whole
 from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, PaperLFG, RankLFG
-from lfg import measure_noise
-from serve import Parser, Recommender, add_data_options, int_range, progress_bar, progress_of
-from serve import run_command
+from serve import Noise, Parser, Recommender, add_shared_options, fit_all, int_range, run_command
 from settings import COUNTS, GRID, for_genres, settings_for
 from svd import EASE, SVD, BiasSVD, FoldIn, MultVAE, Popularity, SVDpp, like_threshold, likes_of
 
@@ -58,7 +56,9 @@ CLASSES = {"SVD": SVD, "BiasSVD": BiasSVD, "SVD++": SVDpp, "LFG": LFG, "LFG-item
            "LFG (paper)": PaperLFG, "Popularity": Popularity, "EASE": EASE, "Mult-VAE": MultVAE,
            "LFG-rank user": RankLFG, "LFG-rank item": CellsLFG}
 JOINED = {"LFG-dual": (LFGDual, "LFG", "LFG-item"),
-          "LFG-rank": (LFGRank, "LFG-rank user", "LFG-rank item")}
+          "LFG-rank": (LFGRank, "LFG-rank user", "LFG-rank item"),
+          "SVD++ mean": (LFGDual, None, "SVD++"),          # of as many seeds as LFG-dual has
+          "SVD++ fold-in mean": (LFGDual, None, "SVD++ fold-in")}
 TASTES = {"Horror": 5, "Children's": 5, "Sci-Fi": 5, "Romance": 5, "War": 3}       # of ten
 TITLES = {"basic": "LFG Rating Prediction", "realtime": "LFG Real-Time Rating Prediction",
           "newitem": "New Items,", "coldstart": "Cold Start by Ratings in the Profile,",
@@ -124,71 +124,67 @@ def turned(data, test):
     return replace(data, ratings=data.ratings.T, E=data.F, F=data.E)
 
 
-class Trainer:
-    """Trains the models of a table on R, one training part; parts that they share, once.
+class Fold:
+    """The models of a plan, {row: (column, settings)}, for one fold; train sets took, by part.
 
-    data: as turned, where LFG and LFG-item exchange their roles; what: for the progress bar.
+    data: as turned, where LFG and LFG-item exchange their roles. given: as in cases_of.
     """
 
-    def __init__(self, data, test, R, what, options):
-        self.data = data
-        self.inputs = (R, data.E, data.F)
-        self.turned_around = "LFG" if test == "newitem" else "LFG-item"    # generates columns of R
-        self.what = f"{data.name} {what}"
-        self.options = options
-        self.trained = {}                                  # (name, setting, seed): model, seconds
-        self.seconds = 0                                   # of the parts of the last model
-
-    def fitted(self, column, settings):
-        """The model of a column, fitted on R, and the seconds that it and its parts took."""
-        self.seconds = 0
-        model = self.model_of(column, settings, self.options.seed)
-        began = time.perf_counter()
-        if isinstance(model, (FoldIn, LFGDual)):           # its parts are trained, it is not
-            model.fit(*self.inputs)
-        return model, self.seconds + time.perf_counter() - began
+    def __init__(self, data, test, number, plan, seed, given=None):
+        self.data, self.test, self.number, self.plan = data, test, number, plan
+        self.cases = cases_of(data.ratings, test, number, seed, given)
+        self.solved = {"LFG-rank item": LFGRankItem,       # what generates the columns of R
+                       "LFG" if test == "newitem" else "LFG-item": LFGItem}
+        # what rows share: {(name, setting, seed): {"": part, setting: what is solved around it}}
+        self.groups = {}
+        self.models = {row: self.model_of(column, settings, seed)
+                       for row, (column, settings) in plan.items()}
 
     def model_of(self, column, settings, seed):
-        """The model of a column, made of trained parts.
+        """The model of a column, made of parts.
 
         A network that generates the rows of R is the model itself; one that generates the columns
         of R becomes an LFGItem.
         """
         if column in JOINED:
             Joined, user, item = JOINED[column]
-            setting = settings[column]
-            users = [self.model_of(user, settings, seed)]
+            setting = settings[column] if user else settings["LFG-dual"]
+            users = [self.model_of(user, settings, seed)] if user else []
             items = [self.model_of(item, settings, seed + n) for n in range(setting["seeds"])]
             weights = (setting["user_weight"], setting.get("empty_weight", setting["user_weight"]))
-            if self.turned_around == "LFG":
+            if "LFG" in self.solved:
                 return Joined(items, users, [1 - w for w in weights])
             return Joined(users, items, weights)
         name = "BiasSVD" if column.startswith("μ") else column.replace(" fold-in", "")
-        part = self.part(name, settings[name], seed)
-        if column in (self.turned_around, "LFG-rank item"):
-            solved = LFGRankItem if column == "LFG-rank item" else LFGItem
-            return solved(part, **for_genres(settings[f"{column} fold-in"], self.data))
-        if column == "SVD++ fold-in":
-            return FoldIn(part, **settings[column], centre=part.implicit_rows)
-        return FoldIn(part, **settings[column]) if column == "BiasSVD fold-in" else part
+        group = self.groups.setdefault((name, str(settings[name]), seed), {})
+        part = group.setdefault("", CLASSES[name](**settings[name]))
+        part.seed = seed
+        Solved = FoldIn if "fold-in" in column else self.solved.get(column)
+        if not Solved:
+            return part
+        setting = settings[f"{name} fold-in"]
+        centre = {"centre": part.implicit_rows} if name == "SVD++" else {}
+        model = Solved(part, **for_genres(setting, self.data), **centre)
+        return group.setdefault(str(setting), model)
 
-    def part(self, name, setting, seed):
-        """The trained model of that class, setting and seed; its seconds are added up."""
-        key = (name, str(setting), seed)
-        if key not in self.trained:
-            R, E, F = self.inputs
-            if name in (self.turned_around, "LFG-rank item"):
-                R, E, F = R.T, F, E
-            model = CLASSES[name](**setting)
-            model.seed = seed
-            with progress_bar(getattr(model, "epochs", 1), self.options.quiet) as bar:
-                bar.set_description_str(f"{self.what} {name} seed {seed}")
-                began = time.perf_counter()
-                model.fit(R, E, F, progress=progress_of(bar))
-            self.trained[key] = (model, time.perf_counter() - began)
-        model, seconds = self.trained[key]
-        self.seconds += seconds
-        return model
+    def seconds(self, row):
+        """The seconds that the model of a row and its parts took to train."""
+        model = self.models[row]
+        parts = model.forward + model.solved if isinstance(model, LFGDual) else [model]
+        return sum(self.took[part] for part in parts)
+
+
+def train(folds, options):
+    """Yield each Fold, taken off the list, when its models are trained, in processes."""
+    data, test = folds[0].data, folds[0].test
+    shared = data.E, data.F, [fold.cases[0].train for fold in folds]
+    tasks = [[(n, key[0] in fold.solved, *group.values())
+              for key, group in reversed(fold.groups.items())]           # the longest first
+             for n, fold in enumerate(folds)]
+    for took in fit_all(tasks, shared, options.jobs, f"{data.name} {test}", options.quiet):
+        fold = folds.pop(0)
+        fold.took = took
+        yield fold
 
 
 def cases_of(ratings, test, fold, seed, given=None):
@@ -213,38 +209,33 @@ def cases_of(ratings, test, fold, seed, given=None):
     return [Split(parts.train, first_ratings(profile, n, seed), target) for n in COUNTS]
 
 
-def rmse_of(model, cases, E):
-    """RMSE on the target of each case, predictions clipped to the scale seen in training."""
-    found = []
-    for train_part, profile, target in cases:
-        predicted = model.predict(target.users, target.items, profile, E)
-        predicted = predicted.clip(train_part.values.min(), train_part.values.max())
-        error = predicted - target.values
-        found.append(float(np.sqrt(np.mean(error ** 2, dtype=np.float64))))
-    return found if len(found) > 1 else found[0]
+def rmse_of(model, case, E):
+    """RMSE on the target of a Split, predictions clipped to the scale seen in training."""
+    train_part, profile, target = case
+    predicted = model.predict(target.users, target.items, profile, E)
+    error = predicted.clip(train_part.values.min(), train_part.values.max()) - target.values
+    return float(np.sqrt(np.mean(error ** 2, dtype=np.float64)))
 
 
-def ranking_of(model, cases, E):
-    """Measures of the lists of each new user who likes something in the target, for each case.
+def ranking_of(model, case, E):
+    """Measures of the lists of each new user who likes something in the target of a Split.
 
     A candidate is an item that training has and the profile has not; an item is relevant if the
     target has a like of it. Items with the same score are in the order of popularity.
     """
-    found = []
-    for train_part, profile, target in cases:
-        like = like_threshold(train_part.values)
-        relevant = likes_of(target, like)
-        users = np.flatnonzero(relevant.counts)
-        popular = np.bincount(likes_of(train_part, like).items, minlength=target.shape[1])
-        order = np.argsort(-popular, kind="stable")        # ties keep this order
-        scores = model.scores(users, profile, E).astype(np.float64)
-        row, item, _ = profile.rows(users)
-        scores[row, item] = -np.inf
-        candidates = np.bincount(train_part.items, minlength=target.shape[1]) > 0
-        scores[:, ~candidates] = -np.inf
-        top = order[np.argsort(-scores[:, order], axis=1, kind="stable")[:, :100]]
-        found.append(measures(top[:, :candidates.sum()], relevant, users, candidates.sum()))
-    return found if len(found) > 1 else found[0]
+    train_part, profile, target = case
+    like = like_threshold(train_part.values)
+    relevant = likes_of(target, like)
+    users = np.flatnonzero(relevant.counts)
+    popular = np.bincount(likes_of(train_part, like).items, minlength=target.shape[1])
+    order = np.argsort(-popular, kind="stable")            # ties keep this order
+    scores = model.scores(users, profile, E).astype(np.float64)
+    row, item, _ = profile.rows(users)
+    scores[row, item] = -np.inf
+    candidates = np.bincount(train_part.items, minlength=target.shape[1]) > 0
+    scores[:, ~candidates] = -np.inf
+    top = order[np.argsort(-scores[:, order], axis=1, kind="stable")[:, :100]]
+    return measures(top[:, :candidates.sum()], relevant, users, candidates.sum())
 
 
 def measures(top, relevant, users, n_candidates):
@@ -263,29 +254,19 @@ def measures(top, relevant, users, n_candidates):
     return {name: float(value) for name, value in found.items()}
 
 
-def run_fold(data, test, plan, fold, measure, options, given=None):
-    """Train and measure the rows of a plan, {row: (column, settings)}: JSON object of the fold.
-
-    data: as turned; measure: "rmse", or "metrics" of ranking: a value, or a list, for each row.
-    given: as in cases_of.
-    """
-    cases = cases_of(data.ratings, test, fold, options.seed, given)
-    trainer = Trainer(data, test, cases[0].train, f"fold {fold}", options)
-    results, seconds = {}, {}
-    for row, (column, settings) in plan.items():
-        model, seconds[row] = trainer.fitted(column, settings)
-        results[row] = (rmse_of if measure == "rmse" else ranking_of)(model, cases, data.E)
-    found = {"fold": fold, "n_train": len(cases[0].train), "n_test": len(cases[0].target),
-             measure: results, "seconds": seconds}
-    column = "SVD++ fold-in" if test == "realtime" else "SVD++"
-    if test in ("basic", "realtime", "published") and {column, "LFG-dual"} <= plan.keys():
-        settings = plan[column][1]                         # a baseline with as many seeds as ours
-        seeds = settings["LFG-dual"]["seeds"]
-        models = [trainer.model_of(column, settings, options.seed + n) for n in range(seeds)]
-        mean = LFGDual([], models, None).fit(*trainer.inputs)
-        what = f"{column}, mean over {seeds} seed{'s' * (seeds > 1)}"
-        found["ensemble"] = {what: rmse_of(mean, cases, data.E)}
-    return found
+def measured(fold):
+    """JSON object of a trained Fold; for each row a value or, if it has several cases, a list."""
+    train_part, _, target = fold.cases[0]
+    key = measure_of(fold.test)
+    score = rmse_of if key == "rmse" else ranking_of
+    results = {}
+    for row, model in fold.models.items():
+        found = [score(model, case, fold.data.E) for case in fold.cases]
+        results[row] = found if len(found) > 1 else found[0]
+    means = {row: results.pop(row) for row in fold.plan if fold.plan[row][0].endswith(" mean")}
+    return {"fold": fold.number, "n_train": len(train_part), "n_test": len(target), key: results,
+            "seconds": {row: fold.seconds(row) for row in results},
+            **({"ensemble": means} if means else {})}
 
 
 def cross_validate(data, test, options):
@@ -298,25 +279,35 @@ def cross_validate(data, test, options):
     plans = {}
     for of in several.get(test, (test,)):
         settings = settings_for(len(data.ratings), of, options.seeds)
-        plans[of] = (choices(settings) if test == "ablation"
-                     else {column: (column, settings) for column in columns_of(of, options)})
+        plans[of] = choices(settings) if test == "ablation" else plan_of(of, settings, options)
     data = turned(data, test)
     drawn = test == "published" and data.folder is None
     asked = options.drawn_folds if drawn else options.folds
-    given = {fold: official(data, fold) for fold in asked if test == "published"}
-    folds = []
+    given = {n: official(data, n) for n in asked if test == "published"}
+    folds = [Fold(data, of, n, plan, options.seed, given.get(n))
+             for n in asked for of, plan in plans.items() if plan]
+    found = {fold.test: [] for fold in folds}
     try:
-        for fold in asked:
-            folds.append({of: run_fold(data, of, plan, fold, measure_of(of), options,
-                                       given.get(fold))
-                          for of, plan in plans.items() if plan})
+        for fold in train(folds, options):
+            found[fold.test].append(measured(fold))
     finally:                                               # after Ctrl-C, too, which then goes on
-        if folds:
-            tables = [table_object(data, test, of, [fold[of] for fold in folds], options)
-                      for of in folds[0]]
+        complete = min(map(len, found.values()))
+        if complete:
+            tables = [table_object(data, test, of, objects[:complete], options)
+                      for of, objects in found.items()]
             for together in [tables] if test == "ablation" else [[table] for table in tables]:
                 show(together)
             yield from tables
+
+
+def plan_of(test, settings, options):
+    """The plan of a table, and, for the same number of seeds as ours, the mean of SVD++ models."""
+    plan = {column: (column, settings) for column in columns_of(test, options)}
+    column = "SVD++ fold-in" if test == "realtime" else "SVD++"
+    if {column, "LFG-dual"} <= plan.keys():
+        n = settings["LFG-dual"]["seeds"]
+        plan[f"{column}, mean over {n} seed{'s' * (n > 1)}"] = f"{column} mean", settings
+    return plan
 
 
 def measure_of(test):
@@ -428,12 +419,15 @@ def choices(settings):
         ("LFG-dual", "+ mean over seeds", {**dual, "user_weight": 0}),
         ("LFG-dual", "+ the user side, with its weight (LFG-dual)", dual)]
     rows = {what: (name, {**settings, name: setting}) for name, what, setting in steps}
-    width = item["n_factors"] + 1
-    plain = {**settings["LFG-item fold-in"],               # shrinks users towards 0
-             "centre": lambda users, shown: np.zeros((len(users), width), np.float32)}
+    plain = {**settings["LFG-item fold-in"], "centre": partial(no_prior, item["n_factors"] + 1)}
     for what in list(rows)[7:9]:
         rows[what][1]["LFG-item fold-in"] = plain
     return rows
+
+
+def no_prior(width, users, shown):
+    """What FoldIn shrinks users towards without a prior: 0."""
+    return np.zeros((len(users), width), np.float32)
 
 
 def tune(data, test, options):
@@ -451,7 +445,8 @@ def tune(data, test, options):
         if column.startswith("μ") or column == "Popularity":             # nothing to tune
             continue
         values, plan = neighbours(column, used)
-        folds = [run_fold(training, test, plan, fold, key, options) for fold in inner]
+        folds = [Fold(training, test, n, plan, options.seed) for n in inner]
+        folds = [measured(fold) for fold in train(folds, options)]
         found = mean_of([fold[key] for fold in folds])
         seconds = mean_of([fold["seconds"] for fold in folds])
         name = "NDCG@100" if test == "topn" else "rmse"
@@ -497,7 +492,9 @@ def taste(data, test, options):
     """
     R = data.ratings
     settings = settings_for(len(R), "coldstart topn", options.seeds)
-    model, seconds = Trainer(data, test, R, "all", options).fitted("LFG-rank", settings)
+    plan = {"LFG-rank": ("LFG-rank", settings)}
+    fold, = train([Fold(data, test, None, plan, options.seed, Split(R, R, R))], options)
+    model = fold.models["LFG-rank"]
     rng = np.random.default_rng(options.seed)
     n_rated = np.bincount(R.items, minlength=R.shape[1])
     rows = []
@@ -521,7 +518,7 @@ def taste(data, test, options):
     print_table(["Genre".ljust(11), "Of ten", "At least", "Share of draws"],
                 [[row["genre"], row["mean"], row["least"], row["share"]] for row in rows])
     yield {"table": None, "dataset": data.name, "test": test, "seed": options.seed, "rows": rows,
-           "seconds": seconds}
+           "seconds": fold.seconds("LFG-rank")}
 
 
 def calibration(data, test, options):
@@ -533,32 +530,33 @@ def calibration(data, test, options):
     Ctrl-C leaves the complete folds.
     """
     settings = settings_for(len(data.ratings), "realtime", options.seeds)
-    folds = []
+    plan = {"LFG-dual": ("LFG-dual", settings)}
+    folds = [Fold(data, "realtime", n, plan, options.seed) for n in options.folds]
+    for fold in folds:
+        spare = LFG(**settings["LFG-item"], seed=options.seed)
+        fold.groups["noise"] = {"": Noise(LFGItem(spare, **settings["LFG-item fold-in"]))}
+    found = []
     try:
-        for fold in options.folds:
-            R, profile, target = cases_of(data.ratings, "realtime", fold, options.seed)[0]
+        for fold in train(folds, options):
+            R, profile, target = fold.cases[0]
             if len(target) < 5:
-                raise DataError(f"fold {fold} hides too few ratings; use a larger data set")
-            trainer = Trainer(data, test, R, f"fold {fold}", options)
-            model = trainer.fitted("LFG-dual", settings)[0]
-            spare = LFGItem(LFG(**settings["LFG-item"], seed=options.seed),
-                            **settings["LFG-item fold-in"])
-            with progress_bar(spare.model.epochs, options.quiet) as bar:
-                sigma2, constant = measure_noise(spare, *trainer.inputs, progress=progress_of(bar))
+                raise DataError(f"fold {fold.number} hides too few ratings; use a larger data set")
+            model = fold.models["LFG-dual"]
+            sigma2, constant = fold.groups["noise"][""].found
             pairs = target.users, target.items, profile, data.E
             predicted = model.predict(*pairs).clip(R.values.min(), R.values.max())
             a, b = model.variance_terms(*pairs)
-            folds.append({"fold": fold, "n_train": len(R), "n_test": len(target),
+            found.append({"fold": fold.number, "n_train": len(R), "n_test": len(target),
                           **calibration_of(predicted - target.values, a * sigma2 + b, constant)})
     finally:
-        if folds:
+        if found:
             table = {"table": None, "dataset": data.name, "test": test, "seed": options.seed,
-                     "models": ["LFG-dual"], "folds": folds}
+                     "models": ["LFG-dual"], "folds": found}
             print(title(table))
             print_table(["Fold", *(f"  {level} %" for level in LEVELS), "   NLL", "NLL, one",
                          "RMSE 1", *(f"     {fifth}" for fifth in range(2, 6))],
                         [[f["fold"], *f["coverage"].values(), f["nll"], f["nll_constant"],
-                          *f["rmse_by_fifth"]] for f in folds])
+                          *f["rmse_by_fifth"]] for f in found])
             yield table
 
 
@@ -581,12 +579,12 @@ def speed(data, test, options):
     """
     settings = settings_for(len(data.ratings), "coldstart", options.seeds)
     lists = settings_for(len(data.ratings), "coldstart topn", options.seeds)
-    R, profile, target = cases_of(data.ratings, test, 1, options.seed)[0]
+    plan = {column: (column, settings) for column in ("BiasSVD fold-in", "SVD", "LFG-dual")}
+    plan["LFG-rank"] = "LFG-rank", lists
+    fold, = train([Fold(data, test, 1, plan, options.seed)], options)
+    bias, _, dual, rank = fold.models.values()
+    R, profile, target = fold.cases[0]
     new = np.flatnonzero(target.counts)
-    trainer = Trainer(data, test, R, "fold 1", options)
-    bias, _, dual = (trainer.fitted(column, settings)[0]
-                     for column in ("BiasSVD fold-in", "SVD", "LFG-dual"))
-    rank = trainer.fitted("LFG-rank", lists)[0]
     models = {name: Recommender.from_model(LFGDual(*parts, dual.weights), rank, data, R)
               for name, *parts in (("LFG", dual.forward, []), ("LFG-item", [], dual.solved[:1]),
                                    ("LFG-dual", dual.forward, dual.solved),
@@ -607,17 +605,18 @@ def speed(data, test, options):
     rater = data.ratings.users
     more = [data.ratings.where((R.counts[rater] > 0) | (rater == u)) for u in new[:3]]
     for name in ("BiasSVD", "SVD"):                        # with the ratings of one new user
-        seconds[f"Retraining {name}"] = [
-            Trainer(data, test, one, "again", options).fitted(name, settings)[1] for one in more]
+        plan = {name: (name, settings)}
+        again = [Fold(data, test, 1, plan, options.seed, Split(one, one, one)) for one in more]
+        seconds[f"Retraining {name}"] = [one.seconds(name) for one in train(again, options)]
     median = {what: float(np.median(values)) for what, values in seconds.items()}
     rows = [{"what": what, "calls": len(values), "median": median[what],
              "p99": float(np.percentile(values, 99, method="higher")),     # of an actual call
              "times_dense": median[what] / median["LFG, dense forward pass"]}
             for what, values in seconds.items()]
-    training = [{"model": name, "seconds": took, "epochs": model.epochs,
-                 "seconds_an_epoch": took / model.epochs}
-                for (name, _, seed), (model, took) in trainer.trained.items()
-                if seed == options.seed]
+    parts = [(name, group[""]) for (name, _, seed), group in fold.groups.items()
+             if seed == options.seed]
+    training = [{"model": name, "seconds": fold.took[part], "epochs": part.epochs,
+                 "seconds_an_epoch": fold.took[part] / part.epochs} for name, part in parts]
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6 if resource else None
     table = {"table": None, "dataset": data.name, "test": test, "seed": options.seed,
@@ -693,7 +692,7 @@ def parse(argv):
     parser = Parser(prog="experiments.py", description=__doc__,
                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
-    add_data_options(add)
+    add_shared_options(add)
     add("--test", default="all",
         choices=[*tests, "published", "calibration", "taste", "ablation", "speed", "tune", "all"],
         help="basic: 20%% of each user's ratings held out; realtime: 20%% of the users are new; "
@@ -721,6 +720,7 @@ def parse(argv):
     if options.models and not known.keys() & set(options.models):
         has = f" has only {' '.join(known)}" if known else " prints all its rows"
         parser.error(f"--models {' '.join(options.models)}: {options.tests[0]}{has}")
+    options.jobs = 1 if options.test == "speed" else options.jobs
     options.models = [model for model in models if model in (options.models or models)]
     options.drawn_folds = sorted(set(options.folds or [1]))          # of published
     options.folds = sorted(set(options.folds or range(1, 6)))

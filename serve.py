@@ -11,9 +11,15 @@ import io
 import json
 import os
 import re
+import signal
 import sys
 import tempfile
+import time
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from multiprocessing import Pipe, Process
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 
@@ -70,7 +76,7 @@ class Recommender:
 
     @classmethod
     def train(cls, ratings, users=None, items=None, *, columns=None, generator="dual", epochs=None,
-              factors=None, seeds=None, seed=0, quiet=False):
+              factors=None, seeds=None, seed=0, quiet=False, jobs=1):
         """A Recommender trained on a DataFrame with the columns user, item and rating.
 
         users: user and any columns of categories, such as gender or age; users who are missing from
@@ -79,19 +85,21 @@ class Recommender:
         trains the networks that generate users, "item" those that generate items, "dual" both.
         epochs, factors: of each network; seeds: number of item networks to average, for ratings and
         for lists. The defaults depend on the size of the data, but seeds is 1 for "item". seed: of
-        all random numbers. quiet: no progress bar. Raises DataError.
+        all random numbers. quiet: no progress bar. jobs: processes that train at once; above 1, set
+        OPENBLAS_NUM_THREADS=1, for each has as many threads as this one, and a script must do its
+        work under `if __name__ == "__main__":`. Raises DataError.
         """
         if not hasattr(ratings, "columns"):
             raise DataError("ratings must be a DataFrame with the columns user, item and rating")
         check_count("seed", seed, 0)
-        for name, n in ("epochs", epochs), ("factors", factors), ("seeds", seeds):
+        for name, n in zip(("epochs", "factors", "seeds", "jobs"), (epochs, factors, seeds, jobs)):
             if n is not None:
                 check_count(name, n)
         if columns:
             taken = [name for name in columns.values() if name in ratings and name not in columns]
             ratings = ratings.drop(columns=taken).rename(columns=columns)
         data = to_dataset("ratings", ratings, users, items)
-        return train_model(data, generator, epochs, factors, seeds, seed, quiet)
+        return train_model(data, generator, epochs, factors, seeds, seed, quiet, jobs)
 
     @classmethod
     def from_model(cls, model, rank, data, R, sigma2=1.0):
@@ -473,7 +481,8 @@ def plain_title(title):
     return re.sub(rf"^({ARTICLES}) |^l' ?|,? ({ARTICLES})(?=$| \()", "", text), year
 
 
-def train_model(data, generator="dual", epochs=None, factors=None, seeds=None, seed=0, quiet=False):
+def train_model(data, generator="dual", epochs=None, factors=None, seeds=None, seed=0, quiet=False,
+                jobs=1):
     """The Recommender for a Dataset; the other arguments are those of Recommender.train.
 
     Reports the RMSE of the training ratings on stderr, unless quiet.
@@ -483,23 +492,18 @@ def train_model(data, generator="dual", epochs=None, factors=None, seeds=None, s
     changed = {key: value for key, value in [("epochs", epochs), ("n_factors", factors)] if value}
     models = [assemble(name, data, changed, generator, seeds, seed) for name in SERVED]
     model, rank = models
-    parts = [part for one in models for part in one.forward + one.solved]
+    parts = model.solved + rank.solved + model.forward + rank.forward    # the longest first
     # one more, without some users: it says how far predictions are off
     spare = assemble("LFG-dual", data, changed, generator, seeds, seed)
-    spare = (spare.solved or spare.forward)[0]
-    inputs = data.ratings, data.E, data.F
-    epochs = sum(getattr(part, "model", part).epochs for part in [*parts, spare])
-    with progress_bar(epochs, quiet) as bar:
-        bar.set_description_str(data.name)
-        for part in parts:
-            part.fit(*inputs, progress=progress_of(bar))
-        sigma2 = measure_noise(spare, *inputs, progress=progress_of(bar))[0]
+    noise = Noise((spare.solved or spare.forward)[0])
+    tasks = [(0, False, one) for one in (noise, *parts)]
+    list(fit_all([tasks], (data.E, data.F, [data.ratings]), jobs, data.name, quiet))
     if not quiet:
         R = data.ratings
         predicted = model.predict(R.users, R.items, R, data.E).clip(R.values.min(), R.values.max())
         rmse = np.sqrt(np.mean((predicted - R.values) ** 2, dtype=np.float64))
         print(f"training RMSE {rmse:.4f}", file=sys.stderr)
-    return Recommender.from_model(model, rank, data, data.ratings, sigma2)
+    return Recommender.from_model(model, rank, data, data.ratings, noise.found[0])
 
 
 def assemble(name, data, changed, generator, seeds, seed):
@@ -514,19 +518,121 @@ def assemble(name, data, changed, generator, seeds, seed):
     return Joined(forward, solved, (joined["user_weight"], joined["empty_weight"]))
 
 
-def progress_bar(total, quiet):
+class Noise:
+    """measure_noise as a model: found is what it returns for `spare`, an LFGItem or LFG."""
+
+    def __init__(self, spare):
+        self.spare = spare
+        self.epochs = getattr(spare, "model", spare).epochs
+
+    def fit(self, R, E, F, progress):
+        """Train the spare model and measure."""
+        self.found = measure_noise(self.spare, R, E, F, progress)
+
+
+def fit_all(groups, shared, jobs, what, quiet):
+    """Fit models in place, in `jobs` processes; yield {model: seconds} of each group, when done.
+
+    A group is a list of tasks (n, transposed, part, models around it...), as fit takes them; it is
+    taken off the list of groups. The groups after it train meanwhile, if jobs is above 1. shared,
+    as in fit, is copied once per process, or not at all where processes fork. One progress bar,
+    named what, is over all epochs. An error ends all processes. Raises DataError if one dies.
+    """
+    parts = [part for group in groups for _, _, part, *_ in group]
+    epochs = sum(getattr(getattr(part, "model", part), "epochs", 0) for part in parts)
+    with progress_bar(epochs, what, quiet) as bar:
+        if jobs == 1:
+            while groups:
+                yield dict(pair for task in groups.pop(0)
+                           for pair in fit(shared, lambda *_: bar.update(), *task))
+            return
+        # each thread waits for a process; these end first
+        with ThreadPoolExecutor(jobs) as threads, processes(min(jobs, len(parts)), shared) as idle:
+            waiting = [[threads.submit(ask, idle, task, bar) for task in group] for group in groups]
+            groups.clear()
+            while waiting:
+                futures = waiting.pop(0)
+                for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                    future.result()                        # raises its error before others end
+                yield dict(pair for future in futures for pair in future.result())
+
+
+def fit(shared, progress, n, transposed, part, *solved):
+    """Fit a part of models, and what is solved around it: a list of (model, seconds).
+
+    shared: E, F and a list of Ratings, of which this reads number n; transposed: the part generates
+    their columns. Seconds contain those of the part.
+    """
+    E, F, ratings = shared
+    R = ratings[n]
+    inputs = (R.T, F, E) if transposed else (R, E, F)
+    fitted = []
+    for model in (part, *solved):
+        began = time.process_time() - sum(took for _, took in fitted[:1])
+        model.fit(*inputs, progress=progress)
+        fitted.append((model, time.process_time() - began))
+        inputs = R, E, F
+    return fitted
+
+
+@contextmanager
+def processes(n, shared):
+    """A queue of pipes to n processes, which fit the tasks that are sent until the block ends."""
+    started = []
+    pipes = SimpleQueue()
+    try:
+        for _ in range(n):
+            ours, theirs = Pipe()
+            process = Process(target=work, args=(theirs, ours, shared), daemon=True)
+            process.start()
+            started.append(process)
+            theirs.close()
+            pipes.put(ours)
+        yield pipes
+    finally:                                               # after Ctrl-C, too
+        for process in started:
+            process.terminate()
+            process.join()
+
+
+def work(pipe, other_end, shared):
+    """What a process does until it is ended, or its parent is gone: the tasks that a pipe sends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)           # Ctrl-C: the parent ends this process
+    other_end.close()                                      # each side sees when the other is gone
+    with suppress(EOFError, OSError):
+        while True:
+            task = pipe.recv()
+            try:
+                answer = fit(shared, lambda *_: pipe.send(None), *task)
+            except (DataError, FloatingPointError) as error:
+                answer = error
+            pipe.send(answer)
+
+
+def ask(idle, task, bar):
+    """Have an idle process fit the models of a task: what fit returns. Raises its error."""
+    pipe = idle.get()
+    try:
+        pipe.send(task)
+        while (answer := pipe.recv()) is None:             # an epoch has ended
+            bar.update()
+    except (EOFError, OSError) as error:                   # the other end is closed
+        raise DataError("a training process died; if memory ran out, use fewer --jobs") from error
+    finally:
+        idle.put(pipe)
+    if isinstance(answer, Exception):
+        raise answer
+    for model, (copy, _) in zip(task[2:], answer):
+        vars(model).update(vars(copy))
+    return [(model, seconds) for model, (_, seconds) in zip(task[2:], answer)]
+
+
+def progress_bar(total, what, quiet):
     """A tqdm bar on stderr of at most 80 columns; silent if quiet, or if stderr is no terminal."""
     from tqdm import tqdm
-    return tqdm(total=total, leave=False, disable=True if quiet else None, ncols=80,
-                bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}")
-
-
-def progress_of(bar):
-    """A function of (epoch, mse), as fit takes it, that moves a progress bar on by one epoch."""
-    def progress(epoch, mse):
-        bar.set_postfix_str(f"loss {mse:.3f}", refresh=False)
-        bar.update()
-    return progress
+    tqdm.monitor_interval = 0                              # a thread, and processes may fork
+    return tqdm(total=total, desc=what, leave=False, disable=True if quiet else None, ncols=80,
+                bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}")
 
 
 # The commands of python lfg.py
@@ -537,7 +643,7 @@ def train(options):
     out = output_path(options.out, options.dataset, os.path.join(options.data_dir, options.dataset))
     data = load(options.dataset, options.data_dir, options.seed, not options.quiet, options.columns)
     model = train_model(data, options.generator, options.epochs, options.factors, options.seeds,
-                        options.seed, options.quiet)
+                        options.seed, options.quiet, options.jobs)
     model.save(out, options.half)
     print(f"{options.out}: {os.path.getsize(out) / 1e6:.1f} MB", file=sys.stderr)
 
@@ -699,14 +805,17 @@ def column_names(text):
     return {theirs.strip(): ours.strip() for ours, theirs in pairs}
 
 
-def add_data_options(add):
-    """Options that say which data is read; add: a parser's add_argument."""
+def add_shared_options(add):
+    """Options of both commands that train; add: a parser's add_argument."""
     add("--dataset", default="ml-100k", metavar="{ml-100k,ml-1m,synthetic,PATH}",
         help="the data; PATH: a CSV whose first line names user, item and rating, or a folder like "
              "GroupLens' or RecBole's; experiments.py also has all: ml-100k and ml-1m")
     add("--data-dir", default=os.environ.get("LFG_DATA") or "data", metavar="DIR",
         help="folder with ml-100k and ml-1m, downloaded if missing; LFG_DATA sets the default")
     add("--columns", type=column_names, metavar="user=A,item=B,rating=C", help="names in your CSV")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    add("--jobs", type=int_range(1, 1000), default=cores or 1,
+        help="processes that train at once; without it as many as there are cores")
     add("--quiet", action="store_true", help="no progress on stderr")
 
 
@@ -739,7 +848,7 @@ def parse(argv):
         parsers[run].add_argument("--out", required=True, metavar="PATH", help=what)
 
     add = parsers[train].add_argument
-    add_data_options(add)
+    add_shared_options(add)
     add("--generator", default="dual", choices=["user", "item", "dual"],
         help="what is generated: users, as in the paper, items, or both (default)")
     add("--half", action="store_true", help="store float16: half the size")

@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
 from itertools import count
+from multiprocessing import active_children
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -35,7 +36,7 @@ import serve
 import settings
 from data import DataError, Ratings, first_ratings, load, official, output_path, read_ratings
 from data import split, synthetic, to_dataset, write_whole
-from experiments import COLUMNS, Trainer, cases_of, choices, differences
+from experiments import COLUMNS, Fold, cases_of, choices, differences
 from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, PaperLFG, RankLFG
 from lfg import measure_noise, solve_one, standardised
 from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Sequential, Tanh
@@ -1836,6 +1837,7 @@ def cli(small, monkeypatch, capsys):
     run.names = ["synthetic", "ml-100k", "ml-1m"]
     monkeypatch.setattr(experiments, "load", load_small)
     monkeypatch.setattr(settings, "SETTINGS", QUICK)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)     # one core
     monkeypatch.setattr(experiments, "COUNTS", (0, 2, 8))   # its users have 15 ratings
     return run
 
@@ -1881,6 +1883,15 @@ def with_ratings(d, chosen, values):
     return replace(d, ratings=d.ratings.with_values(new))
 
 
+def record_folds(monkeypatch):
+    """List to which each Fold that is made from now on is added."""
+    folds = []
+    made = experiments.Fold
+    monkeypatch.setattr(experiments, "Fold",
+                        lambda *arguments: folds.append(made(*arguments)) or folds[-1])
+    return folds
+
+
 def run_recorded(monkeypatch, test, column, d, tune=False, fold=2):
     """Figures, fitted models and predictions, or scores, of one column's table, of seed 7."""
     options = experiments.parse(["--folds", str(fold), "--seed", "7", "--quiet"])
@@ -1888,15 +1899,15 @@ def run_recorded(monkeypatch, test, column, d, tune=False, fold=2):
     score = getattr(experiments, name)
     predicted = []
 
-    def recording(model, cases, E):
-        for _, profile, target in cases:
-            users, row = np.unique(target.users, return_inverse=True)
-            predicted.append(model.scores(users, profile, E)[row, target.items] if "topn" in test
-                             else model.predict(target.users, target.items, profile, E))
-        return score(model, cases, E)
+    def recording(model, case, E):
+        _, profile, target = case
+        users, row = np.unique(target.users, return_inverse=True)
+        predicted.append(model.scores(users, profile, E)[row, target.items] if "topn" in test
+                         else model.predict(target.users, target.items, profile, E))
+        return score(model, case, E)
 
     with monkeypatch.context() as patch:
-        fitted = record(Trainer, "fitted", patch.setattr)
+        folds = record_folds(patch)
         patch.setattr(experiments, name, recording)
         patch.setattr(experiments, "columns_of", lambda of, _: [column] * (of == test))
         table, = (experiments.tune if tune else experiments.cross_validate)(d, test, options)
@@ -1905,7 +1916,8 @@ def run_recorded(monkeypatch, test, column, d, tune=False, fold=2):
     else:
         found = np.ravel(table["average"][column]).tolist()
         found = [one["NDCG@100"] for one in found] if "topn" in test else found
-    return np.ravel(found).tolist(), [model for _, (model, _) in fitted], predicted
+    models = [model for fold in folds for model in fold.models.values()]
+    return np.ravel(found).tolist(), models, predicted
 
 
 def all_same(models, others):
@@ -1965,11 +1977,12 @@ def test_what_is_new_is_predicted_from_its_own_profile_alone(cli, small, monkeyp
 @pytest.mark.parametrize("test,column", CASES)
 def test_columns_are_made_by_hand(cli, small, monkeypatch, test, column):
     """Type, part and settings of the model of a column: what the contract's tests start from."""
-    trained = record(Trainer, "part", monkeypatch.setattr)
+    folds = record_folds(monkeypatch)
     model = run_recorded(monkeypatch, test, column, small)[1][0]
     used = QUICK["ml-100k", test]
-    (_, name, setting, seed), part = trained[0]
-    assert (setting, seed, type(part)) == (used[name], 7, experiments.CLASSES[name])
+    (name, setting, seed), group = next(iter(folds[0].groups.items()))
+    part = group[""]
+    assert (setting, seed, type(part)) == (str(used[name]), 7, experiments.CLASSES[name])
     generated = column == ("LFG" if test == "newitem" else "LFG-item")     # the columns of R
     if column in ("LFG-dual", "LFG-rank"):
         return
@@ -2005,23 +2018,24 @@ def test_nothing_of_what_is_new_is_in_training(cli, small, monkeypatch, test, co
 @pytest.mark.parametrize("test", [test for test in OPTIONS if test != "topn"])
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_lfg_dual_averages_parts_that_are_trained_once_per_fold(cli, monkeypatch, test, seeds):
-    clock = SimpleNamespace(perf_counter=count().__next__)     # a second passes at each look
-    monkeypatch.setattr(experiments, "time", clock)
+    clock = SimpleNamespace(process_time=count().__next__)     # a second passes at each look
+    monkeypatch.setattr(serve, "time", clock)
     # a weight of 0.5 would not tell users from items
     monkeypatch.setitem(QUICK["ml-100k", test]["LFG-dual"], "user_weight", 0.4)
-    fitted = record(Trainer, "fitted", monkeypatch.setattr)
+    folds = record_folds(monkeypatch)
     assert cli("--dataset", "synthetic", "--test", test, "--folds", 2, 4, "--seed", 7,
                "--seeds", seeds, "--models", *list(COLUMNS["basic"]))[0] == 0
     others = ["SVD", "BiasSVD", "SVD++", "LFG (paper)", "LFG"]
     if test in ("newitem", "coldstart"):
         others = ["BiasSVD", "LFG"]
-    assert [column for (_, column, _), _ in fitted] == 2 * NAMES[test]
-    for trainer in {id(trainer): trainer for (trainer, *_), _ in fitted}.values():
-        assert [(name, seed) for name, _, seed in trainer.trained] == [
+    folds = [fold for fold in folds if fold.test == test]
+    assert [row for fold in folds for row in fold.plan if "seed" not in row] == 2 * NAMES[test]
+    for fold in folds:
+        assert [(name, seed) for name, _, seed in fold.groups] == [
             *((name, 7) for name in others), *(("LFG-item", 7 + n) for n in range(seeds)),
             *(("SVD++", 7 + n) for n in range(1, seeds) if "SVD++" in others)]
-    models = {column: model for (_, column, _), (model, _) in fitted[:len(NAMES[test])]}  # fold 2
-    dual, used = models["LFG-dual"], fitted[0][0][2]["LFG-dual"]
+    models = folds[0].models
+    dual, used = models["LFG-dual"], folds[0].plan["LFG-dual"][1]["LFG-dual"]
     weights = [used["user_weight"], used.get("empty_weight", used["user_weight"])]
     several, single = dual.solved, dual.forward
     if test == "newitem":
@@ -2032,8 +2046,9 @@ def test_lfg_dual_averages_parts_that_are_trained_once_per_fold(cli, monkeypatch
     assert networks[0] is networks[2] and networks[1] is networks[3]       # not trained again
     assert tuple(dual.weights) == tuple(weights)
     assert [network.seed for network in networks[3:]] == [*range(7, 7 + seeds)]
-    took = {column: seconds for (_, column, _), (_, seconds) in fitted[:len(NAMES[test])]}
-    assert (took["LFG"], took["LFG-dual"]) == (2, 2 + seeds)   # a second per part, and for the join
+    # a second for each part, and for what is solved around it
+    assert [folds[0].seconds(row) for row in ("LFG", "LFG-dual")] == (
+        [2, 2 + seeds] if test == "newitem" else [1, 1 + 2 * seeds])
 
 
 @pytest.mark.parametrize("test,column", [
@@ -2079,7 +2094,8 @@ def test_predictions_are_clipped_to_the_scale_seen_in_training(cli, small, monke
     train, _, target = parts_of(small, "basic")
     d = with_ratings(small, train.where(train.values == 5), 4)
     far = type("Far", (), {"predict": lambda self, users, *_: 99 - 198 * (users % 2)})()
-    monkeypatch.setattr(Trainer, "fitted", lambda *_: (far, 0.0))
+    monkeypatch.setattr(Fold, "model_of", lambda *_: far)
+    monkeypatch.setattr(Fold, "seconds", lambda *_: 0.0)
     error = np.where(target.users % 2, 1, 4) - target.values
     rmse, = run_recorded(monkeypatch, "basic", "BiasSVD", d)[0]
     assert rmse == pytest.approx(np.sqrt(np.mean(error ** 2)))
@@ -2277,15 +2293,15 @@ def test_published_are_the_official_splits_or_a_tenth_of_all(cli, tmp_path, monk
         files[f"u{n}.base"] = "".join(lines[fold_of != n])
         files[f"u{n}.test"] = "".join(lines[fold_of == n])
     folder = write(tmp_path / "ml-100k", files)
-    trained = record(Trainer, "part", monkeypatch.setattr)
+    trained = record_folds(monkeypatch)
     command = ["--test", "published", "--models", "svd", "--seed", 7, "--json", tmp_path / "json"]
     code, out, err = cli("--data-dir", tmp_path, *command)
     title = "Public Protocol Results on MovieLens-"
     header, rows = check_layout(out, f"{title}100k, folds 1, 2, 3, 4, 5")
     assert (code, err, header[-2:]) == (0, "", ["Average", "Seconds"]) and rows[0][0] == "SVD"
     assert "report on u1; ours read no dates:\n\n- 0.905 GC-MC (arXiv" in out and "best test" in out
-    for n, ((trainer, *_), _) in enumerate(trained, 1):
-        assert pairs(trainer.inputs[0]) == pairs(R.where(fold_of != n))
+    for n, fold in enumerate(trained, 1):
+        assert pairs(fold.cases[0].train) == pairs(R.where(fold_of != n))
     table, = json.loads((tmp_path / "json").read_text())
     assert [(f["n_train"], f["n_test"]) for f in table["folds"]] == [(720, 180)] * 5
     assert (table["table"], table["test"], table["models"]) == (None, "published", ["SVD"])
@@ -2398,13 +2414,11 @@ def test_candidates_are_rated_and_not_shown_and_ties_go_by_popularity(monkeypatc
         return scores[:len(asks[0])].copy()
 
     model = SimpleNamespace(scores=scoring)
-    found = experiments.ranking_of(model, [(train, profile, target)], "E")
+    found = experiments.ranking_of(model, (train, profile, target), "E")
     (top, relevant, users, n_candidates), result = measured[0]
     assert users.tolist() == [4, 6] and asked[0][1:] == (profile, "E") and found == result
     assert top[:, :4].tolist() == [[1, 4, 0, 2], [2, 3, 1, 4]] and n_candidates == 5
     assert pairs(relevant) == {(4, 1, 1), (6, 4, 1)}
-    cases = [(train, profile, target.where(target.users < n)) for n in (7, 6)]
-    assert experiments.ranking_of(model, cases, "E") == [found, measured[2][1]] != [found] * 2
 
 
 def test_lists_are_a_row_per_model_and_a_column_per_measure(cli, tmp_path):
@@ -2431,15 +2445,15 @@ def test_lists_are_a_row_per_model_and_a_column_per_measure(cli, tmp_path):
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_lfg_rank_joins_a_user_side_and_several_item_sides(cli, monkeypatch, seeds):
-    fitted = record(Trainer, "fitted", monkeypatch.setattr)
+    folds = record_folds(monkeypatch)
     assert cli("--dataset", "synthetic", "--test", "topn", "--folds", 2, "--seed", 7, "--models",
                "lfg-rank", "--seeds", seeds)[0] == 0
-    (user, _), (item, _), (rank, _) = [found for _, found in fitted]
-    assert type(rank) is LFGRank and rank.forward == [user] and rank.solved[0].model is item.model
+    user, item, rank = folds[0].models.values()
+    assert type(rank) is LFGRank and rank.forward == [user] and rank.solved[0] is item
     assert [one.model.seed for one in rank.solved] == [*range(7, 7 + seeds)] and user.seed == 7
     used = QUICK["ml-100k", "topn"]["LFG-rank"]
     assert tuple(rank.weights) == (used["user_weight"], used["empty_weight"])
-    assert len(fitted[0][0][0].trained) == 1 + seeds       # nothing twice
+    assert len(folds[0].groups) == 1 + seeds               # nothing twice
 
 
 def test_taste_counts_the_genre_in_the_first_ten_of_its_fans(cli, tmp_path, monkeypatch):
@@ -2457,7 +2471,8 @@ def test_taste_counts_the_genre_in_the_first_ten_of_its_fans(cli, tmp_path, monk
     command = ["--dataset", "synthetic", "--test", "taste", "--json", tmp_path / "json"]
     assert cli(*command)[0] == 0                           # with the model itself
     model = SimpleNamespace(scores=war_first)
-    monkeypatch.setattr(Trainer, "fitted", lambda *_: (model, 0.0))
+    monkeypatch.setattr(Fold, "model_of", lambda *_: model)
+    monkeypatch.setattr(Fold, "seconds", lambda *_: 0.0)
     code, out, err = cli(*command)
     rows = json.loads((tmp_path / "json").read_text())[0]["rows"]
     assert (code, err) == (0, "") and out.startswith("The First Ten of Fans, on synthetic\n")
@@ -2475,12 +2490,11 @@ def test_taste_counts_the_genre_in_the_first_ten_of_its_fans(cli, tmp_path, monk
 
 
 def test_ablation_is_a_row_per_choice_in_both_tests(cli, tmp_path, monkeypatch):
-    fitted = record(Trainer, "fitted", monkeypatch.setattr)
+    folds = record_folds(monkeypatch)
     path = tmp_path / "json"
     command = ["--dataset", "synthetic", "--folds", 2, 3, "--seed", 7, "--json", path]
     code, out, err = cli("--test", "ablation", *command)
-    trainers = {id(trainer): trainer for (trainer, *_), _ in fitted}.values()
-    assert [len(trainer.trained) for trainer in trainers] == [10] * 4      # nothing twice
+    assert [len(fold.groups) for fold in folds] == [10] * 4                # nothing twice
     tables = json.loads(path.read_text())
     rows = list(choices(SETTINGS["ml-100k", "basic"]))
     header, shown = check_layout(out, "What Each Choice Buys, Results on synthetic, folds 2, 3")
@@ -2502,12 +2516,13 @@ def test_ablation_is_a_row_per_choice_in_both_tests(cli, tmp_path, monkeypatch):
 @pytest.mark.parametrize("test", [*OPTIONS, "ablation", "speed", "calibration"])
 def test_the_settings_of_ml_1m_run_and_ratings_may_be_all_equal(cli, monkeypatch, test):
     monkeypatch.setattr(settings, "SIZES", {"ml-1m": 900})
-    fitted = record(Trainer, "fitted", monkeypatch.setattr)
+    folds = record_folds(monkeypatch)
     equal = cli.data.ratings.with_values(np.full(900, 3.3))
     cli.data = replace(cli.data, ratings=equal)
     code, out, err = cli("--dataset", "synthetic", "--test", test, "--folds", 2)
     assert (code, err) == (0, "") and "nan" not in out
-    assert test not in COLUMNS or [(a[1], a[2]) for a, _ in fitted] == [
+    assert test not in COLUMNS or [
+        one for fold in folds for row, one in fold.plan.items() if "seed" not in row] == [
         (column, QUICK["ml-1m", of]) for of in (test, f"{test} topn") for column in
         NAMES.get(of, [])]
 
@@ -2521,7 +2536,7 @@ def test_the_settings_of_ml_1m_run_and_ratings_may_be_all_equal(cli, monkeypatch
     ("topn", "ease", ["EASE"])])
 def test_tune_prints_the_setting_in_use_and_its_neighbours(cli, tmp_path, monkeypatch, test, model,
                                                            groups):
-    fitted = record(Trainer, "fitted", monkeypatch.setattr)
+    folds = record_folds(monkeypatch)
     path = tmp_path / "json"
     code, out, _ = cli("--dataset", "synthetic", "--test", "tune", "--models", model, "--of", test,
                        "--json", path)
@@ -2534,7 +2549,7 @@ def test_tune_prints_the_setting_in_use_and_its_neighbours(cli, tmp_path, monkey
                      "models": [column]}
     assert [row[:2] for row in rows_of(out)[2:]] == [
         [row["changed"], f"{row[measure.replace('RMSE', 'rmse')]:.4f}"] for row in grid]
-    used, *others = [a[2] for a, _ in fitted][:len(grid)]  # of the first validation part
+    used, *others = [setting for _, setting in folds[0].plan.values()]
     changes = [[(g, k, s[g][k]) for g in used for k in s[g] if s[g][k] != used[g].get(k)]
                for s in others]
     labels = [f"{'fold-in ' * g.endswith('fold-in')}{k} = {v}" for (g, k, v), in changes]
@@ -2550,22 +2565,22 @@ def test_tune_shows_every_test_that_has_the_model(cli, monkeypatch):
     assert re.findall("^Validation RMSE, synthetic (.*?), SVD:", out, re.M) == ["basic", "realtime"]
 
 
-def interrupt_after(monkeypatch, n):
-    """Ctrl-C when n more models have been made."""
-    fitted = Trainer.fitted
+def interrupt_after(monkeypatch, n, name="measured"):
+    """Ctrl-C when n more folds have been measured."""
+    measure = getattr(experiments, name)
     calls = []
-    monkeypatch.setattr(Trainer, "fitted", lambda *arguments: (
-        calls.append(0) or (stop(KeyboardInterrupt) if len(calls) > n else fitted)(*arguments)))
+    monkeypatch.setattr(experiments, name, lambda *arguments: (
+        calls.append(0) or (stop(KeyboardInterrupt) if len(calls) > n else measure)(*arguments)))
 
 
-@pytest.mark.parametrize("test,rows,title", [("all", 2, "LFG Rating Prediction"),
-                                             ("coldstart", 2, "Cold Start by Ratings in the Pro"),
-                                             ("ablation", 22, "What Each Choice Buys,")])
-def test_ctrl_c_prints_the_complete_folds(cli, monkeypatch, tmp_path, test, rows, title):
+@pytest.mark.parametrize("test,n,title", [("all", 1, "LFG Rating Prediction"),
+                                          ("coldstart", 1, "Cold Start by Ratings in the Pro"),
+                                          ("ablation", 2, "What Each Choice Buys,")])
+def test_ctrl_c_prints_the_complete_folds(cli, monkeypatch, tmp_path, test, n, title):
     command = ["--dataset", "synthetic", "--test", test, "--json", tmp_path / "json"]
     command += ["--models", "biassvd"] * (test == "coldstart")
     command += ["--models", "svd", "biassvd"] * (test == "all")
-    interrupt_after(monkeypatch, 3 * rows - 1)              # in fold 3
+    interrupt_after(monkeypatch, 3 * n - 1)                # at the end of fold 3
     code, out, err = cli(*command)
     assert (code, err) == (130, "experiments.py: interrupted; folds are above\n")
     assert out.startswith(title) and "on synthetic, folds 1, 2\n" in out
@@ -2573,7 +2588,7 @@ def test_ctrl_c_prints_the_complete_folds(cli, monkeypatch, tmp_path, test, rows
     for table in json.loads((tmp_path / "json").read_text()):
         assert [fold["fold"] for fold in table["folds"]] == [1, 2]
         assert table["average"].keys() <= {row[0] for row in rows_of(out)}
-    interrupt_after(monkeypatch, 1)
+    interrupt_after(monkeypatch, n - 1)
     code, out, err = cli(*command)
     assert (code, out, err.count("\n")) == (130, "", 1)
 
@@ -2590,14 +2605,68 @@ class Stream(io.TextIOWrapper):
         return self.buffer.getvalue().decode()
 
 
-@pytest.mark.parametrize("terminal,more", [(True, []), (True, ["--quiet"]), (False, [])])
+@pytest.mark.parametrize("terminal,more", [
+    (True, []), (True, ["--jobs", 2]), (True, ["--quiet"]), (False, [])])
 def test_progress_is_for_terminals(cli, monkeypatch, terminal, more):
     stream = Stream(terminal)
     monkeypatch.setattr(sys, "stderr", stream)
+    bars = record(serve, "progress_bar", monkeypatch.setattr)
     assert cli("--dataset", "synthetic", "--test", "basic", "--folds", 1, *more)[0] == 0
     text = stream.text()
-    assert ("synthetic fold 1 LFG-item seed 1" in text) == bool(text) == (terminal and not more)
+    (_, bar), = bars
+    assert (bar.total, bar.n) == (16, 16 if text else 0)   # two epochs of eight parts
+    assert ("synthetic basic  " in text) == bool(text) == (terminal and "--quiet" not in more)
     assert all(len(part) <= 80 for part in re.split("[\r\n]", text))
+
+
+@pytest.mark.parametrize("test", ["realtime", "ablation", "calibration"])
+def test_digits_do_not_depend_on_jobs(cli, tmp_path, monkeypatch, test):
+    asked = record(serve, "ask", monkeypatch.setattr)      # of other processes
+    found = []
+    for cores in ({0}, {0, 1}):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: cores, raising=False)
+        assert cli("--dataset", "synthetic", "--test", test, "--folds", 1, 2,
+                   "--json", tmp_path / "json")[::2] == (0, "")
+        found.append(re.sub('"seconds": {.*?}', "", (tmp_path / "json").read_text(), flags=re.S))
+        assert bool(asked) == (len(cores) > 1)
+    assert found[0] == found[1]
+
+
+class Dies:
+    """A model whose training ends its process."""
+
+    def fit(self, *_, **__):
+        os._exit(1)
+
+
+def test_what_goes_wrong_in_another_process_is_one_line(cli, monkeypatch):
+    monkeypatch.setitem(QUICK["ml-100k", "basic"]["LFG"], "rate", 1e38)
+    done = cli("--dataset", "synthetic", "--test", "basic", "--jobs", 2)
+    assert "training diverged in epoch 1" in one_line(done, "experiments.py")
+    with pytest.raises(DataError, match="if memory ran out, use fewer --jobs"):
+        list(serve.fit_all([[(0, False, Dies())]], (None, None, [None]), 2, "", True))
+    assert active_children() == []
+
+
+@pytest.mark.parametrize("how,code,folds", [
+    ("os.killpg(0, signal.SIGINT)", 130, 1), ("os.kill(os.getpid(), signal.SIGKILL)", -9, 0)])
+def test_ctrl_c_prints_complete_folds_and_no_process_is_left_even_after_a_kill(how, code, folds):
+    done = python(f"""if True:
+        import os, signal, sys
+        import experiments, serve
+        measured, calls = experiments.measured, []
+
+        def stopped(fold):
+            calls.append(fold)
+            len(calls) < 2 or {how}                        # Ctrl-C goes to all, the kill to one
+            return measured(fold)
+
+        experiments.measured = stopped
+        serve.run_command("experiments.py", experiments.run, sys.argv[1:], "interrupted")
+        """, "--dataset", "synthetic:60x40x900", "--test", "basic", "--models", "lfg", "--jobs", 2,
+                  start_new_session=True, timeout=60)      # until all have closed their output
+    assert (done.returncode, done.stderr) == (code, "experiments.py: interrupted\n" * folds)
+    assert done.stdout.count("Results on synthetic, fold 1\n") == folds
 
 
 def test_speed_is_a_row_per_way_to_answer(cli, tmp_path, monkeypatch):
@@ -2605,10 +2674,12 @@ def test_speed_is_a_row_per_way_to_answer(cli, tmp_path, monkeypatch):
             "LFG-rank, LFG-dual", "Ten, ±, because", "Ten, because, all ±", "Retraining BiasSVD",
             "Retraining SVD"]
     timed = record(experiments, "timed", monkeypatch.setattr)
-    fitted = record(Trainer, "fitted", monkeypatch.setattr)
+    folds = record_folds(monkeypatch)
     path = tmp_path / "json"
     cli.data = replace(cli.data, ratings=cli.data.ratings.with_values(cli.data.ratings.values / 9))
-    code, out, err = cli("--dataset", "synthetic", "--test", "speed", "--seed", 7, "--json", path)
+    monkeypatch.setattr(serve, "ask", None)                # it times one process, whatever --jobs
+    code, out, err = cli("--dataset", "synthetic", "--test", "speed", "--seed", 7, "--json", path,
+                         "--jobs", 2)
     table, = json.loads(path.read_text())
     assert (code, err) == (0, "") and all(len(line) <= 100 for line in out.splitlines())
     rows = table.pop("rows")                                # 12 users are new
@@ -2625,10 +2696,10 @@ def test_speed_is_a_row_per_way_to_answer(cli, tmp_path, monkeypatch):
     assert [(t["model"], t["epochs"]) for t in training] == [(name, 2) for name in parts]
     assert all(t["seconds_an_epoch"] == t["seconds"] / 2 > 0 for t in training)
     assert [row[0] for row in rows_of(out) if row[0][0] != "-"] == ["What", *ways, "Model", *parts]
-    first, *more = [len(trainer.inputs[0]) for (trainer, *_), _ in fitted[3:]]
+    first, *more = [len(fold.cases[0].train) for fold in folds]
     assert len(more) == 6 and min(more) > first             # retrained with a new user's ratings
     # what is measured answers as the models of the tables do
-    bias, _, dual, rank = [model for _, (model, _) in fitted[:4]]
+    bias, _, dual, rank = folds[0].models.values()
     models = [dual.forward[:1], dual.forward[:1], dual.solved[:1], [dual], [bias], [rank],
               [rank, dual]]
     _, profile, target = parts_of(cli.data, "realtime", 1)
@@ -2659,8 +2730,8 @@ def test_calibration_worked_by_hand_and_of_normal_errors():
 
 def test_calibration_is_a_row_per_fold_and_its_noise_does_not_see_the_target(cli, tmp_path,
                                                                              monkeypatch):
-    fitted = record(Trainer, "fitted", monkeypatch.setattr)
-    noise = record(experiments, "measure_noise", monkeypatch.setattr)
+    made = record_folds(monkeypatch)
+    noise = record(serve, "measure_noise", monkeypatch.setattr)
     predict = LFGDual.predict                              # beyond the scale, so it is clipped
     monkeypatch.setattr(LFGDual, "predict", lambda *arguments: 3 * predict(*arguments) - 7)
     command = ["--dataset", "synthetic", "--test", "calibration", "--folds", 2, 3, "--seed", 7]
@@ -2673,7 +2744,8 @@ def test_calibration_is_a_row_per_fold_and_its_noise_does_not_see_the_target(cli
                                 "LFG-dual: ratings within each interval; NLL, and with one spread "
                                 "for all; RMSE by fifth")
     assert (code, err, len(header), len(folds)) == (0, "", 11, 2)
-    for fold, row, (_, (model, _)), (_, (sigma2, constant)) in zip(folds, rows, fitted, noise):
+    for fold, row, one, (_, (sigma2, constant)) in zip(folds, rows, made, noise):
+        model = one.models["LFG-dual"]
         train, profile, target = parts_of(cli.data, "realtime", fold["fold"])
         pairs = target.users, target.items, profile, cli.data.E
         error = model.predict(*pairs).clip(1, 5) - target.values
@@ -2688,9 +2760,10 @@ def test_calibration_is_a_row_per_fold_and_its_noise_does_not_see_the_target(cli
     cli.data = with_ratings(cli.data, target, 3)           # of fold 3
     cli(*command, "--json", tmp_path / "json")
     again = json.loads((tmp_path / "json").read_text())[0]["folds"][1]
-    assert noise[1][1] == noise[3][1] and all_same([fitted[1][1][0]], [fitted[3][1][0]])
+    assert noise[1][1] == noise[3][1]
+    assert all_same(made[1].models.values(), made[3].models.values())
     assert again["coverage"] != folds[1]["coverage"]
-    interrupt_after(monkeypatch, 1)                        # in fold 3
+    interrupt_after(monkeypatch, 1, "calibration_of")      # in fold 3
     code, out, _ = cli(*command)
     assert code == 130 and [row[0] for row in rows_of(out)[2:]] == ["2"]
 
@@ -2982,6 +3055,7 @@ def lfg_py(monkeypatch, capsys):
         return exit_of(capsys, serve.main, *arguments)
 
     monkeypatch.setattr(settings, "SETTINGS", QUICK)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)     # one core
     return run
 
 
@@ -3204,6 +3278,15 @@ def test_train_takes_any_csv_and_scale(lfg_py, small, tmp_path, monkeypatch, kin
         assert ("M1" in part, serve.count(part)) == (kind != "item", seeds)
         M = part["q0" if kind == "item" else "M1"]
         assert (M == M.astype(np.float16)).all()
+
+
+def test_a_model_has_the_same_bits_whatever_jobs(lfg_py, films, tmp_path, monkeypatch):
+    asked = record(serve, "ask", monkeypatch.setattr)
+    for jobs in ("1", "2"):
+        assert lfg_py("train", "--dataset", films, "--out", tmp_path / jobs, "--jobs", jobs)[0] == 0
+    assert len(asked) == 7                                 # two sides twice, and the noise
+    one, two = (arrays(Recommender.load(tmp_path / jobs).arrays) for jobs in ("1", "2"))
+    assert differing(one, two) == []
 
 
 @pytest.mark.parametrize("error,code,message", [
