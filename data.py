@@ -237,6 +237,19 @@ def official(data, fold):
     return Split(parts[0], *parts)                             # base is train and profile
 
 
+def sample_users(data, n, seed):
+    """The Dataset of n random users who have rated and no others; data itself if there are no more.
+
+    With a larger n and the same seed, the users are these and more.
+    """
+    rated = np.flatnonzero(data.ratings.counts)
+    if n >= len(rated):
+        return data
+    users = np.sort(np.random.default_rng(seed).permutation(rated)[:n])
+    ratings = Ratings(*data.ratings.rows(users), (n, data.ratings.shape[1]))
+    return replace(data, ratings=ratings, user_ids=data.user_ids[users], E=data.E[users])
+
+
 def first_ratings(ratings, n, seed):
     """At most n ratings per user, in an order fixed by seed: a larger n only adds ratings."""
     return ratings.where(ratings.ranks(np.random.default_rng(seed)) < n)

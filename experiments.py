@@ -20,6 +20,7 @@ if __name__ == "__main__":                                 # BLAS reads these wh
 
 import argparse
 import json
+import time
 from dataclasses import replace
 from functools import partial
 from timeit import timeit
@@ -31,11 +32,11 @@ try:
 except ImportError:                                        # Windows
     resource = None
 
-from data import DataError, Ratings, Split, first_ratings, load, official, output_path, split
-from data import write_whole
+from data import DataError, Ratings, Split, first_ratings, load, official, output_path
+from data import sample_users, split, write_whole
 from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, PaperLFG, RankLFG
 from serve import Noise, Parser, Recommender, add_shared_options, fit_all, int_range, run_command
-from settings import COUNTS, GRID, for_genres, settings_for
+from settings import COUNTS, GRID, SHARES, for_genres, settings_for
 from svd import EASE, SVD, BiasSVD, FoldIn, MultVAE, Popularity, SVDpp, like_threshold, likes_of
 
 NETWORKS = {"lfg": ["LFG"], "lfg-item": ["LFG-item"], "lfg-dual": ["LFG-dual"]}
@@ -66,7 +67,8 @@ TITLES = {"basic": "LFG Rating Prediction", "realtime": "LFG Real-Time Rating Pr
           "coldstart topn": "Lists by Ratings in the Profile,",
           "taste": "The First Ten of Fans,", "ablation": "What Each Choice Buys,",
           "speed": "What a New User Costs,", "calibration": "How Sure Ratings Are,",
-          "published": "Public Protocol"}
+          "published": "Public Protocol", "sample": "Trained on a Share of the Users,",
+          "growth": "What an Epoch Costs, One Thread:"}
 PAPER = {                                                  # table and its averages of RMSE
     ("ml-100k", "basic"): (1, {"SVD": 0.9404, "BiasSVD": 0.9136, "LFG (paper)": 0.9130}),
     ("ml-1m", "basic"): (2, {"SVD": 0.8672, "BiasSVD": 0.8607, "LFG (paper)": 0.8566}),
@@ -101,7 +103,8 @@ def run(argv):
         options.json = output_path(options.json, options.dataset, *folders)
     loaded = [load(name, options.data_dir, options.seed, not options.quiet, options.columns)
               for name in names]
-    others = {"tune": tune, "speed": speed, "taste": taste, "calibration": calibration}
+    others = {"tune": tune, "speed": speed, "taste": taste, "calibration": calibration,
+              "sample": sample, "growth": growth}
     make = others.get(options.test, cross_validate)
     tables = []
     for test in options.tests:
@@ -133,6 +136,7 @@ class Fold:
     def __init__(self, data, test, number, plan, seed, given=None):
         self.data, self.test, self.number, self.plan = data, test, number, plan
         self.cases = cases_of(data.ratings, test, number, seed, given)
+        self.inputs = self.cases[0].train, data.E, data.F
         self.solved = {"LFG-rank item": LFGRankItem,       # what generates the columns of R
                        "LFG" if test == "newitem" else "LFG-item": LFGItem}
         # what rows share: {(name, setting, seed): {"": part, setting: what is solved around it}}
@@ -177,7 +181,7 @@ class Fold:
 def train(folds, options):
     """Yield each Fold, taken off the list, when its models are trained, in processes."""
     data, test = folds[0].data, folds[0].test
-    shared = data.E, data.F, [fold.cases[0].train for fold in folds]
+    shared = [fold.inputs for fold in folds]
     tasks = [[(n, key[0] in fold.solved, *group.values())
               for key, group in reversed(fold.groups.items())]           # the longest first
              for n, fold in enumerate(folds)]
@@ -521,6 +525,70 @@ def taste(data, test, options):
            "seconds": fold.seconds("LFG-rank")}
 
 
+def sample(data, test, options):
+    """Print and yield how LFG-dual and LFG-rank serve new users, trained on a share of the others.
+
+    The new users of a fold and what is hidden of them are the same for all shares, and each share
+    has the users of the smaller ones. Settings are those of the data set nearest in size.
+    """
+    folds = []
+    for n in options.folds:
+        train_part, profile, target = split(data.ratings, "realtime", n, options.seed)
+        others = replace(data, ratings=train_part)
+        n_users = np.count_nonzero(train_part.counts)
+        for share in SHARES:
+            part = sample_users(others, max(1, n_users * share // 100), options.seed)
+            plan = {name: (name, settings_for(len(part.ratings), of, options.seeds))
+                    for name, of in (("LFG-dual", "realtime"), ("LFG-rank", "topn"))}
+            fold = Fold(data, "realtime", n, plan, options.seed,
+                        Split(part.ratings, profile, target))
+            fold.inputs = part.ratings, part.E, part.F
+            folds.append(fold)
+    found = []
+    for fold in train(folds, options):
+        dual, rank = fold.models.values()
+        case, = fold.cases
+        users = np.count_nonzero(case.train.counts)
+        found.append({"users": users, "ratings": len(case.train),
+                      "rmse": rmse_of(dual, case, data.E), "dual_seconds": fold.seconds("LFG-dual"),
+                      "ndcg": ranking_of(rank, case, data.E)["NDCG@10"],
+                      "rank_seconds": fold.seconds("LFG-rank")})
+    rows = [{"share": share, **mean_of(found[n::len(SHARES)])} for n, share in enumerate(SHARES)]
+    table = {"table": None, "dataset": data.name, "test": test, "seed": options.seed, "rows": rows,
+             "folds": [{"fold": n} for n in options.folds]}
+    print(title(table))
+    print_table(["Share of users", "Users", " Ratings", "  RMSE", "Seconds", "NDCG@10", "Seconds"],
+                [[f"{row['share']} %", round(row["users"]), round(row["ratings"]), row["rmse"],
+                  row["dual_seconds"], row["ndcg"], row["rank_seconds"]] for row in rows])
+    yield table
+
+
+def growth(data, test, options):
+    """Print and yield the seconds of an epoch, and the peak memory, of one network of each kind.
+
+    LFG and LFG-item of the setting for rating prediction, on all ratings, their second epoch.
+    """
+    settings = settings_for(len(data.ratings), "coldstart")
+    R, E, F = data.ratings, data.E, data.F
+    rows = []
+    for name, inputs in ("LFG", (R, E, F)), ("LFG-item", (R.T, F, E)):
+        times = []
+        LFG(**{**settings[name], "epochs": 2}).fit(
+            *inputs, progress=lambda *_, times=times: times.append(time.process_time()))
+        rows.append({"model": name, "seconds": times[1] - times[0], "peak_mb": peak_mb()})
+    users, items = R.shape
+    print(f"{TITLES[test]} {users:,} users, {items:,} items, {len(R):,} ratings\n")
+    print_table(["Model".ljust(8), "Seconds per epoch", "Peak memory in MB, data included"],
+                [[row["model"], row["seconds"], f"{row['peak_mb']:.0f}"] for row in rows])
+    yield {"table": None, "dataset": data.name, "test": test, "seed": options.seed, "rows": rows}
+
+
+def peak_mb():
+    """Peak memory of this process until now, in MB; NaN on Windows."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6 if resource else np.nan
+
+
 def calibration(data, test, options):
     """Print and yield how far predictions of LFG-dual for new users are off, against their spreads.
 
@@ -617,10 +685,8 @@ def speed(data, test, options):
              if seed == options.seed]
     training = [{"model": name, "seconds": fold.took[part], "epochs": part.epochs,
                  "seconds_an_epoch": fold.took[part] / part.epochs} for name, part in parts]
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6 if resource else None
     table = {"table": None, "dataset": data.name, "test": test, "seed": options.seed,
-             "rows": rows, "training": training, "peak_mb": peak,
+             "rows": rows, "training": training, "peak_mb": peak_mb(),
              "file_mb": sum(a.nbytes for a in served.arrays.values()) / 1e6,
              "retraining_to_lfg": median["Retraining BiasSVD"] / median["LFG"]}
     show_speed(table)
@@ -648,8 +714,7 @@ def show_speed(table):
                  for t in table["training"]])
     print(f"- Retraining BiasSVD takes {table['retraining_to_lfg']:,.0f} times as long as LFG's "
           "answer")
-    if table["peak_mb"]:
-        print(f"- Peak memory of the process, training included: {table['peak_mb']:.0f} MB")
+    print(f"- Peak memory of the process, training included: {table['peak_mb']:.0f} MB")
     print(f"- LFG-rank and LFG-dual are a file of {table['file_mb']:.1f} MB\n")
 
 
@@ -666,7 +731,7 @@ def title(table):
     folds = [str(fold["fold"]) for fold in table["folds"]]
     if len(folds) < 5 or table["test"] == "published":
         what, which = "Results", f", fold{'s' * (len(folds) > 1)} {', '.join(folds)}"
-    measured = {"topn": "higher is better", "coldstart topn": "NDCG@10, higher is better",
+    measured = {"topn": "higher is better", "sample": "RMSE of LFG-dual, NDCG@10 of LFG-rank", "coldstart topn": "NDCG@10, higher is better",
                 "calibration": "LFG-dual: ratings within each interval; NLL, and with one spread "
                                "for all; RMSE by fifth"}
     return (f"{TITLES[table['test']]} {what} on {name}{which}\n"
@@ -694,15 +759,16 @@ def parse(argv):
     add = parser.add_argument
     add_shared_options(add)
     add("--test", default="all",
-        choices=[*tests, "published", "calibration", "taste", "ablation", "speed", "tune", "all"],
+        choices=[*tests, "published", "calibration", "taste", "sample", "ablation", "speed",
+                 "growth", "tune", "all"],
         help="basic: 20%% of each user's ratings held out; realtime: 20%% of the users are new; "
              "all: both; newitem: 20%% of the items are new; coldstart: new users by number of "
              "ratings; topn: lists for new users; published: u1 to u5, in the folder of ml-100k, "
              "or, of other data, 10%% of all ratings held out; calibration: how sure ratings for "
-             "new users are; taste: lists for fans of a genre; "
-             "ablation: from the paper to LFG-dual, one choice per row; speed: time per "
-             "new user of fold 1, training time, and memory; tune: validation RMSE around each "
-             "setting, within fold 1's training part")
+             "new users are; taste: lists for fans of a genre; sample: trained on a share of the "
+             "users; ablation: from the paper to LFG-dual, one choice per row; speed: time per new "
+             "user of fold 1, training time, and memory; growth: time per epoch, and memory; tune: "
+             "validation RMSE around each setting, within fold 1's training part")
     add("--of", nargs="+", default=tests, choices=tests, help="tests to tune")
     add("--models", nargs="+", choices=models, help="rows of the tables; if not given, all")
     add("--folds", nargs="+", type=int, choices=range(1, 6), metavar="{1..5}",

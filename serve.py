@@ -24,7 +24,7 @@ from queue import SimpleQueue
 import numpy as np
 
 from data import AGES, RATED, DataError, csv_records, load, output_path, read_ratings
-from data import to_dataset, write_whole
+from data import sample_users, to_dataset, write_whole
 from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, RankLFG
 from lfg import deviation, forward_weight, generate_one, measure_noise, solve_one, standardised
 from settings import for_genres, settings_for
@@ -76,7 +76,7 @@ class Recommender:
 
     @classmethod
     def train(cls, ratings, users=None, items=None, *, columns=None, generator="dual", epochs=None,
-              factors=None, seeds=None, seed=0, quiet=False, jobs=1):
+              factors=None, seeds=None, seed=0, quiet=False, jobs=1, sample=None):
         """A Recommender trained on a DataFrame with the columns user, item and rating.
 
         users: user and any columns of categories, such as gender or age; users who are missing from
@@ -87,19 +87,21 @@ class Recommender:
         for lists. The defaults depend on the size of the data, but seeds is 1 for "item". seed: of
         all random numbers. quiet: no progress bar. jobs: processes that train at once; above 1, set
         OPENBLAS_NUM_THREADS=1, for each has as many threads as this one, and a script must do its
-        work under `if __name__ == "__main__":`. Raises DataError.
+        work under `if __name__ == "__main__":`. sample: train on so many random users; the model
+        serves all the same. Raises DataError.
         """
         if not hasattr(ratings, "columns"):
             raise DataError("ratings must be a DataFrame with the columns user, item and rating")
         check_count("seed", seed, 0)
-        for name, n in zip(("epochs", "factors", "seeds", "jobs"), (epochs, factors, seeds, jobs)):
+        counts = dict(epochs=epochs, factors=factors, seeds=seeds, jobs=jobs, sample=sample)
+        for name, n in counts.items():
             if n is not None:
                 check_count(name, n)
         if columns:
             taken = [name for name in columns.values() if name in ratings and name not in columns]
             ratings = ratings.drop(columns=taken).rename(columns=columns)
         data = to_dataset("ratings", ratings, users, items)
-        return train_model(data, generator, epochs, factors, seeds, seed, quiet, jobs)
+        return train_model(data, generator, epochs, factors, seeds, seed, quiet, jobs, sample)
 
     @classmethod
     def from_model(cls, model, rank, data, R, sigma2=1.0):
@@ -482,13 +484,19 @@ def plain_title(title):
 
 
 def train_model(data, generator="dual", epochs=None, factors=None, seeds=None, seed=0, quiet=False,
-                jobs=1):
+                jobs=1, sample=None):
     """The Recommender for a Dataset; the other arguments are those of Recommender.train.
 
-    Reports the RMSE of the training ratings on stderr, unless quiet.
+    Reports the RMSE of the training ratings, of 10,000 users at most, on stderr, unless quiet.
     """
     if generator not in ("user", "item", "dual"):
         raise DataError(f"generator is {generator!r}; it must be user, item or dual")
+    if sample:
+        n_users = np.count_nonzero(data.ratings.counts)
+        data = sample_users(data, sample, seed)
+        if not quiet:
+            print(f"training on {min(sample, n_users)} of {n_users} users, "
+                  f"{len(data.ratings)} ratings", file=sys.stderr)
     changed = {key: value for key, value in [("epochs", epochs), ("n_factors", factors)] if value}
     models = [assemble(name, data, changed, generator, seeds, seed) for name in SERVED]
     model, rank = models
@@ -497,10 +505,11 @@ def train_model(data, generator="dual", epochs=None, factors=None, seeds=None, s
     spare = assemble("LFG-dual", data, changed, generator, seeds, seed)
     noise = Noise((spare.solved or spare.forward)[0])
     tasks = [(0, False, one) for one in (noise, *parts)]
-    list(fit_all([tasks], (data.E, data.F, [data.ratings]), jobs, data.name, quiet))
+    list(fit_all([tasks], [(data.ratings, data.E, data.F)], jobs, data.name, quiet))
     if not quiet:
-        R = data.ratings
-        predicted = model.predict(R.users, R.items, R, data.E).clip(R.values.min(), R.values.max())
+        some = sample_users(data, 10_000, seed)
+        R = some.ratings
+        predicted = model.predict(R.users, R.items, R, some.E).clip(R.values.min(), R.values.max())
         rmse = np.sqrt(np.mean((predicted - R.values) ** 2, dtype=np.float64))
         print(f"training RMSE {rmse:.4f}", file=sys.stderr)
     return Recommender.from_model(model, rank, data, data.ratings, noise.found[0])
@@ -560,11 +569,10 @@ def fit_all(groups, shared, jobs, what, quiet):
 def fit(shared, progress, n, transposed, part, *solved):
     """Fit a part of models, and what is solved around it: a list of (model, seconds).
 
-    shared: E, F and a list of Ratings, of which this reads number n; transposed: the part generates
-    their columns. Seconds contain those of the part.
+    shared: a list of R, E and F, of which this reads number n; transposed: the part generates the
+    columns of R. Seconds contain those of the part.
     """
-    E, F, ratings = shared
-    R = ratings[n]
+    R, E, F = shared[n]
     inputs = (R.T, F, E) if transposed else (R, E, F)
     fitted = []
     for model in (part, *solved):
@@ -643,7 +651,7 @@ def train(options):
     out = output_path(options.out, options.dataset, os.path.join(options.data_dir, options.dataset))
     data = load(options.dataset, options.data_dir, options.seed, not options.quiet, options.columns)
     model = train_model(data, options.generator, options.epochs, options.factors, options.seeds,
-                        options.seed, options.quiet, options.jobs)
+                        options.seed, options.quiet, options.jobs, options.sample)
     model.save(out, options.half)
     print(f"{options.out}: {os.path.getsize(out) / 1e6:.1f} MB", file=sys.stderr)
 
@@ -856,6 +864,8 @@ def parse(argv):
     add("--seeds", type=int_range(1, 1000), help="item networks that are averaged")
     add("--epochs", type=int_range(1), help="training epochs of each network")
     add("--factors", type=int_range(1), help="number of latent factors of each network")
+    add("--sample", type=int_range(1, 10 ** 9), metavar="N",
+        help="train on N random users; the model serves all users the same")
 
     add = parsers[recommend].add_argument
     add("--rate", action="append", default=[], metavar="TITLE=RATING",

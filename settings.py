@@ -9,6 +9,7 @@ user network in the mean for users with many ratings; empty_weight: with none (i
 from math import log
 
 COUNTS = (0, 1, 2, 5, 10, 20, 50)                          # ratings shown in the test coldstart
+SHARES = (5, 10, 25, 50, 100)                              # of the users, in the test sample, in %
 SIZES = {"ml-100k": 100_000, "ml-1m": 1_000_209}           # ratings of each data set
 
 SETTINGS = {

@@ -645,7 +645,7 @@ def test_rates_decay_to_zero_step_by_step(small, monkeypatch):
     assert [rate for (_, _, rate, *_), _ in steps] == pytest.approx(0.01 * decay)
     steps.clear()
     BiasSVD(n_factors=2, rate=0.02, epochs=2).fit(random_ratings(300, 20, share=0.3)[0])
-    rates = [rate for (_, _, rate, *_), _ in steps]            # of a block's users, then of the items
+    rates = [rate for (_, _, rate, *_), _ in steps]        # of a block's users, then of the items
     assert rates == pytest.approx(np.outer(0.02 * decay, [20, 1]).ravel())
 
 
