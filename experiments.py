@@ -731,7 +731,8 @@ def title(table):
     folds = [str(fold["fold"]) for fold in table["folds"]]
     if len(folds) < 5 or table["test"] == "published":
         what, which = "Results", f", fold{'s' * (len(folds) > 1)} {', '.join(folds)}"
-    measured = {"topn": "higher is better", "sample": "RMSE of LFG-dual, NDCG@10 of LFG-rank", "coldstart topn": "NDCG@10, higher is better",
+    measured = {"topn": "higher is better", "coldstart topn": "NDCG@10, higher is better",
+                "sample": "RMSE and seconds of LFG-dual, NDCG@10 and seconds of LFG-rank",
                 "calibration": "LFG-dual: ratings within each interval; NLL, and with one spread "
                                "for all; RMSE by fifth"}
     return (f"{TITLES[table['test']]} {what} on {name}{which}\n"

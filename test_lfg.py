@@ -35,7 +35,7 @@ import experiments
 import serve
 import settings
 from data import DataError, Ratings, first_ratings, load, official, output_path, read_ratings
-from data import split, synthetic, to_dataset, write_whole
+from data import sample_users, split, synthetic, to_dataset, write_whole
 from experiments import COLUMNS, Fold, cases_of, choices, differences
 from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, PaperLFG, RankLFG
 from lfg import measure_noise, solve_one, standardised
@@ -645,7 +645,7 @@ def test_rates_decay_to_zero_step_by_step(small, monkeypatch):
     assert [rate for (_, _, rate, *_), _ in steps] == pytest.approx(0.01 * decay)
     steps.clear()
     BiasSVD(n_factors=2, rate=0.02, epochs=2).fit(random_ratings(300, 20, share=0.3)[0])
-    rates = [rate for (_, _, rate, *_), _ in steps]        # of a block's users, then of the items
+    rates = [rate for (_, _, rate, *_), _ in steps]        # of a block's users, then items
     assert rates == pytest.approx(np.outer(0.02 * decay, [20, 1]).ravel())
 
 
@@ -2709,6 +2709,54 @@ def test_speed_is_a_row_per_way_to_answer(cli, tmp_path, monkeypatch):
             got = np.reshape(answer(*call), (len(answering), -1))
             assert got == pytest.approx(np.array(expected), abs=1e-5)
     assert dual.forward[0].mask == (0.3, 1.0)               # as in a saved model, for any profile
+
+
+def test_sample_trains_on_nested_shares_and_asks_the_same_new_users(cli, tmp_path, monkeypatch):
+    made = record_folds(monkeypatch)
+    code, out, err = cli("--dataset", "synthetic", "--test", "sample", "--folds", 2, "--seed", 7,
+                         "--json", tmp_path / "json")
+    table, = json.loads((tmp_path / "json").read_text())
+    heading = "Trained on a Share of the Users, Results on synthetic, fold 2"
+    header, rows = check_layout(
+        out, heading, "RMSE and seconds of LFG-dual, NDCG@10 and seconds of LFG-rank")
+    assert (code, err, len(header), len(made)) == (0, "", 7, 5)
+    train, profile, target = parts_of(cli.data, "realtime", 2)
+    before = set()
+    for share, row, fold, shown in zip((5, 10, 25, 50, 100), table["rows"], made, rows):
+        R, E, F = fold.inputs
+        case, = fold.cases
+        for one, other in (case.profile, profile), (case.target, target):
+            assert same((one.users, one.items), (other.users, other.items))
+        users = {tuple(R.rows(u[None])[1]) for u in np.flatnonzero(R.counts)}    # by items
+        assert before < users and len(E) == R.shape[0] and len(users) == row["users"]
+        assert row["users"] == max(1, share * np.count_nonzero(train.counts) // 100)
+        before = users
+        pairs = target.users, target.items, profile, cli.data.E
+        off = fold.models["LFG-dual"].predict(*pairs).clip(R.values.min(), R.values.max())
+        assert row["rmse"] == pytest.approx(np.sqrt(np.mean((off - target.values) ** 2)), rel=1e-5)
+        assert shown[:3] == [f"{share} %", f"{row['users']:.0f}", f"{row['ratings']:.0f}"]
+        assert [shown[3], shown[5]] == [f"{row['rmse']:.4f}", f"{row['ndcg']:.4f}"]
+    assert row["ratings"] == len(train)
+
+
+def test_sample_users_keeps_whole_users_with_their_ids_and_profiles(small):
+    few, more = (sample_users(small, n, 3) for n in (5, 9))
+    assert set(few.user_ids) < set(more.user_ids) and len(more.user_ids) == len(more.E) == 9
+    for n, name in enumerate(more.user_ids):
+        u = small.user_ids.tolist().index(name)
+        assert (more.E[n] == small.E[u]).all()
+        for one, other in zip(more.ratings.rows(np.array([n])), small.ratings.rows(np.array([u]))):
+            assert one.tolist() == other.tolist()
+    assert sample_users(small, 60, 3) is small and more.ratings.shape == (9, 40)
+    assert set(sample_users(small, 9, 4).user_ids) != set(more.user_ids)
+
+
+def test_growth_times_an_epoch_of_each_kind(cli, tmp_path):
+    code, out, err = cli("--dataset", "synthetic", "--test", "growth", "--json", tmp_path / "json")
+    table, = json.loads((tmp_path / "json").read_text())
+    assert (code, err) == (0, "") and out.startswith("What an Epoch Costs, One Thread: 60 users, ")
+    assert [row["model"] for row in table["rows"]] == ["LFG", "LFG-item"]
+    assert all(row["seconds"] > 0 and row["peak_mb"] > 10 for row in table["rows"])
 
 
 def test_calibration_worked_by_hand_and_of_normal_errors():
