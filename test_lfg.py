@@ -1096,6 +1096,12 @@ def test_ratings_are_sorted_typed_and_indexed():
     assert len(R) == 7 and R.mean() == pytest.approx(24 / 7)
     with pytest.raises(ValueError, match="no ratings"):
         R.where(np.zeros(7, bool)).mean()
+    rng = np.random.default_rng(0)
+    for n in (9, 2 ** 31):                                 # with ties, and close to the limit
+        a, b = rng.integers(n - 9, n, (2, 200))
+        for minor, major in ((a, b), (a, np.sort(b)), (np.sort(a), b), (np.sort(a), 0 * b)):
+            order = np.arange(200)[data._lexsort(minor, major)]
+            assert np.array_equal(order, np.lexsort((minor, major)))
 
 
 def test_views_of_ratings():
@@ -1108,6 +1114,7 @@ def test_views_of_ratings():
             (R.with_values(-R.values), Ratings(R.users, R.items, -R.values, (5, 4)))]:
         assert got.shape == expected.shape and pairs(got) == pairs(expected)
     assert R.T.users.tolist() == [0, 0, 1, 2, 2, 3, 3] and R.T.items[:2].tolist() == [0, 3]
+    assert np.shares_memory(R.with_values(R.values).users, R.users)          # as they are in order
     with pytest.raises(ValueError, match="the same length"):
         R.with_values([1, 2])
 
