@@ -1,12 +1,8 @@
-"""Ratings, data sets and their folds; reading and fetching MovieLens and files like it.
-
-Needs only NumPy when imported; pandas is imported where it is used.
-"""
+"""Ratings, data sets and their folds; reading and fetching MovieLens. Imports pandas if needed."""
 
 import csv
 import fnmatch
 import hashlib
-import http.client
 import io
 import os
 import re
@@ -17,6 +13,7 @@ import urllib.request
 import zipfile
 import zlib
 from dataclasses import dataclass, replace
+from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,16 +61,16 @@ class Ratings:
     users, items: (n,) int32; values: (n,) float32; counts: (users,), ratings per user;
     the ratings of user u are at starts[u]:starts[u + 1]. `T` is the transposed matrix.
     Raises ValueError if lengths differ, a rating is outside the shape or not finite, or a pair is
-    rated twice.
+    rated twice. Arrays that are sorted already, and of these types, are kept, not copied.
     """
 
     def __init__(self, users, items, values, shape):
         if not len(users) == len(items) == len(values):
             raise ValueError("users, items and ratings must have the same length")
-        order = np.lexsort((items, users))
-        self.users = np.asarray(users, np.int32)[order]
-        self.items = np.asarray(items, np.int32)[order]
-        self.values = np.asarray(values, np.float32)[order]
+        types = np.int32, np.int32, np.float32
+        users, items, values = map(np.asarray, (users, items, values), types)
+        order = _lexsort(items, users)
+        self.users, self.items, self.values = users[order], items[order], values[order]
         self.shape = shape
         inside = all((0 <= ids).all() and (ids < n).all()
                      for ids, n in zip((self.users, self.items), shape))
@@ -99,9 +96,7 @@ class Ratings:
 
     def where(self, keep):
         """The ratings picked by a boolean mask or an index array, in a matrix of the same shape."""
-        mask = np.zeros(len(self), bool)
-        mask[keep] = True
-        return Ratings(self.users[mask], self.items[mask], self.values[mask], self.shape)
+        return Ratings(self.users[keep], self.items[keep], self.values[keep], self.shape)
 
     def with_values(self, values):
         """The same users and items with other values (n,)."""
@@ -116,7 +111,7 @@ class Ratings:
 
     def ranks(self, rng):
         """Rank (n,) of each rating, from 0, in a random order of its user's ratings."""
-        order = np.lexsort((rng.permutation(len(self)), self.users))     # shuffled per user
+        order = _lexsort(rng.permutation(len(self)), self.users)         # shuffled per user
         rank = np.empty(len(self), np.int64)
         rank[order] = np.arange(len(self)) - self.starts[self.users]
         return rank
@@ -129,6 +124,17 @@ class Ratings:
             block = np.zeros((len(users), self.shape[1]), np.float32)
             block[row, item] = value
             yield block
+
+
+def _lexsort(minor, major):
+    """np.lexsort((minor, major)) of int32 (n,), but faster; slice(None) if they are in order."""
+    if ((major[1:] > major[:-1]) | (major[1:] == major[:-1]) & (minor[1:] >= minor[:-1])).all():
+        return slice(None)
+    order = np.arange(len(major))
+    for ids in (minor, major):         # NumPy sorts numbers far faster than it finds their order
+        keys = np.sort(ids[order].astype(np.int64) << 32 | np.arange(len(ids)))
+        order = order[keys & 0xFFFFFFFF]
+    return order
 
 
 @dataclass(frozen=True)
@@ -205,10 +211,8 @@ def split(ratings, test, fold, seed):
         target = (rank + first[ratings.users]) % 5 == fold - 1
         train = ratings.where(~target)
         return Split(train, train, ratings.where(target))
-    fold_of = np.full(len(counts), -1)
     rated = rng.permutation(np.flatnonzero(counts))
-    fold_of[rated] = np.arange(len(rated)) % 5
-    new = fold_of[ratings.users] == fold - 1
+    new = np.isin(ratings.users, rated[fold - 1::5])
     target = rank < np.maximum(1, (counts + 2) // 5)[ratings.users]          # n / 5, rounded
     return Split(ratings.where(~new), ratings.where(new & ~target), ratings.where(new & target))
 
@@ -220,6 +224,7 @@ def official(data, fold):
     """
     if data.folder is None:
         return None
+    import pandas as pd
     R = data.ratings
     left = {row: n for n, row in enumerate(zip(*(
         column.tolist() for column in (data.user_ids[R.users], data.item_ids[R.items], R.values))))}
@@ -228,8 +233,8 @@ def official(data, fold):
         if not path.exists():
             raise DataError(f"{path}: no such file; take it from ml-100k.zip of "
                             "grouplens.org/datasets/movielens")
-        table = _read_table(path, *LAYOUTS["u.data"][0][1:], None)
-        values = _pandas().to_numeric(table["rating"], errors="coerce").astype(np.float32)
+        table = _read_table(path, *LAYOUTS["u.data"][0][1:], RATED)
+        values = pd.to_numeric(table["rating"], errors="coerce").astype(np.float32)
         at = np.array([left.pop(row, -1) for row in zip(table["user"], table["item"], values)])
         _check_rows(table, "", at < 0, "rating {rating!r} of item {item!r} by user {user!r} is "
                     f"not in the data set, or is twice in u{fold}.base and u{fold}.test")
@@ -312,19 +317,24 @@ def to_dataset(name, ratings, users=None, items=None):
     mean unknown. Users missing from `users` get the mean row of E; items missing from `items` get
     zeros. Integer ids stay integers, others become text. Raises DataError about the first mistake.
     """
-    pd = _pandas()
-    _check_columns(ratings, "ratings", RATED)
+    import pandas as pd
+    place = ratings.attrs.get("file", "ratings")
+    _check_columns(place, ratings, RATED)
     if len(ratings) == 0:
-        raise DataError(f"{ratings.attrs.get('file', 'ratings')}: no ratings")
+        raise DataError(f"{place}: no ratings")
     user_ids, rows, users = _match_ids("user", ratings, users)
     item_ids, columns, items = _match_ids("item", ratings, items)
     codes, distinct = pd.factorize(ratings["rating"])          # few, and text is slow to convert
-    distinct = pd.to_numeric(pd.Series(distinct, dtype=object), errors="coerce")
-    values = np.append(distinct, np.nan)[codes].astype(np.float64)         # code -1: unknown
-    _check_rows(ratings, "ratings", ~(np.abs(values) < 1e10),
+    distinct = distinct if distinct.dtype.kind in "iuf" else distinct.astype(object)   # no dates
+    values = np.append(pd.to_numeric(distinct, errors="coerce"), np.nan).astype(np.float64)
+    _check_rows(ratings, "ratings", ~(np.abs(values) < 1e10)[codes],       # code -1: unknown
                 "rating {rating!r} is not a number between -1e10 and 1e10")
-    twice = pd.Series(rows * len(item_ids) + columns).duplicated()
-    _check_rows(ratings, "ratings", twice, "user {user!r} rates item {item!r} twice")
+    try:
+        R = Ratings(rows, columns, values[codes], (len(user_ids), len(item_ids)))
+    except ValueError:
+        twice = pd.DataFrame({"user": rows, "item": columns}).duplicated()
+        _check_rows(ratings, "ratings", twice, "user {user!r} rates item {item!r} twice")
+        raise
 
     profile = users.to_dict("list")
     listed = np.array(profile.pop("user")) != ""
@@ -336,8 +346,7 @@ def to_dataset(name, ratings, users=None, items=None):
     titles = [title or str(one) for title, one in zip(titles, item_ids)]
     genres = items["genres"].tolist()
     F, F_names = _item_columns(genres, years)
-    ratings = Ratings(rows, columns, values, (len(user_ids), len(item_ids)))
-    return Dataset(name, ratings, user_ids, item_ids, E, E_names, F, F_names, titles, genres, years)
+    return Dataset(name, R, user_ids, item_ids, E, E_names, F, F_names, titles, genres, years)
 
 
 def _match_ids(kind, ratings, listed):
@@ -345,28 +354,28 @@ def _match_ids(kind, ratings, listed):
 
     kind: "user" or "item"; listed: a DataFrame or None; what is returned is text, "" if unknown.
     """
-    pd = _pandas()
+    import pandas as pd
     table = pd.DataFrame({kind: []}) if listed is None else listed
+    first = ratings[~ratings[kind].duplicated()]               # a row per id: objects are slow
     ids = []
-    for one, name in ((ratings, "ratings"), (table, f"{kind}s")):
-        _check_columns(one, name, [kind])
+    for one, name in ((first, "ratings"), (table, f"{kind}s")):
+        _check_columns(one.attrs.get("file", name), one, [kind])
         ids.append(one[kind].astype(object))
         _check_rows(one, name, ids[-1].isna() | (ids[-1] == ""), f"{kind} id is empty")
         if pd.api.types.infer_dtype(ids[-1]) not in ("integer", "string"):
             ids[-1] = ids[-1].map(str)
     codes, ids = pd.factorize(pd.concat(ids).to_numpy())
     ids = ids.tolist()
-    rows, at = np.split(codes, [len(ratings)])
+    rows, at = np.split(codes, [len(first)])
     if listed is not None and not np.isin(rows, at).any():
         raise DataError(f"{table.attrs.get('file', name)}: none of the rated {name}, such as "
                         f"{ids[0]!r}, is among {ids[-3:]}; do the types of ids differ?")
-    twice = pd.Series(at).duplicated()
-    _check_rows(table, name, twice, f"{kind} {{{kind}!r}} is listed twice")
+    _check_rows(table, name, pd.Series(at).duplicated(), f"{kind} {{{kind}!r}} is listed twice")
     text = table.astype(object).where(table.notna(), "").astype(str).set_axis(at)
     numeric = all(re.fullmatch("-?[0-9]{1,18}", str(one)) for one in ids)
     order = sorted(range(len(ids)), key=lambda n: (int(ids[n]) if numeric else 0, ids[n]))
-    return (np.array([ids[n] for n in order]), np.argsort(order)[rows],
-            text.reindex(order, fill_value=""))
+    rows = np.argsort(order)[rows].astype(np.int32)[pd.factorize(ratings[kind])[0]]
+    return (np.array([ids[n] for n in order]), rows, text.reindex(order, fill_value=""))
 
 
 def _check_rows(table, name, bad, problem):
@@ -377,12 +386,12 @@ def _check_rows(table, name, bad, problem):
         raise DataError(f"{place} {table.index[row]}: {problem}")
 
 
-def _check_columns(table, name, needed):
-    """Raise DataError unless a table has all columns that are needed."""
-    missing = [column for column in needed if column not in table]
+def _check_columns(place, found, needed):
+    """Raise DataError unless all columns that are needed are found in a place, a table or file."""
+    missing = [column for column in needed if column not in found]
     if missing:
-        raise DataError(f"{table.attrs.get('file', name)}: no column {' or '.join(missing)} among "
-                        f"{', '.join(map(str, table))}; rename it or use --columns")
+        raise DataError(f"{place}: no column {' or '.join(missing)} among "
+                        f"{', '.join(map(str, found))}; rename it or use --columns")
 
 
 def _user_columns(ages, others):
@@ -418,26 +427,24 @@ def _one_hot(columns):
 
 def _titles_and_years(titles, dates):
     """Titles as GroupLens writes them, "Heat (1995)", and years (n,) by date or else by title."""
-    years = np.zeros(len(titles), np.int32)
-    shown = list(titles)
-    for n, (title, date) in enumerate(zip(titles, dates)):
-        found = re.findall("[0-9]{4}", date) or re.findall(r"\(([0-9]{4})\)", title)
-        years[n] = found[-1] if found else 0
-        if title and years[n] and not re.search(r"\([0-9]{4}\)", title):
-            shown[n] = f"{title} ({years[n]})"
-    return shown, years
+    dated = re.compile(r"\(([0-9]{4})\)")
+    found = [re.findall("[0-9]{4}", date) or dated.findall(title)
+             for title, date in zip(titles, dates)]
+    years = np.array([int(one[-1]) if one else 0 for one in found], np.int32)
+    return [f"{title} ({year})" if title and year and not dated.search(title) else title
+            for title, year in zip(titles, years)], years
 
 
 def read_ratings(path, columns=None):
     """DataFrame user, item (text), rating (float64) of a CSV file; "-" is standard input."""
-    table = _read_table(Path(path), ",", None, columns)
+    table = _read_table(Path(path), ",", None, RATED, columns)
     to_dataset("", table)                                      # for its checks
-    return table[RATED].astype({"rating": np.float64})
+    return table.astype(object).astype({"rating": np.float64})
 
 
 def csv_records(path):
     """(line number, fields) of each line of a CSV file that is not blank; "-" is standard input."""
-    reader = csv.reader(io.StringIO(_read_text(Path(path))))
+    reader = csv.reader(io.StringIO(_read_bytes(Path(path)).decode()))
     return ((reader.line_num, fields) for fields in reader if "".join(fields).strip())
 
 
@@ -451,79 +458,81 @@ def _load_folder(folder, name, columns=None):
 def _load_files(folder, ratings, name, columns=None):
     """Dataset of a file of ratings and of the files about users and items that belong to it."""
     layout = next((one for one in LAYOUTS if fnmatch.fnmatch(ratings, one)), "ratings.csv")
-    tables = []
-    for file, sep, fields in LAYOUTS[layout]:
-        path = folder / file.replace("*", ratings.removesuffix(".inter"))
-        needed = not tables or fields or path.is_file()
-        renamed = columns if not tables else None
-        tables.append(_read_table(path, sep, fields, renamed) if needed else None)
-    _, users, items = tables
+    first, *more = [(folder / file.replace("*", ratings.removesuffix(".inter")), sep, fields)
+                    for file, sep, fields in LAYOUTS[layout]]
+    rated = _read_table(*first, RATED, columns)
+    users, items = (_read_table(path, sep, fields) if fields or path.is_file() else None
+                    for path, sep, fields in more)
     if users is not None:
-        users = tables[1] = users.filter(PROFILE)
+        users = users.filter(PROFILE)
     if layout == "ratings.dat":
         codes = {str(code): occupation for code, occupation in enumerate(OCCUPATIONS)}
         users["occupation"] = users["occupation"].map(codes)
     elif layout == "u.data":
-        flags = (items[GENRES] == "1").to_numpy()              # (items, 19)
+        flags = items.to_numpy()[:, -len(GENRES):] == "1"      # (items, 19)
         items["genres"] = ["|".join(np.array(GENRES)[row]) for row in flags]
     elif layout == "*.inter" and items is not None and "genres" in items:
         items["genres"] = items["genres"].str.replace(" ", "|", regex=False)
     ml_100k = layout == "u.data" or name == "ml-100k"
-    return replace(to_dataset(name, *tables), folder=folder if ml_100k else None)
+    return replace(to_dataset(name, rated, users, items), folder=folder if ml_100k else None)
 
 
-def _read_table(path, sep, fields, columns):
-    """A file as a DataFrame of text; index: line numbers; attrs: the file.
+def _read_table(path, sep, fields, kept=None, columns=None):
+    """A file as a DataFrame of categories, all text; index: line numbers; attrs: the file.
 
-    fields: names of its columns, or None: its first line has them. columns: as in load.
+    fields: its columns, or None: line 1 names them. kept: those to read. columns: as in load.
     """
-    pd = _pandas()
-    text = _read_text(path, "latin-1" if fields else "utf-8")
+    import pandas as pd
+    raw = _read_bytes(path, "latin-1" if fields else "utf-8")
     if sep == "::":                                            # pandas is fast with one character
-        text = text.replace("::", "\t")
-        sep = "\t"
+        raw, sep = raw.replace(b"::", b"\t"), "\t"
+    if fields:                                                 # now line 1 names them, as elsewhere
+        raw = sep.join(fields).encode() + b"\n" + raw
     quoting = csv.QUOTE_MINIMAL if sep == "," else csv.QUOTE_NONE
-    rows = csv.reader(io.StringIO(text), delimiter=sep, quoting=quoting)
-    width = len(fields or next(rows, []))
-    # Row by row is slow, and needed only if the separators are too few or too many, or in quotes.
-    if text.count(sep) != (width - 1) * text.count("\n") or sep == "," and '"' in text:
-        _check_widths(path, rows, width)
-    try:
+    csv.field_size_limit(2 ** 31 - 1)                          # if a quote is not closed
+    rows = csv.reader(map(bytes.decode, io.BytesIO(raw)), delimiter=sep, quoting=quoting,
+                      skipinitialspace=True)
+    names = [name.strip() for name in next(rows, [])]
+    line = sep.encode() * (len(names) - 1) + b"\n"
+    marks = raw.translate(None, bytes(set(range(256)) - set(sep.encode() + b"\n"))) + b"\n"
+    # Row by row is slow, and needed only if separators or newlines are missing, extra or quoted.
+    for row in rows if marks.replace(line, b"") or sep == "," and b'"' in raw else ():
+        if len(row) != len(names):
+            raise DataError(f"{path}, line {rows.line_num - bool(fields)}: {len(row)} fields "
+                            f"instead of {len(names)}")
+    at = _find_columns(path, names, columns or {})
+    kept = kept or list(at)
+    try:      # Names are read as a row: of a column of numbers alone, pandas makes "007" a 7.
         table = pd.read_csv(
-            io.BytesIO(text.encode()), sep=sep, names=fields, header=None if fields else 0,
-            quoting=quoting, dtype=object, na_filter=False, skip_blank_lines=False,
-            skipinitialspace=True)
+            io.BytesIO(raw), sep=sep, quoting=quoting, header=None, names=range(len(names)),
+            usecols=[at[name] for name in kept if name in at], dtype="category", na_filter=False,
+            skip_blank_lines=False, skipinitialspace=True)
     except ValueError as error:
         raise DataError(f"{path}: {str(error).rpartition('error: ')[2]}") from error
-    if not isinstance(table.index, pd.RangeIndex):             # too many fields in the first row
-        _check_widths(path, rows, width)
-    table.index += 1 if fields else 2
+    _check_columns(path, at, kept)
+    table = table[[at[name] for name in kept]].set_axis(kept, axis=1)[1:]
+    table.index += 0 if fields else 1                          # line numbers
     table.attrs["file"] = str(path)
-    if fields:
-        return table
-    table = table.rename(columns=str.strip)
-    table = table.loc[:, ~table.columns.duplicated()]
-    _check_columns(table, "", columns or {})
-    found = {ours: theirs for theirs, ours in (columns or {}).items()}
-    for name in table:                                         # userId or user_id:token -> user
+    return table
+
+
+def _find_columns(path, names, columns):
+    """{name here: place} of the columns of a file, of equals the first; columns: as in load."""
+    _check_columns(path, names, columns)
+    at = {ours: names.index(theirs) for theirs, ours in columns.items()}
+    for n, name in enumerate(names):                           # userId or user_id:token -> user
         plain = re.sub("[_ ]|:.*", "", name.lower())
-        found.setdefault(ALIASES.get(plain, plain), name)
-    return table[list(found.values())].set_axis(list(found), axis=1)
+        at.setdefault(ALIASES.get(plain, plain), n)
+    return at
 
 
-def _check_widths(path, rows, width):
-    """Raise DataError about the first of the rows of a csv.reader that has not width fields."""
-    for row in rows:
-        if len(row) != width:
-            raise DataError(f"{path}, line {rows.line_num}: {len(row)} fields instead of {width}")
-
-
-def _read_text(path, encoding="utf-8"):
-    """The text of a file, every line ending in a newline; "-" is standard input."""
+def _read_bytes(path, encoding="utf-8"):
+    """A file as UTF-8 with a newline between lines; "-" is standard input."""
     try:
         raw = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-        text = raw.decode(encoding).lstrip("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-        return text.rstrip("\n") + "\n"
+        if not raw.isascii():
+            raw = raw.decode(encoding).lstrip("\ufeff").encode()
+        return raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n").rstrip(b"\n") or b"\n"
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
     except DAMAGED as error:
@@ -531,14 +540,6 @@ def _read_text(path, encoding="utf-8"):
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}, line {line}: not UTF-8 text; save it as UTF-8") from error
-
-
-def _pandas():
-    try:
-        import pandas
-    except ImportError as error:
-        raise DataError("pandas is missing; pip install -r requirements.txt") from error
-    return pandas
 
 
 def _load_named(name, folder, progress):
@@ -570,8 +571,7 @@ def _fetch(name, archive, progress):
                 raise ValueError(f"MD5 {found} instead of {md5}")
             os.makedirs(archive.parent, exist_ok=True)
             return write_whole(archive, lambda file: file.write(raw))
-        except (OSError, ValueError, subprocess.SubprocessError,
-                http.client.HTTPException) as error:
+        except (OSError, ValueError, subprocess.SubprocessError, HTTPException) as error:
             tried.append(f"{source} ({error})")
     raise DataError(f"cannot get {name}: tried {', '.join(tried)}; put {archive.name} from "
                     f"grouplens.org/datasets/movielens in {archive.parent}, "
