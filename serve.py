@@ -5,9 +5,7 @@ and recommending need NumPy alone.
 """
 
 import argparse
-import csv
 import difflib
-import io
 import json
 import os
 import re
@@ -714,17 +712,25 @@ def score(options):
     out = output_path(options.out, options.ratings, options.model)
     model = Recommender.load(options.model)
     table = read_ratings(options.ratings, options.columns)
+    table.index = [f"{options.ratings}, line {line}" for line in table.index]
     among = model.among(options.genre, options.years)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*RATED, "score"])
-    for user, rows in table.groupby("user", sort=False):   # rows of a user in any order
-        where = [f"{options.ratings}, line {line}" for line in rows.index]
-        rated = model.indices(zip(where, rows["item"], rows["rating"]))
-        best = model.best(*rated, model.E_mean, options.n, options.by, among)
-        writer.writerows((user, model.item_ids[i], f"{rating:.4f}", f"{score:.4f}")
-                         for i, score, rating in zip(*best))
-    write_whole(out, text.getvalue())
+    scored = score_users(table, model, options.n, options.by, among)
+    write_whole(out, scored.to_csv(index=False, float_format="%.4f", lineterminator="\n"))
+
+
+def score_users(table, model, n=10, by="rank", among=None):
+    """The n best items for each user in a table of ratings: a DataFrame user, item, rating, score.
+
+    table: user, item (id or title) and rating, in any order; its index begins the message of a
+    mistake. Users come in the order of their ids. The other arguments are those of best.
+    """
+    found = []
+    for user, rows in table.sort_values("item").groupby("user"):       # sums depend on the order
+        rated = model.indices(zip(rows.index, rows["item"], rows["rating"]))
+        best = model.best(*rated, model.E_mean, n, by, among)
+        found += [(user, str(model.item_ids[i]), float(rating), float(score))
+                  for i, score, rating in zip(*best)]
+    return frame(found, [*RATED, "score"])
 
 
 def export(options):

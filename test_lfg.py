@@ -3438,12 +3438,23 @@ def test_score_gives_each_user_what_recommend_gives_in_any_order(lfg_py, kept, t
         done = lfg_py(*command, "--out", out, "-n", n, *options, stdin=text.getvalue())
         assert done == (0, "", "") and b"\r" not in out.read_bytes()
         expected = [["user", "item", "rating", "score"]]
-        for user in dict.fromkeys(user for user, *_ in rows):
+        for user in sorted({user for user, *_ in rows}):
             own = {str(item): value for name, item, value in rows if name == user}
             best = model.recommend(own, n, **more)
             expected += [[user, item, f"{rating:.4f}", f"{score:.4f}"]
                          for item, _, score, rating, *_ in best.itertuples(index=False)]
         assert list(csv.reader(out.read_text(encoding="utf-8").splitlines())) == expected
+
+
+def test_parts_of_a_cluster_give_the_rows_of_the_whole_to_the_last_digit(kept):
+    model = Recommender.load(kept["dual"])
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame([(user, str(50 + n), rng.integers(1, 6)) for user in "abcde"
+                          for n in rng.permutation(40)[:25]], columns=["user", "item", "rating"])
+    parts = [serve.score_users(rows.sample(frac=1, random_state=0), model, 5)
+             for _, rows in table.groupby(table["user"].isin(["b", "d"]))]
+    joined = pd.concat(parts).sort_values("user", kind="stable", ignore_index=True)
+    pd.testing.assert_frame_equal(joined, serve.score_users(table, model, 5), check_exact=True)
 
 
 @pytest.mark.parametrize("more,among", [
