@@ -428,6 +428,7 @@ def fold_in(items, values, q1, base, ridge, centre, noise=None):
     return centre + At @ np.linalg.solve(A @ At + np.eye(len(A), dtype=A.dtype), residual)
 
 
+@np.errstate(invalid="ignore")                             # as fold_in
 def influence(items, q1, ridge, noise, asked):
     """By how much the rating predicted for asked[i] rises if rating j is higher by 1: (m, n).
 
@@ -441,6 +442,7 @@ def influence(items, q1, ridge, noise, asked):
     return np.linalg.solve(AD @ A.T + np.eye(len(A), dtype=A.dtype), AD @ Q.T).T * weight
 
 
+@np.errstate(invalid="ignore")                             # as fold_in
 def leverages(items, q1, ridge, noise, asked):
     """How much each rating pulls its own prediction (n,), and q1 G^-1 q1 of items asked (m,).
 
@@ -464,6 +466,7 @@ def weighted_rows(items, q1, noise):
     return q1[items] * weight[:, None], weight
 
 
+@np.errstate(invalid="ignore")                             # as fold_in
 def variance_of(items, values, x, q1, base, ridge, noise, asked):
     """a and b (m,), so that the variance of the ratings predicted for items asked is a sigma^2 + b.
 

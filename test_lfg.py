@@ -3439,7 +3439,8 @@ def test_score_gives_each_user_what_recommend_gives_in_any_order(lfg_py, kept, t
         assert done == (0, "", "") and b"\r" not in out.read_bytes()
         expected = [["user", "item", "rating", "score"]]
         for user in sorted({user for user, *_ in rows}):
-            own = {str(item): value for name, item, value in rows if name == user}
+            own = {item: value for item, value in sorted(
+                (str(item), value) for name, item, value in rows if name == user)}
             best = model.recommend(own, n, **more)
             expected += [[user, item, f"{rating:.4f}", f"{score:.4f}"]
                          for item, _, score, rating, *_ in best.itertuples(index=False)]
