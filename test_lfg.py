@@ -2670,6 +2670,7 @@ def test_ctrl_c_prints_complete_folds_and_no_process_is_left_even_after_a_kill(h
             return measured(fold)
 
         experiments.measured = stopped
+        signal.signal(signal.SIGINT, signal.default_int_handler)         # a shell may ignore it
         serve.run_command("experiments.py", experiments.run, sys.argv[1:], "interrupted")
         """, "--dataset", "synthetic:60x40x900", "--test", "basic", "--models", "lfg", "--jobs", 2,
                   start_new_session=True, timeout=60)      # until all have closed their output
