@@ -25,7 +25,7 @@ from data import AGES, RATED, DataError, csv_records, load, output_path, read_ra
 from data import sample_users, to_dataset, write_whole
 from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, RankLFG
 from lfg import deviation, forward_weight, generate_one, measure_noise, solve_one, standardised
-from settings import for_genres, settings_for
+from settings import epochs_for, for_genres, settings_for
 from svd import fold_in, influence, prior_features, variance_of
 
 SERVED = {  # the test whose settings are used, their names, and the classes of the parts
@@ -519,8 +519,15 @@ def assemble(name, data, changed, generator, seeds, seed):
     settings = settings_for(len(data.ratings), test, seeds)
     joined = settings[name]
     n_solved = {"user": 0, "item": seeds or 1, "dual": joined["seeds"]}[generator]
-    forward = [Forward(**{**settings[user], **changed}, seed=seed)] if generator != "item" else []
-    solved = [Solved(Network(**{**settings[item], **changed}, seed=seed + n),
+
+    def network(cls, name, seed):
+        model = cls(**{**settings[name], **changed}, seed=seed)
+        if "epochs" not in changed:
+            model.epochs = epochs_for(model.epochs, len(data.ratings))
+        return model
+
+    forward = [network(Forward, user, seed)] if generator != "item" else []
+    solved = [Solved(network(Network, item, seed + n),
                      **for_genres(settings[f"{item} fold-in"], data)) for n in range(n_solved)]
     return Joined(forward, solved, (joined["user_weight"], joined["empty_weight"]))
 

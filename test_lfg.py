@@ -2748,6 +2748,15 @@ def test_sample_trains_on_nested_shares_and_asks_the_same_new_users(cli, tmp_pat
     assert row["ratings"] == len(train)
 
 
+def test_larger_data_are_trained_in_fewer_epochs(small, monkeypatch):
+    sizes = 10, 1_000_209, 2_000_418, 10 ** 9
+    assert [settings.epochs_for(40, n) for n in sizes] == [40, 40, 20, 10]
+    monkeypatch.setitem(settings.SIZES, "ml-1m", 450)      # half of small's; settings are of ML-1m
+    for changed, epochs in ({}, [15, 20]), ({"epochs": 7}, [7, 7]):
+        model = serve.assemble("LFG-dual", small, {**changed, "n_factors": 3}, "dual", 1, 0)
+        assert [one.epochs for one in (model.forward[0], model.solved[0].model)] == epochs
+
+
 def test_sample_users_keeps_whole_users_with_their_ids_and_profiles(small):
     few, more = (sample_users(small, n, 3) for n in (5, 9))
     assert set(few.user_ids) < set(more.user_ids) and len(more.user_ids) == len(more.E) == 9
