@@ -4,9 +4,12 @@
     python docs/plots.py coldstart.json docs/coldstart.svg
     python experiments.py --test calibration --json calibration.json
     python docs/plots.py calibration.json docs/calibration.svg
+    python experiments.py --test sample --json sample.json
+    python docs/plots.py sample.json docs/sample.svg
 
 coldstart: RMSE by the number of ratings, one line per model. calibration: RMSE by fifth of the
 spread and, below it, the share of ratings within the intervals, both the mean over the folds.
+sample: RMSE of LFG-dual and, below it, NDCG@10 of LFG-rank by the share of users in training.
 """
 
 import argparse
@@ -21,7 +24,9 @@ WIDTH, HEIGHT, LEFT, TOP = 380, 260, 50, 40                # of a panel's plot, 
 STYLE = 'font-family="sans-serif" font-size="12"'
 CAPTIONS = {"coldstart": "RMSE by the number of ratings in a new user's profile",
             "calibration": "Above: RMSE by fifth of the predicted spread. "
-                           "Below: share of ratings within the interval of 50, 80 and 95 %"}
+                           "Below: share of ratings within the interval of 50, 80 and 95 %",
+            "sample": "By the share of the users that training has. "
+                      "Above: RMSE of LFG-dual. Below: NDCG@10 of LFG-rank"}
 
 
 def text(x, y, content, style=""):
@@ -32,6 +37,11 @@ def panels(table):
     """The panels of a table, from top to bottom: (labels of the x axis, {line: values})."""
     if table["test"] == "coldstart":
         return [(table["ratings"], table["average"])]
+    if table["test"] == "sample":
+        rows = table["rows"]
+        labels = [f"{row['share']} %" for row in rows]
+        return [(labels, {"LFG-dual": [row["rmse"] for row in rows]}),
+                (labels, {"LFG-rank": [row["ndcg"] for row in rows]})]
     folds = table["folds"]
     levels = list(folds[0]["coverage"])
     fifths = np.mean([fold["rmse_by_fifth"] for fold in folds], axis=0)
@@ -69,7 +79,7 @@ def draw(paths):
     tables = [table for path in paths for table in json.loads(Path(path).read_text())
               if table["test"] in CAPTIONS]                # not the lists
     if len({table["test"] for table in tables}) != 1:
-        raise ValueError("there must be tables of coldstart, or of calibration, and not of both")
+        raise ValueError("there must be tables of one test: coldstart, calibration or sample")
     drawn = [panels(table) for table in tables]
     names = dict.fromkeys(name for rows in drawn for row in rows[::-1] for name in row[1])
     colours = dict(zip(names, COLOURS))
@@ -90,7 +100,8 @@ def draw(paths):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Draw tables of experiments.py as an SVG.")
-    parser.add_argument("json", nargs="+", help="what --test coldstart or calibration --json wrote")
+    parser.add_argument("json", nargs="+",
+                        help="what --test coldstart, calibration or sample --json wrote")
     parser.add_argument("svg", help="the file to write")
     options = parser.parse_args()
     try:
