@@ -539,6 +539,8 @@ def test_a_batch_of_few_columns_has_the_gradients_of_the_dense_one_and_trains(cl
             monkeypatch.setattr(module, "few_columns", lambda R, size, few=few: few)
         one = SVDpp(n_factors=4, epochs=5) if cls is SVDpp else lfg(cls, batch=40, dropout=0)
         found.append(one.fit(R, E).scores(np.arange(40), R, E))
+        if cls is RankLFG:                                 # its loss leaves a user's mean open
+            found[-1] -= found[-1].mean(1, keepdims=True)
     assert 0 < np.abs(found[0] - found[1]).max() < 1e-3 * np.ptp(found[1])
 
 
