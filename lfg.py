@@ -88,7 +88,7 @@ class LFG(FactorModel):
         popularity = np.bincount(R.items, minlength=R.shape[1])
         order = np.argsort(-popularity, kind="stable") if self.few else np.arange(R.shape[1])
         place = np.argsort(order)
-        if self.few:                                       # a tenth faster: popular ones side by side
+        if self.few:                                       # a tenth faster: popular items in a row
             self.reorder(order)
             often = popularity / np.count_nonzero(R.counts)
             self.head = np.count_nonzero(1 - (1 - often) ** self.batch > 0.8)
