@@ -369,7 +369,8 @@ def _match_ids(kind, ratings, listed):
     rows, at = np.split(codes, [len(first)])
     if listed is not None and not np.isin(rows, at).any():
         raise DataError(f"{table.attrs.get('file', name)}: none of the rated {name}, such as "
-                        f"{ids[0]!r}, is among {ids[-3:]}; do the types of ids differ?")
+                        f"{ids[0]!r}, is among {[ids[n] for n in at[:3]]}; do the types of ids "
+                        "differ?")
     _check_rows(table, name, pd.Series(at).duplicated(), f"{kind} {{{kind}!r}} is listed twice")
     text = table.astype(object).where(table.notna(), "").astype(str).set_axis(at)
     numeric = all(re.fullmatch("-?[0-9]{1,18}", str(one)) for one in ids)
@@ -391,7 +392,8 @@ def _check_columns(place, found, needed):
     missing = [column for column in needed if column not in found]
     if missing:
         raise DataError(f"{place}: no column {' or '.join(missing)} among "
-                        f"{', '.join(map(str, found))}; rename it or use --columns")
+                        f"{', '.join(map(str, found))}; rename it, use --columns, or put commas "
+                        "between columns")
 
 
 def _user_columns(ages, others):

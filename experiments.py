@@ -580,7 +580,8 @@ def growth(data, test, options):
     print(f"{TITLES[test]} {users:,} users, {items:,} items, {len(R):,} ratings\n")
     print_table(["Model".ljust(8), "Seconds per epoch", "Peak memory in MB, data included"],
                 [[row["model"], row["seconds"], f"{row['peak_mb']:.0f}"] for row in rows])
-    yield {"table": None, "dataset": data.name, "test": test, "seed": options.seed, "rows": rows}
+    yield {"table": None, "dataset": data.name, "test": test, "seed": options.seed, "users": users,
+           "items": items, "ratings": len(R), "rows": rows}
 
 
 def peak_mb():

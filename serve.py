@@ -91,7 +91,8 @@ class Recommender:
         if not hasattr(ratings, "columns"):
             raise DataError("ratings must be a DataFrame with the columns user, item and rating")
         check_count("seed", seed, 0)
-        counts = dict(epochs=epochs, factors=factors, seeds=seeds, jobs=jobs, sample=sample)
+        check_count("jobs", jobs)
+        counts = dict(epochs=epochs, factors=factors, seeds=seeds, sample=sample)
         for name, n in counts.items():
             if n is not None:
                 check_count(name, n)
@@ -102,13 +103,13 @@ class Recommender:
         return train_model(data, generator, epochs, factors, seeds, seed, quiet, jobs, sample)
 
     @classmethod
-    def from_model(cls, model, rank, data, R, sigma2=1.0):
+    def from_model(cls, model, rank, data, R, sigma2=1.0, scale=None):
         """The Recommender for an LFGDual and an LFGRank, fitted on R, ratings of a Dataset.
 
-        sigma2: as lfg.measure_noise gives it.
+        sigma2: as lfg.measure_noise gives it. scale: lowest and highest rating, if not those of R.
         """
         numbers = {"E_mean": data.E[R.counts > 0].mean(0), **model.serving_arrays(),
-                   "sigma2": sigma2, "scale": [R.values.min(), R.values.max()]}
+                   "sigma2": sigma2, "scale": scale or [R.values.min(), R.values.max()]}
         numbers.update((f"rank_{name}", a) for name, a in rank.serving_arrays().items())
         return cls({**{name: np.asarray(a, np.float32) for name, a in numbers.items()},
                     "format": np.array(FORMAT), "item_ids": data.item_ids, "years": data.years,
@@ -489,6 +490,7 @@ def train_model(data, generator="dual", epochs=None, factors=None, seeds=None, s
     """
     if generator not in ("user", "item", "dual"):
         raise DataError(f"generator is {generator!r}; it must be user, item or dual")
+    scale = [data.ratings.values.min(), data.ratings.values.max()]
     if sample:
         n_users = np.count_nonzero(data.ratings.counts)
         data = sample_users(data, sample, seed)
@@ -510,7 +512,7 @@ def train_model(data, generator="dual", epochs=None, factors=None, seeds=None, s
         predicted = model.predict(R.users, R.items, R, some.E).clip(R.values.min(), R.values.max())
         rmse = np.sqrt(np.mean((predicted - R.values) ** 2, dtype=np.float64))
         print(f"training RMSE {rmse:.4f}", file=sys.stderr)
-    return Recommender.from_model(model, rank, data, data.ratings, noise.found[0])
+    return Recommender.from_model(model, rank, data, data.ratings, noise.found[0], scale)
 
 
 def assemble(name, data, changed, generator, seeds, seed):
@@ -630,7 +632,8 @@ def ask(idle, task, bar):
         while (answer := pipe.recv()) is None:             # an epoch has ended
             bar.update()
     except (EOFError, OSError) as error:                   # the other end is closed
-        raise DataError("a training process died; if memory ran out, use fewer --jobs") from error
+        raise DataError("a training process died; if memory ran out, use fewer jobs; in a script, "
+                        'train under if __name__ == "__main__":') from error
     finally:
         idle.put(pipe)
     if isinstance(answer, Exception):
@@ -830,7 +833,8 @@ def add_shared_options(add):
     """Options of both commands that train; add: a parser's add_argument."""
     add("--dataset", default="ml-100k", metavar="{ml-100k,ml-1m,synthetic,PATH}",
         help="the data; PATH: a CSV whose first line names user, item and rating, or a folder like "
-             "GroupLens' or RecBole's; experiments.py also has all: ml-100k and ml-1m")
+             "GroupLens' or RecBole's; synthetic:USERSxITEMSxRATINGS makes data of that size; "
+             "experiments.py also has all: ml-100k and ml-1m")
     add("--data-dir", default=os.environ.get("LFG_DATA") or "data", metavar="DIR",
         help="folder with ml-100k and ml-1m, downloaded if missing; LFG_DATA sets the default")
     add("--columns", type=column_names, metavar="user=A,item=B,rating=C", help="names in your CSV")
@@ -878,7 +882,7 @@ def parse(argv):
     add("--epochs", type=int_range(1), help="training epochs of each network")
     add("--factors", type=int_range(1), help="number of latent factors of each network")
     add("--sample", type=int_range(1, 10 ** 9), metavar="N",
-        help="train on N random users; the model serves all users the same")
+        help="train on N random users; the model still serves any user")
 
     add = parsers[recommend].add_argument
     add("--rate", action="append", default=[], metavar="TITLE=RATING",

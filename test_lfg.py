@@ -1479,7 +1479,8 @@ USERS = pd.DataFrame({"user": ["a", "b"], "city": ["Rom", "Bonn"]})
 
 @pytest.mark.parametrize("tables,message", [
     ([frame().rename(columns={"user": "uid", "rating": "stars"})],
-     "ratings: no column user or rating among uid, item, stars; rename it or use --columns"),
+     "ratings: no column user or rating among uid, item, stars; rename it, use --columns, or put "
+     "commas between columns"),
     ([frame(), USERS.rename(columns={"user": 0})], "users: no column user among 0, city;"),
     ([frame(), None, USERS], "items: no column item among user, city;"),
     ([frame()[:0]], "ratings: no ratings"),
@@ -2653,7 +2654,7 @@ def test_what_goes_wrong_in_another_process_is_one_line(cli, monkeypatch):
     monkeypatch.setitem(QUICK["ml-100k", "basic"]["LFG"], "rate", 1e38)
     done = cli("--dataset", "synthetic", "--test", "basic", "--jobs", 2)
     assert "training diverged in epoch 1" in one_line(done, "experiments.py")
-    with pytest.raises(DataError, match="if memory ran out, use fewer --jobs"):
+    with pytest.raises(DataError, match="if memory ran out, use fewer jobs"):
         list(serve.fit_all([[(0, False, Dies())]], (None, None, [None]), 2, "", True))
     assert active_children() == []
 
@@ -2769,6 +2770,13 @@ def test_sample_users_keeps_whole_users_with_their_ids_and_profiles(small):
             assert one.tolist() == other.tolist()
     assert sample_users(small, 60, 3) is small and more.ratings.shape == (9, 40)
     assert set(sample_users(small, 9, 4).user_ids) != set(more.user_ids)
+
+
+def test_a_model_of_a_sample_knows_the_scale_of_all_ratings():
+    table = pd.DataFrame([(u, i, 3 + (u == 0) * (i - 3)) for u in range(30) for i in range(1, 6)],
+                         columns=["user", "item", "rating"])
+    model = Recommender.train(table, epochs=1, factors=2, seeds=1, sample=2, quiet=True)
+    assert (model.low, model.high) == (1, 5) and len(model.item_ids) == 5
 
 
 def test_growth_times_an_epoch_of_each_kind(cli, tmp_path):

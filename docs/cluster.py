@@ -81,7 +81,7 @@ def rated(table, options):
 
 def run(options):
     """Write the rows as a CSV file. Raises DataError."""
-    out = output_path(options.out, options.ratings, options.model)
+    out = output_path(options.out, options.ratings, options.model, *glob(options.ratings))
     model = Recommender.load(options.model)
     if "://" not in options.ratings and not glob(options.ratings):
         raise DataError(f"{options.ratings}: no such file")
