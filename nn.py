@@ -12,7 +12,9 @@ class Linear:
     """y = x W + b, with W drawn from N(0, 1 / (3 D)), so a Tanh after it starts unsaturated."""
 
     def __init__(self, n_in, n_out, rng, dtype=np.float32):
-        self.W = (rng.standard_normal((n_in, n_out)) * np.sqrt(1 / (3 * n_in))).astype(dtype)
+        W = rng.standard_normal((n_in, n_out))
+        W *= np.sqrt(1 / (3 * n_in))                       # in place: of large data W is 1 GB here
+        self.W = W.astype(dtype)
         self.b = np.zeros(n_out, dtype)
 
     @property
@@ -313,7 +315,7 @@ def end_epoch(progress, epoch, mse, values, params):
     """
     most = 2 * (max(0, values.max()) - min(0, values.min())) + 1
     # written so that NaN counts as diverged
-    if not (mse < most ** 2 and all(np.abs(p).max() < 100 * most for p in params)):
+    if not (mse < most ** 2 and all(max(p.max(), -p.min()) < 100 * most for p in params)):
         raise FloatingPointError(f"training diverged in epoch {epoch + 1} "
                                  f"(mean squared error {mse:.3g}); use a lower learning rate")
     if progress:
