@@ -1790,13 +1790,11 @@ def tiny(used):
     for name in experiments.CLASSES.keys() & quick.keys():
         known = inspect.signature(experiments.CLASSES[name]).parameters
         quick[name].update({key: n for key, n in sizes.items() if key in known})
-    quick.get("Mult-VAE", {}).update(hidden=8)             # one layer
-    for ensemble in {"LFG-dual", "LFG-rank"} & quick.keys():
-        quick[ensemble]["seeds"] = 2
-    if "LFG (paper)" in quick:
-        quick["LFG (paper)"]["n_factors"] = 3               # else what LFG's is
-    if "SVD++ fold-in" in quick:
-        quick["SVD++ fold-in"]["l2"] += 1                   # else what BiasSVD's is
+    # one layer; else n_factors is what LFG's is, and l2 what BiasSVD's is
+    special = {"Mult-VAE": {"hidden": 8}, "LFG-dual": {"seeds": 2}, "LFG-rank": {"seeds": 2},
+               "LFG (paper)": {"n_factors": 3}, "SVD++ fold-in": {"l2": 6.0}}
+    for name in special.keys() & quick.keys():
+        quick[name].update(special[name])
     return quick
 
 
@@ -1836,7 +1834,7 @@ def run_experiments(argv):
 
 
 @pytest.fixture
-def cli(small, monkeypatch, capsys):
+def cli(small, monkeypatch, capsys, tmp_path):
     """cli(arguments...) -> exit code, stdout, stderr of experiments.py on cli.data, quick."""
     def run(*arguments):
         return exit_of(capsys, run_experiments, *arguments)
@@ -1846,6 +1844,7 @@ def cli(small, monkeypatch, capsys):
 
     run.data = small
     run.names = ["synthetic", "ml-100k", "ml-1m"]
+    run.json = tmp_path / "json"
     monkeypatch.setattr(experiments, "load", load_small)
     monkeypatch.setattr(settings, "SETTINGS", QUICK)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)     # one core
@@ -1870,10 +1869,38 @@ PLACEHOLDERS = ("SVD", "BiasSVD", "μ + bi", "μ + bu", "Popularity")
 OPTIONS = [test for test in COLUMNS if test != "coldstart topn"]           # which has two tables
 
 
+def printed(cli, test, *more, dataset="synthetic"):
+    """stdout and JSON objects of a test with seed 7."""
+    code, out, err = cli("--dataset", dataset, "--test", test, "--seed", 7, "--json", cli.json,
+                         *more)
+    assert (code, err) == (0, "")
+    return out, json.loads(cli.json.read_text())
+
+
 def rows_of(out):
     """The cells of each line of the tables on stdout."""
     return [[cell.strip() for cell in line[1:-1].split("|")]
             for line in out.splitlines() if line.startswith("|")]
+
+
+def check_layout(out, title, measure="RMSE, lower is better"):
+    """A title that names the measure once, and a narrow Markdown table; its header and rows."""
+    assert all(len(line) <= 100 for line in out.splitlines()) and out.count(measure) == 1
+    heading, _, body = out.partition("\n\n")
+    assert " ".join(heading.split()) == f"{title} ({measure})"
+    lines = body.split("\n\n")[0].splitlines()
+    assert re.fullmatch(r"\|-+\|(-+:\|)+", lines[1])
+    assert len({tuple(n for n, c in enumerate(line) if c == "|") for line in lines}) == 1
+    header, _, *rows = rows_of(body)
+    return header, rows
+
+
+def texts(values):
+    return [f"{value:.4f}" for value in values]
+
+
+def seconds_of(table, name):
+    return f"{sum(f['seconds'][name] for f in table['folds']):.1f}"
 
 
 def parts_of(d, test, fold=2, seed=7):
@@ -1907,7 +1934,7 @@ def run_recorded(monkeypatch, test, column, d, tune=False, fold=2):
     """Figures, fitted models and predictions, or scores, of one column's table, of seed 7."""
     options = experiments.parse(["--folds", str(fold), "--seed", "7", "--quiet"])
     name = "ranking_of" if "topn" in test else "rmse_of"
-    score = getattr(experiments, name)
+    score, plan_of = getattr(experiments, name), experiments.plan_of
     predicted = []
 
     def recording(model, case, E):
@@ -1920,15 +1947,14 @@ def run_recorded(monkeypatch, test, column, d, tune=False, fold=2):
     with monkeypatch.context() as patch:
         folds = record_folds(patch)
         patch.setattr(experiments, name, recording)
-        patch.setattr(experiments, "columns_of", lambda of, _: [column] * (of == test))
-        table, = (experiments.tune if tune else experiments.cross_validate)(d, test, options)
-    if tune:
-        found = [row["NDCG@100" if "topn" in test else "rmse"] for row in table["grid"]]
-    else:
-        found = np.ravel(table["average"][column]).tolist()
-        found = [one["NDCG@100"] for one in found] if "topn" in test else found
+        patch.setattr(experiments, "plan_of",
+                      lambda d, of, options: plan_of(d, of, options, [column] * (of == test)))
+        (table, *_), = (experiments.tune if tune else experiments.cross_validate)(d, test, options)
+    found = [row.get("rmse", row) for row in table["grid"]] if tune else np.ravel(
+        table["average"][column]).tolist()
+    found = [one["NDCG@100"] for one in found] if "topn" in test else found
     models = [model for fold in folds for model in fold.models.values()]
-    return np.ravel(found).tolist(), models, predicted
+    return found, models, predicted
 
 
 def all_same(models, others):
@@ -1953,21 +1979,22 @@ def test_no_test_rating_leaks_into_training_or_prediction(cli, monkeypatch, smal
         assert all_same(models, again[1]) and same(predicted, again[2])
         if part is not scored.target:                       # validation does not look at test
             assert again[0] == rmse
-            continue
-        if "topn" in test:
+        elif "topn" in test:
             assert again[0] != rmse
-            continue
-        scale = scored.train.values                         # and yet the score sees them
-        clipped = [p.clip(scale.min(), scale.max()) for p in predicted]
-        each = np.sqrt([np.mean((p - 3) ** 2) for p in clipped])
-        each = np.reshape(each, (len(rmse), -1)).mean(1)    # tune averages over the counts
-        assert again[0] == pytest.approx(each.tolist())
-        assert np.abs(np.subtract(rmse, again[0])).min() > 0.01
+        else:
+            scale = scored.train.values                     # and yet the score sees them
+            clipped = [p.clip(scale.min(), scale.max()) for p in predicted]
+            each = np.sqrt([np.mean((p - 3) ** 2) for p in clipped])
+            each = np.reshape(each, (len(rmse), -1)).mean(1)    # tune averages over the counts
+            assert again[0] == pytest.approx(each.tolist())
+            assert np.abs(np.subtract(rmse, again[0])).min() > 0.01
 
 
 @pytest.mark.parametrize("test,column", OF_NEW)
-def test_what_is_new_is_predicted_from_its_own_profile_alone(cli, small, monkeypatch, test, column):
-    cases = cases_of(experiments.turned(small, test).ratings, test, 2, 7)
+def test_what_is_new_is_not_in_training_and_predicted_from_its_own_profile_alone(
+        cli, small, monkeypatch, test, column):
+    d = experiments.turned(small, test)
+    cases = cases_of(d.ratings, test, 2, 7)
     target = cases[-1].target
     theirs = parts_of(small, test).profile
     theirs = theirs.where(theirs.users == target.users[0])
@@ -1983,6 +2010,10 @@ def test_what_is_new_is_predicted_from_its_own_profile_alone(cli, small, monkeyp
         if "topn" in test:                                 # near an item there may be no like
             own = 10 * own.max(keepdims=True)
         assert own.min() > 1e-4 if read else not own.any()
+    d.E[np.unique(target.users)], E = 7, d.E.copy()        # nor are their profiles in training
+    again = run_recorded(monkeypatch, test, column, small)[1]
+    d.E[:] = E
+    assert all_same(models, again)
 
 
 @pytest.mark.parametrize("test,column", CASES)
@@ -1994,36 +2025,23 @@ def test_columns_are_made_by_hand(cli, small, monkeypatch, test, column):
     (name, setting, seed), group = next(iter(folds[0].groups.items()))
     part = group[""]
     assert (setting, seed, type(part)) == (str(used[name]), 7, experiments.CLASSES[name])
-    generated = column == ("LFG" if test == "newitem" else "LFG-item")     # the columns of R
     if column in ("LFG-dual", "LFG-rank"):
         return
-    if column == "LFG-rank item":
-        ridge = used["LFG-rank item fold-in"]
-        assert type(model) is LFGRankItem and model.model is part
-        genres = [name.startswith("genre=") for name in small.F_names]
-        assert any(genres) and model.known == [ridge["known"] * genre for genre in genres]
-        assert {name: getattr(model, name) for name in ("l2", "few", "strength")} == {
-            name: value for name, value in ridge.items() if name != "known"}
-        return
-    if not generated and "fold-in" not in column:
+    solved = {"LFG-rank item": LFGRankItem,                # networks that generate columns of R
+              "LFG" if test == "newitem" else "LFG-item": LFGItem}
+    Solved = FoldIn if "fold-in" in column else solved.get(column)
+    if not Solved:
         assert model is part
         return
-    ridge = used[column if "fold-in" in column else f"{column} fold-in"]
-    assert type(model) is (LFGItem if generated else FoldIn) and model.model is part
-    assert (model.l2, model.l2_bias) == (ridge["l2"], ridge["l2_bias"])
-    centre = part.implicit_rows if column == "SVD++ fold-in" else ridge.get("centre")
-    assert model.centre == centre
-
-
-@pytest.mark.parametrize("test,column", OF_NEW)
-def test_nothing_of_what_is_new_is_in_training(cli, small, monkeypatch, test, column):
-    d = experiments.turned(small, test)
-    cases = cases_of(d.ratings, test, 2, 7)
-    E = d.E.copy()
-    E[np.unique(cases[0].target.users)] = 7
-    monkeypatch.setattr(experiments, "turned", lambda d, test: d)
-    models = run_recorded(monkeypatch, test, column, d)[1]
-    assert all_same(models, run_recorded(monkeypatch, test, column, replace(d, E=E))[1])
+    assert type(model) is Solved and model.model is part
+    ridge = {"centre": None, **used[column if "fold-in" in column else f"{column} fold-in"]}
+    if column == "LFG-rank item":
+        genres = [name.startswith("genre=") for name in small.F_names]
+        assert any(genres)
+        ridge["known"] = [ridge["known"] * genre for genre in genres]
+    if column == "SVD++ fold-in":
+        ridge["centre"] = part.implicit_rows
+    assert {key: getattr(model, key) for key in ridge} == ridge
 
 
 @pytest.mark.parametrize("test", [test for test in OPTIONS if test != "topn"])
@@ -2034,8 +2052,7 @@ def test_lfg_dual_averages_parts_that_are_trained_once_per_fold(cli, monkeypatch
     # a weight of 0.5 would not tell users from items
     monkeypatch.setitem(QUICK["ml-100k", test]["LFG-dual"], "user_weight", 0.4)
     folds = record_folds(monkeypatch)
-    assert cli("--dataset", "synthetic", "--test", test, "--folds", 2, 4, "--seed", 7,
-               "--seeds", seeds, "--models", *list(COLUMNS["basic"]))[0] == 0
+    printed(cli, test, "--folds", 2, 4, "--seeds", seeds, "--models", *COLUMNS["basic"])
     others = ["SVD", "BiasSVD", "SVD++", "LFG (paper)", "LFG"]
     if test in ("newitem", "coldstart"):
         others = ["BiasSVD", "LFG"]
@@ -2062,10 +2079,21 @@ def test_lfg_dual_averages_parts_that_are_trained_once_per_fold(cli, monkeypatch
         [2, 2 + seeds] if test == "newitem" else [1, 1 + 2 * seeds])
 
 
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_lfg_rank_joins_a_user_side_and_several_item_sides(cli, monkeypatch, seeds):
+    folds = record_folds(monkeypatch)
+    printed(cli, "topn", "--folds", 2, "--models", "lfg-rank", "--seeds", seeds)
+    user, item, rank = folds[0].models.values()
+    assert type(rank) is LFGRank and rank.forward == [user] and rank.solved[0] is item
+    assert [one.model.seed for one in rank.solved] == [*range(7, 7 + seeds)] and user.seed == 7
+    used = QUICK["ml-100k", "topn"]["LFG-rank"]
+    assert tuple(rank.weights) == (used["user_weight"], used["empty_weight"])
+    assert len(folds[0].groups) == 1 + seeds               # nothing twice
+
+
 @pytest.mark.parametrize("test,column", [
     ("basic", "SVD++"), ("realtime", "SVD++ fold-in"), ("published", "SVD++")])
-def test_the_ensemble_scores_the_mean_of_as_many_seeds_of_svdpp(cli, tmp_path, monkeypatch, test,
-                                                                column):
+def test_the_ensemble_scores_the_mean_of_as_many_seeds_of_svdpp(cli, monkeypatch, test, column):
     class Seeded(SVDpp):                                   # on so few data, seeds change nothing
         def fit(self, *arguments, **options):
             super().fit(*arguments, **options)
@@ -2073,10 +2101,8 @@ def test_the_ensemble_scores_the_mean_of_as_many_seeds_of_svdpp(cli, tmp_path, m
             return self
 
     monkeypatch.setitem(experiments.CLASSES, "SVD++", Seeded)
-    path = tmp_path / "json"
-    command = ["--dataset", "synthetic", "--test", test, "--folds", 2, 3, "--seed", 7, "--seeds", 3]
-    out = cli(*command, "--json", path, "--models", "svdpp", "lfg-dual")[1]
-    table, = json.loads(path.read_text())
+    command = [cli, test, "--folds", 2, 3, "--seeds", 3, "--models"]
+    out, (table,) = printed(*command, "svdpp", "lfg-dual")
     what = f"{column}, mean over 3 seeds"
     used, expected = QUICK["ml-100k", test], []
     for fold in table["folds"]:
@@ -2097,8 +2123,8 @@ def test_the_ensemble_scores_the_mean_of_as_many_seeds_of_svdpp(cli, tmp_path, m
     assert table["models"] == list(table["average"]) == [column, "LFG-dual"]
     assert f"\n\n{what}: RMSE {np.mean(expected):.4f}\n\n" in out
     for models in (["svdpp", "lfg-item"], ["biassvd", "lfg-dual"]):
-        assert "seeds" not in cli(*command, "--json", path, "--models", *models)[1]
-        assert "ensemble" not in path.read_text()
+        out, (table,) = printed(*command, *models)
+        assert "seeds" not in out and "ensemble" not in table
 
 
 def test_predictions_are_clipped_to_the_scale_seen_in_training(cli, small, monkeypatch):
@@ -2180,50 +2206,40 @@ def test_choices_lead_from_the_paper_to_the_settings_in_use(key):
     assert mean == {**used, "LFG-dual": {**used["LFG-dual"], "user_weight": 0}}
 
 
-def folds_of(n_test, **rmse):
-    return [{"n_train": 100, "n_test": n, "rmse": {name: v[at] for name, v in rmse.items()}}
-            for at, n in enumerate(n_test)]
+def differences_of(n_test, **rmse):
+    return differences([{"n_train": 100, "n_test": n, "rmse": {
+        name: values[at] for name, values in rmse.items()}} for at, n in enumerate(n_test)])
 
 
-def found_in(folds):
-    average = {c: np.mean([f["rmse"][c] for f in folds]) for c in folds[0]["rmse"]}
-    return differences(folds, average)
-
-
-def test_differences_worked_by_hand(capsys):
+def test_differences_worked_by_hand():
     # 97.5 % quantiles of Student's t, folds - 1 degrees of freedom, as in printed tables
     assert experiments.T_975 == {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
     # differences -0.02 and -0.04: mean -0.03, variance 0.0002
     # n_test / n_train 0.25 and 0.35: mean 0.3
     # half = 12.706 sqrt((1 / 2 + 0.3) * 0.0002) = 12.706 sqrt(0.00016) = 0.16072
-    folds = folds_of([25, 35], LFG=[0.9, 1.4], SVD=[1, 1.5], LFGb=[0.98, 1.46])
-    found, = found_in(folds)                                # of the last, not of the best
-    assert found == {"model": "LFGb", "baseline": "SVD", "mean": pytest.approx(-0.03),
-                     "interval": pytest.approx([-0.19072, 0.13072], abs=1e-5)}
-    line = "- LFGb minus SVD: -0.0300, 95 % interval -0.1907 to +0.1307\n\n"
-    assert capsys.readouterr().out == line
+    found = differences_of([25, 35], LFG=[0.9, 1.4], SVD=[1, 1.5], LFGb=[0.98, 1.46])
+    assert found == [{                                      # of the last, not of the best
+        "model": "LFGb", "baseline": "SVD", "mean": pytest.approx(-0.03),
+        "interval": pytest.approx([-0.19072, 0.13072], abs=1e-5)}]
     # five folds, -0.01 to -0.05: mean -0.03, variance 0.00025
     # half = 2.776 sqrt((1 / 5 + 0.25) * 0.00025) = 0.029444
     ours = [0.99, 0.98, 0.97, 0.96, 0.95]
-    found = found_in(folds_of([25] * 5, SVD=[1] * 5, LFG=ours, BiasSVD=[1.1] * 5))
-    assert [(f["model"], f["baseline"]) for f in found] == [("LFG", "SVD"), ("LFG", "BiasSVD")]
-    assert found[0]["interval"] == pytest.approx([-0.059444, -0.000556], abs=1e-6)
-    assert found[1]["interval"] == pytest.approx([-0.159444, -0.100556], abs=1e-6)
-    rows = {name: [n, n + 0.1] for n, name in enumerate(
-        ["SVD", "BiasSVD", "BiasSVD fold-in", "LFG (paper)", "LFG", "LFG-dual"])}
-    claims = [("LFG (paper)", "BiasSVD"), ("LFG (paper)", "BiasSVD fold-in")]
-    for ours in ("LFG-dual", "LFG"):
-        assert [(f["model"], f["baseline"]) for f in found_in(folds_of([25, 25], **rows))] == [
-            (ours, "SVD"), (ours, "BiasSVD"), (ours, "BiasSVD fold-in"), *claims]
-        del rows[ours]
-    del rows["SVD"]
-    assert [(f["model"], f["baseline"]) for f in found_in(folds_of([25, 25], **rows))] == claims
-    capsys.readouterr()                                     # nothing to compare:
-    assert found_in(folds_of([25], SVD=[1], LFG=[0.9])) == []
-    assert found_in(folds_of([25, 25], LFG=[1, 1.1], LFGb=[2, 3])) == []
-    assert found_in(folds_of([25, 25], SVD=[1, 1.1], **{"LFG (paper)": [2, 3]})) == []
-    assert found_in(folds_of([25, 25], SVD=[1, 1.1], BiasSVD=[2, 3])) == []
-    assert capsys.readouterr().out == ""
+    found, = differences_of([25] * 5, SVD=[1] * 5, LFG=ours)
+    assert found["interval"] == pytest.approx([-0.059444, -0.000556], abs=1e-6)
+
+
+@pytest.mark.parametrize("rows,compared", [
+    ("SVD, BiasSVD, BiasSVD fold-in, LFG (paper), LFG, LFG-dual",
+     "LFG-dual SVD, LFG-dual BiasSVD, LFG-dual BiasSVD fold-in, LFG (paper) BiasSVD, "
+     "LFG (paper) BiasSVD fold-in"),
+    ("SVD, LFG (paper), LFG", "LFG SVD"),
+    ("BiasSVD, LFG (paper)", "LFG (paper) BiasSVD"),
+    ("LFG, LFG-item", ""), ("SVD, LFG (paper)", ""), ("SVD, BiasSVD", "")])
+def test_differences_are_of_the_last_lfg_and_of_the_papers_claim(rows, compared):
+    rmse = {name: [n, n + 0.1] for n, name in enumerate(rows.split(", "))}
+    found = differences_of([25, 25], **rmse)
+    assert ", ".join(f"{d['model']} {d['baseline']}" for d in found) == compared
+    assert differences_of([25], **rmse) == []              # of one fold there is no interval
 
 
 BASIC = "LFG Rating Prediction 5-Fold Cross-Validation Results on "
@@ -2237,39 +2253,19 @@ TABLES = [                                                  # number, data, test
     (None, "ml-1m", "newitem", "New Items, 5-Fold Cross-Validation Results on MovieLens-1m", None)]
 
 
-def check_layout(out, title, measure="RMSE, lower is better"):
-    """A title that names the measure once, and a narrow Markdown table; its header and rows."""
-    assert all(len(line) <= 100 for line in out.splitlines()) and out.count(measure) == 1
-    heading, _, body = out.partition("\n\n")
-    assert " ".join(heading.split()) == f"{title} ({measure})"
-    lines = body.split("\n\n")[0].splitlines()
-    assert re.fullmatch(r"\|-+\|(-+:\|)+", lines[1])
-    assert len({tuple(n for n, c in enumerate(line) if c == "|") for line in lines}) == 1
-    header, _, *rows = rows_of(body)
-    return header, rows
-
-
-def seconds_of(table, name):
-    return f"{sum(f['seconds'][name] for f in table['folds']):.1f}"
-
-
 @pytest.mark.parametrize("number,dataset,test,title,paper", TABLES)
-def test_a_table_is_markdown_and_json_holds_the_same(cli, tmp_path, number, dataset, test, title,
-                                                     paper):
-    path = write(tmp_path, {"old.json": "[" * 9999}) / "old.json"
-    code, out, err = cli("--dataset", dataset, "--test", test, "--seed", 7, "--json", path)
-    table, = json.loads(path.read_text())
+def test_a_table_is_markdown_and_json_holds_the_same(cli, number, dataset, test, title, paper):
+    out, (table,) = printed(cli, test, dataset=dataset)
     paper = paper and dict(zip(["SVD", "BiasSVD", "LFG (paper)"], paper))
-    assert (code, err) == (0, "")
     header, rows = check_layout(out, title)
-    average = table["average"]
-    assert average == {name: pytest.approx(np.mean([f["rmse"][name] for f in table["folds"]]))
+    average, folds = table.pop("average"), table["folds"]
+    assert average == {name: pytest.approx(np.mean([f["rmse"][name] for f in folds]))
                        for name in NAMES[test]}
     with_paper = ["Paper"] if paper else []
     assert header == ["Model", *(f"Fold {n}" for n in range(1, 6)), "Average", *with_paper,
                       "Seconds"]
     assert rows == [
-        [name, *(f"{f['rmse'][name]:.4f}" for f in table["folds"]), f"{average[name]:.4f}",
+        [name, *texts([*(f["rmse"][name] for f in folds), average[name]]),
          *(f"{paper[name]:.4f}" if name in paper else "" for _ in with_paper),
          seconds_of(table, name)] for name in NAMES[test]]
     for n, fold in enumerate(table.pop("folds"), 1):
@@ -2281,12 +2277,9 @@ def test_a_table_is_markdown_and_json_holds_the_same(cli, tmp_path, number, data
     found, ensemble = table.pop("differences"), table.pop("ensemble", None)
     assert (ensemble is None) == (test == "newitem")
     assert table == {"table": number, "dataset": dataset, "test": test, "seed": 7,
-                     "models": NAMES[test], "average": average, "paper": paper}
-    compared = [("LFG-dual", name) for name in NAMES[test] if name[:3] != "LFG"]
-    compared += [("LFG (paper)", name) for name in average if name[:7] == "BiasSVD"
-                 and "LFG (paper)" in average]
-    assert [(d["model"], d["baseline"], d["mean"]) for d in found] == [
-        (a, b, pytest.approx(average[a] - average[b])) for a, b in compared]
+                     "models": NAMES[test], "paper": paper}
+    assert len(found) > 1 and [d["mean"] for d in found] == [
+        pytest.approx(average[d["model"]] - average[d["baseline"]]) for d in found]
     assert [line for line in out.splitlines() if line.startswith("- ")] == [
         "- {} minus {}: {:+.4f}, 95 % interval {:+.4f} to {:+.4f}".format(
             d["model"], d["baseline"], d["mean"], *d["interval"]) for d in found]
@@ -2305,47 +2298,45 @@ def test_published_are_the_official_splits_or_a_tenth_of_all(cli, tmp_path, monk
         files[f"u{n}.test"] = "".join(lines[fold_of == n])
     folder = write(tmp_path / "ml-100k", files)
     trained = record_folds(monkeypatch)
-    command = ["--test", "published", "--models", "svd", "--seed", 7, "--json", tmp_path / "json"]
-    code, out, err = cli("--data-dir", tmp_path, *command)
+    command = [cli, "published", "--models", "svd", "--data-dir", tmp_path]
     title = "Public Protocol Results on MovieLens-"
+    out, (table,) = printed(*command, dataset="ml-100k")
     header, rows = check_layout(out, f"{title}100k, folds 1, 2, 3, 4, 5")
-    assert (code, err, header[-2:]) == (0, "", ["Average", "Seconds"]) and rows[0][0] == "SVD"
+    assert header[-2:] == ["Average", "Seconds"] and rows[0][0] == "SVD"
     assert "report on u1; ours read no dates:\n\n- 0.905 GC-MC (arXiv" in out and "best test" in out
     for n, fold in enumerate(trained, 1):
         assert pairs(fold.cases[0].train) == pairs(R.where(fold_of != n))
-    table, = json.loads((tmp_path / "json").read_text())
     assert [(f["n_train"], f["n_test"]) for f in table["folds"]] == [(720, 180)] * 5
     assert (table["table"], table["test"], table["models"]) == (None, "published", ["SVD"])
     (folder / "u5.test").unlink()                           # told before anything is trained
-    assert "u5.test: no such file" in one_line(cli("--data-dir", tmp_path, *command), "experi")
+    done = cli("--data-dir", tmp_path, "--test", "published")
+    assert "u5.test: no such file" in one_line(done, "experi")
     for more, folds in (([], "fold 1"), (["--folds", 1, 3], "folds 1, 3")):
-        out = cli("--dataset", "ml-1m", *command, *more)[1]
+        out, (table,) = printed(*command, *more, dataset="ml-1m")
         check_layout(out, f"{title}1m, {folds}")
         assert "- 0.8140 myFM with dates, ordered probit" in out
         assert "interval" not in out                        # one row
-        table, = json.loads((tmp_path / "json").read_text())
         assert {(f["n_train"], f["n_test"]) for f in table["folds"]} == {(810, 90)}
-    assert "report" not in cli("--dataset", "synthetic", *command)[1]
+    assert "report" not in printed(*command)[0]
 
 
-def test_all_is_four_tables_in_the_papers_order(cli, tmp_path, monkeypatch):
-    command = ["--dataset", "all", "--folds", 2, "--json", tmp_path / "json"]
+def test_all_is_four_tables_in_the_papers_order(cli, monkeypatch):
+    out, tables = printed(cli, "all", "--folds", 2, dataset="all")
     titles = [title.replace("5-Fold Cross-Validation ", "") for *_, title, _ in TABLES[:4]]
-    assert re.findall("Table .*(?=, fold 2)", cli(*command)[1]) == titles
-    assert [t["table"] for t in json.loads((tmp_path / "json").read_text())] == [1, 2, 3, 4]
+    assert re.findall("Table .*(?=, fold 2)", out) == titles
+    assert [table["table"] for table in tables] == [1, 2, 3, 4]
     monkeypatch.setattr(data, "_load_named", stop(DataError("cannot get ml-1m")))
     cli.names.remove("ml-1m")                               # told before anything is trained
-    assert "cannot get ml-1m" in one_line(cli(*command), "experiments.py")
+    assert "cannot get ml-1m" in one_line(cli("--dataset", "all"), "experiments.py")
 
 
 def test_the_same_seed_prints_the_same_digits_and_each_fold_depends_on_itself(cli):
-    def digits(seed, *more):
-        out = cli("--dataset", "synthetic", "--test", "basic", "--seed", seed, *more)[1]
-        return [row[:-1] for row in rows_of(out)]           # without seconds
+    def digits(*more):
+        return [row[:-1] for row in rows_of(printed(cli, "basic", *more)[0])]      # no seconds
 
-    everything = digits(5)
-    few = digits(5, "--folds", 4, 2, 4, "--models", "lfg", "svd")
-    assert digits(5) == everything != digits(6)
+    everything = digits()
+    few = digits("--folds", 4, 2, 4, "--models", "lfg", "svd")
+    assert digits() == everything != digits("--seed", 6)
     assert few[0][:4] == ["Model", "Fold 2", "Fold 4", "Average"]
     assert [row[:3] for row in few[2:]] == [[row[0], row[2], row[4]] for row in everything
                                             if row[0] in ("SVD", "LFG")]
@@ -2361,35 +2352,28 @@ def test_the_same_seed_prints_the_same_digits_and_each_fold_depends_on_itself(cl
     ("coldstart", "svd biassvd", "μ + bi, BiasSVD fold-in")])
 def test_models_are_those_asked_for_and_one_fold_is_no_cross_validation(cli, test, models, columns):
     arguments = ["--models", *models.split()] if models else []
-    out = cli("--dataset", "synthetic", "--test", test, "--folds", 1, *arguments)[1]
+    out = printed(cli, test, "--folds", 1, *arguments)[0]
     assert ", ".join(row[0] for row in rows_of(out)[2:]) == columns
     assert "5-Fold" not in out and "Results on synthetic, fold 1 (RMSE" in " ".join(out.split())
 
 
-def test_cold_start_is_a_column_per_count(cli, tmp_path):
-    command = ["--test", "coldstart", "--folds", 1, 3, "--seed", 7, "--json", tmp_path / "json"]
-    code, out, err = cli("--dataset", "ml-1m", *command)
-    table, lists = json.loads((tmp_path / "json").read_text())
-    title = "Cold Start by Ratings in the Profile, Results on MovieLens-1m, folds 1, 3"
+def test_cold_start_is_a_column_per_count(cli):
+    out, tables = printed(cli, "coldstart", "--folds", 1, 3, dataset="ml-1m")
     at = out.index("Lists by")                             # the second table
-    header, rows = check_layout(out[:at], title)
-    assert (code, err, header) == (0, "", ["Ratings shown", "0", "2", "8", "Seconds"])
-    assert rows == [[c, *(f"{x:.4f}" for x in table["average"][c]), seconds_of(table, c)]
-                    for c in NAMES["coldstart"]]
     n_test = [len(cases_of(cli.data.ratings, "coldstart", fold, 7)[0].target) for fold in (1, 3)]
-    assert [f["n_test"] for f in table.pop("folds")] == n_test
-    assert table == {"table": None, "dataset": "ml-1m", "test": "coldstart", "seed": 7, "models":
-                     NAMES["coldstart"], "average": table["average"], "ratings": [0, 2, 8]}
-    title = "Lists by Ratings in the Profile, Results on MovieLens-1m, folds 1, 3"
-    header, rows = check_layout(out[at:], title, "NDCG@10, higher is better")
-    assert header == ["Ratings shown", "0", "2", "8", "Seconds"]
-    average = lists.pop("average")
-    assert rows == [[c, *(f"{x['NDCG@10']:.4f}" for x in average[c]), seconds_of(lists, c)]
-                    for c in ["Popularity", "EASE", "LFG-rank"]]
-    for fold in lists.pop("folds"):
-        assert list(fold["metrics"]) == list(average) and len(fold["metrics"]["EASE"]) == 3
-    assert lists == {"table": None, "dataset": "ml-1m", "test": "coldstart topn", "seed": 7,
-                     "models": list(average), "ratings": [0, 2, 8]}
+    for table, test, text, what, measure in zip(
+            tables, ("coldstart", "coldstart topn"), (out[:at], out[at:]), ("Cold Start", "Lists"),
+            ("RMSE, lower is better", "NDCG@10, higher is better")):
+        title = f"{what} by Ratings in the Profile, Results on MovieLens-1m, folds 1, 3"
+        header, rows = check_layout(text, title, measure)
+        average = table.pop("average")
+        assert header == ["Ratings shown", "0", "2", "8", "Seconds"]
+        assert rows == [
+            [name, *texts(x if what == "Cold Start" else x["NDCG@10"] for x in average[name]),
+             seconds_of(table, name)] for name in NAMES[test]]
+        assert [f["n_test"] for f in table.pop("folds")] == n_test
+        assert table == {"table": None, "dataset": "ml-1m", "test": test, "seed": 7,
+                         "models": NAMES[test], "ratings": [0, 2, 8]}
 
 
 def test_measures_of_lists_by_hand():
@@ -2419,12 +2403,8 @@ def test_candidates_are_rated_and_not_shown_and_ties_go_by_popularity(monkeypatc
     scores[:, 5] = 9                                       # the best, were it a candidate
     scores[1, [0, 2]] = 1
     asked = []
-
-    def scoring(*asks):
-        asked.append(asks)
-        return scores[:len(asks[0])].copy()
-
-    model = SimpleNamespace(scores=scoring)
+    model = SimpleNamespace(
+        scores=lambda *asks: asked.append(asks) or scores[:len(asks[0])].copy())
     found = experiments.ranking_of(model, (train, profile, target), "E")
     (top, relevant, users, n_candidates), result = measured[0]
     assert users.tolist() == [4, 6] and asked[0][1:] == (profile, "E") and found == result
@@ -2432,42 +2412,25 @@ def test_candidates_are_rated_and_not_shown_and_ties_go_by_popularity(monkeypatc
     assert pairs(relevant) == {(4, 1, 1), (6, 4, 1)}
 
 
-def test_lists_are_a_row_per_model_and_a_column_per_measure(cli, tmp_path):
-    command = ["--test", "topn", "--folds", 1, 3, "--seed", 7, "--json", tmp_path / "json"]
-    code, out, err = cli("--dataset", "ml-100k", *command)
-    table, = json.loads((tmp_path / "json").read_text())
+def test_lists_are_a_row_per_model_and_a_column_per_measure(cli):
+    out, (table,) = printed(cli, "topn", "--folds", 1, 3, dataset="ml-100k")
     title = "Lists for New Users, Results on MovieLens-100k, folds 1, 3"
     header, rows = check_layout(out, title, "higher is better")
     measures = ["NDCG@10", "NDCG@100", "Recall@20", "Coverage"]
-    assert (code, err, header) == (0, "", ["Model", *measures, "Seconds"])
+    assert header == ["Model", *measures, "Seconds"]
     folds, average = table["folds"], table["average"]
-    names = ["BiasSVD fold-in", "LFG-dual", "Popularity", "EASE", "Mult-VAE", "LFG-rank user",
-             "LFG-rank item", "LFG-rank"]
     for fold in folds:
-        assert list(fold["metrics"]) == names and "rmse" not in fold
+        assert list(fold["metrics"]) == NAMES["topn"] and "rmse" not in fold
         assert all(list(found) == measures and 0 < min(found.values()) <= max(found.values()) <= 1
                    for found in fold["metrics"].values())
     assert average == {name: {measure: pytest.approx(np.mean([
         fold["metrics"][name][measure] for fold in folds])) for measure in measures}
-        for name in names}
-    assert rows == [[name, *(f"{x:.4f}" for x in average[name].values()), seconds_of(table, name)]
-                    for name in names]
+        for name in NAMES["topn"]}
+    assert rows == [[name, *texts(average[name].values()), seconds_of(table, name)]
+                    for name in NAMES["topn"]]
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
-def test_lfg_rank_joins_a_user_side_and_several_item_sides(cli, monkeypatch, seeds):
-    folds = record_folds(monkeypatch)
-    assert cli("--dataset", "synthetic", "--test", "topn", "--folds", 2, "--seed", 7, "--models",
-               "lfg-rank", "--seeds", seeds)[0] == 0
-    user, item, rank = folds[0].models.values()
-    assert type(rank) is LFGRank and rank.forward == [user] and rank.solved[0] is item
-    assert [one.model.seed for one in rank.solved] == [*range(7, 7 + seeds)] and user.seed == 7
-    used = QUICK["ml-100k", "topn"]["LFG-rank"]
-    assert tuple(rank.weights) == (used["user_weight"], used["empty_weight"])
-    assert len(folds[0].groups) == 1 + seeds               # nothing twice
-
-
-def test_taste_counts_the_genre_in_the_first_ten_of_its_fans(cli, tmp_path, monkeypatch):
+def test_taste_counts_the_genre_in_the_first_ten_of_its_fans(cli, monkeypatch):
     cli.data = d = synthetic(60, 400, 3000, seed=1)
     war = np.array(["War" in genres for genres in d.genres])
     unrated = d.ratings.T.counts == 0
@@ -2479,46 +2442,42 @@ def test_taste_counts_the_genre_in_the_first_ten_of_its_fans(cli, tmp_path, monk
         scores[shown.users, shown.items] = 9
         return scores
 
-    command = ["--dataset", "synthetic", "--test", "taste", "--json", tmp_path / "json"]
-    assert cli(*command)[0] == 0                           # with the model itself
+    printed(cli, "taste")                                  # with the model itself
     model = SimpleNamespace(scores=war_first)
     monkeypatch.setattr(Fold, "model_of", lambda *_: model)
     monkeypatch.setattr(Fold, "seconds", lambda *_: 0.0)
-    code, out, err = cli(*command)
-    rows = json.loads((tmp_path / "json").read_text())[0]["rows"]
-    assert (code, err) == (0, "") and out.startswith("The First Ten of Fans, on synthetic\n")
+    out, (table,) = printed(cli, "taste")
+    rows = table["rows"]
+    assert out.startswith("The First Ten of Fans, on synthetic\n")
     assert {row["genre"]: row["least"] for row in rows} == experiments.TASTES
-    assert [row["share"] for row in rows] == [0, 0, 0, 0, 1] and rows_of(out)[-1][0] == "War"
+    assert [row["share"] for row in rows] == [0, 0, 0, 0, 1]
+    assert rows_of(out)[-1] == ["War", "10.0000", "3", "1.0000"]
     assert rows[4]["mean"] == 10 and all(row["mean"] < 4 for row in rows[:4])
     for shown, genre in zip(asked, experiments.TASTES):
         assert shown.counts.tolist() == [4] * 50 and set(shown.values) == {5}
         items = set(shown.items.tolist())
         assert len(items) == 20 and all(genre in d.genres[item] for item in items)
     cli.data = replace(d, genres=[genres.replace("War", "") for genres in d.genres])
-    assert cli(*command)[0] == 0 and "War" not in (tmp_path / "json").read_text()
+    assert "War" not in printed(cli, "taste")[0]
     cli.data = replace(d, genres=[""] * 400)
-    assert "no 20 items have one of the genres Horror," in cli(*command)[2]
+    assert "no 20 items have one of the genres Horror," in one_line(cli("--test", "taste"), "exp")
 
 
-def test_ablation_is_a_row_per_choice_in_both_tests(cli, tmp_path, monkeypatch):
+def test_ablation_is_a_row_per_choice_in_both_tests(cli, monkeypatch):
     folds = record_folds(monkeypatch)
-    path = tmp_path / "json"
-    command = ["--dataset", "synthetic", "--folds", 2, 3, "--seed", 7, "--json", path]
-    code, out, err = cli("--test", "ablation", *command)
+    out, tables = printed(cli, "ablation", "--folds", 2, 3)
     assert [len(fold.groups) for fold in folds] == [10] * 4                # nothing twice
-    tables = json.loads(path.read_text())
     rows = list(choices(SETTINGS["ml-100k", "basic"]))
     header, shown = check_layout(out, "What Each Choice Buys, Results on synthetic, folds 2, 3")
-    assert (code, err, header) == (0, "", ["Choice", "Basic", "Real-time"])
-    assert shown == [[row, *(f"{t['average'][row]:.4f}" for t in tables)] for row in rows]
+    assert header == ["Choice", "Basic", "Real-time"]
+    assert shown == [[row, *texts(t["average"][row] for t in tables)] for row in rows]
     for table, of in zip(tables, ["basic", "realtime"]):
         average = table.pop("average")
         assert [fold["fold"] for fold in table.pop("folds")] == [2, 3]
         assert table == {"table": None, "dataset": "synthetic", "test": "ablation", "of": of,
                          "seed": 7, "models": rows}
         assert len(set(average.values())) == 12             # each choice does something
-        cli("--test", of, *command)                         # and these are rows of the tables
-        by_model = json.loads(path.read_text())[0]["average"]
+        by_model = printed(cli, of, "--folds", 2, 3)[1][0]["average"]      # and these are its rows
         assert [(row, rmse) for row, rmse in average.items() if "LFG" in row[-10:]] == [
             (row, by_model[row.rsplit("(", 1)[1][:-1]]) for row in rows if "LFG" in row[-10:]]
         assert average[rows[0]] == by_model["LFG (paper)"]
@@ -2528,10 +2487,8 @@ def test_ablation_is_a_row_per_choice_in_both_tests(cli, tmp_path, monkeypatch):
 def test_the_settings_of_ml_1m_run_and_ratings_may_be_all_equal(cli, monkeypatch, test):
     monkeypatch.setattr(settings, "SIZES", {"ml-1m": 900})
     folds = record_folds(monkeypatch)
-    equal = cli.data.ratings.with_values(np.full(900, 3.3))
-    cli.data = replace(cli.data, ratings=equal)
-    code, out, err = cli("--dataset", "synthetic", "--test", test, "--folds", 2)
-    assert (code, err) == (0, "") and "nan" not in out
+    cli.data = replace(cli.data, ratings=cli.data.ratings.with_values(np.full(900, 3.3)))
+    assert "nan" not in printed(cli, test, "--folds", 2)[0]
     assert test not in COLUMNS or [
         one for fold in folds for row, one in fold.plan.items() if "seed" not in row] == [
         (column, QUICK["ml-1m", of]) for of in (test, f"{test} topn") for column in
@@ -2545,13 +2502,11 @@ def test_the_settings_of_ml_1m_run_and_ratings_may_be_all_equal(cli, monkeypatch
     ("newitem", "lfg", ["LFG", "LFG fold-in"]), ("newitem", "lfg-item", ["LFG-item"]),
     ("coldstart", "lfg", ["LFG"]), ("coldstart", "lfg-dual", ["LFG-dual"]),
     ("topn", "ease", ["EASE"])])
-def test_tune_prints_the_setting_in_use_and_its_neighbours(cli, tmp_path, monkeypatch, test, model,
-                                                           groups):
+def test_tune_prints_the_setting_in_use_and_its_neighbours(cli, monkeypatch, test, model, groups):
     folds = record_folds(monkeypatch)
-    path = tmp_path / "json"
     code, out, _ = cli("--dataset", "synthetic", "--test", "tune", "--models", model, "--of", test,
-                       "--json", path)
-    table, = json.loads(path.read_text())
+                       "--json", cli.json)
+    table, = json.loads(cli.json.read_text())
     column, = COLUMNS[test][model]
     grid = table.pop("grid")
     measure = "NDCG@100" if test == "topn" else "RMSE"
@@ -2576,32 +2531,29 @@ def test_tune_shows_every_test_that_has_the_model(cli, monkeypatch):
     assert re.findall("^Validation RMSE, synthetic (.*?), SVD:", out, re.M) == ["basic", "realtime"]
 
 
-def interrupt_after(monkeypatch, n, name="measured"):
-    """Ctrl-C when n more folds have been measured."""
-    measure = getattr(experiments, name)
-    calls = []
-    monkeypatch.setattr(experiments, name, lambda *arguments: (
-        calls.append(0) or (stop(KeyboardInterrupt) if len(calls) > n else measure)(*arguments)))
-
-
 @pytest.mark.parametrize("test,n,title", [("all", 1, "LFG Rating Prediction"),
                                           ("coldstart", 1, "Cold Start by Ratings in the Pro"),
+                                          ("calibration", 1, "How Sure Ratings Are,"),
                                           ("ablation", 2, "What Each Choice Buys,")])
-def test_ctrl_c_prints_the_complete_folds(cli, monkeypatch, tmp_path, test, n, title):
-    command = ["--dataset", "synthetic", "--test", test, "--json", tmp_path / "json"]
+def test_ctrl_c_prints_the_complete_folds(cli, monkeypatch, test, n, title):
+    command = ["--dataset", "synthetic", "--test", test, "--json", cli.json]
     command += ["--models", "biassvd"] * (test == "coldstart")
     command += ["--models", "svd", "biassvd"] * (test == "all")
-    interrupt_after(monkeypatch, 3 * n - 1)                # at the end of fold 3
-    code, out, err = cli(*command)
-    assert (code, err) == (130, "experiments.py: interrupted; folds are above\n")
-    assert out.startswith(title) and "on synthetic, folds 1, 2\n" in out
-    assert out.count("RMSE") == 1                           # and no second table
-    for table in json.loads((tmp_path / "json").read_text()):
-        assert [fold["fold"] for fold in table["folds"]] == [1, 2]
-        assert table["average"].keys() <= {row[0] for row in rows_of(out)}
-    interrupt_after(monkeypatch, n - 1)
-    code, out, err = cli(*command)
-    assert (code, out, err.count("\n")) == (130, "", 1)
+    measured = experiments.measured
+    for calls, complete in (3 * n - 1, "1, 2"), (n - 1, ""):               # in fold 3, in fold 1
+        left = iter(range(calls))
+        monkeypatch.setattr(experiments, "measured", lambda fold: (
+            measured if next(left, None) is not None else stop(KeyboardInterrupt))(fold))
+        code, out, err = cli(*command)
+        assert (code, err) == (130, "experiments.py: interrupted; folds are above\n")
+        if complete:
+            assert out.startswith(title) and f"on synthetic, folds {complete}\n" in out
+            assert len(re.findall("^.*Results on", out, re.M)) == 1        # and no second table
+            for table in json.loads(cli.json.read_text()):
+                assert [fold["fold"] for fold in table["folds"]] == [1, 2]
+                assert table.get("average", {}).keys() <= {row[0] for row in rows_of(out)}
+        else:
+            assert out == ""
 
 
 class Stream(io.TextIOWrapper):
@@ -2631,14 +2583,13 @@ def test_progress_is_for_terminals(cli, monkeypatch, terminal, more):
 
 
 @pytest.mark.parametrize("test", ["realtime", "ablation", "calibration"])
-def test_digits_do_not_depend_on_jobs(cli, tmp_path, monkeypatch, test):
+def test_digits_do_not_depend_on_jobs(cli, monkeypatch, test):
     asked = record(serve, "ask", monkeypatch.setattr)      # of other processes
     found = []
     for cores in ({0}, {0, 1}):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: cores, raising=False)
-        assert cli("--dataset", "synthetic", "--test", test, "--folds", 1, 2,
-                   "--json", tmp_path / "json")[::2] == (0, "")
-        found.append(re.sub('"seconds": {.*?}', "", (tmp_path / "json").read_text(), flags=re.S))
+        printed(cli, test, "--folds", 1, 2)
+        found.append(re.sub('"seconds": {.*?}', "", cli.json.read_text(), flags=re.S))
         assert bool(asked) == (len(cores) > 1)
     assert found[0] == found[1]
 
@@ -2681,19 +2632,16 @@ def test_ctrl_c_prints_complete_folds_and_no_process_is_left_even_after_a_kill(h
     assert done.stdout.count("Results on synthetic, fold 1\n") == folds
 
 
-def test_speed_is_a_row_per_way_to_answer(cli, tmp_path, monkeypatch):
+def test_speed_is_a_row_per_way_to_answer(cli, monkeypatch):
     ways = ["LFG, dense forward pass", "LFG", "LFG-item", "LFG-dual", "BiasSVD fold-in", "LFG-rank",
             "LFG-rank, LFG-dual", "Ten, ±, because", "Ten, because, all ±", "Retraining BiasSVD",
             "Retraining SVD"]
     timed = record(experiments, "timed", monkeypatch.setattr)
     folds = record_folds(monkeypatch)
-    path = tmp_path / "json"
     cli.data = replace(cli.data, ratings=cli.data.ratings.with_values(cli.data.ratings.values / 9))
     monkeypatch.setattr(serve, "ask", None)                # it times one process, whatever --jobs
-    code, out, err = cli("--dataset", "synthetic", "--test", "speed", "--seed", 7, "--json", path,
-                         "--jobs", 2)
-    table, = json.loads(path.read_text())
-    assert (code, err) == (0, "") and all(len(line) <= 100 for line in out.splitlines())
+    out, (table,) = printed(cli, "speed", "--jobs", 2)
+    assert all(len(line) <= 100 for line in out.splitlines())
     rows = table.pop("rows")                                # 12 users are new
     assert [(r["what"], r["calls"]) for r in rows] == list(zip(ways, [12] * 9 + [3] * 2))
     for r in rows:
@@ -2709,7 +2657,7 @@ def test_speed_is_a_row_per_way_to_answer(cli, tmp_path, monkeypatch):
     assert all(t["seconds_an_epoch"] == t["seconds"] / 2 > 0 for t in training)
     assert [row[0] for row in rows_of(out) if row[0][0] != "-"] == ["What", *ways, "Model", *parts]
     first, *more = [len(fold.cases[0].train) for fold in folds]
-    assert len(more) == 6 and min(more) > first             # retrained with a new user's ratings
+    assert len(more) == 3 and min(more) > first             # retrained with a new user's ratings
     # what is measured answers as the models of the tables do
     bias, _, dual, rank = folds[0].models.values()
     models = [dual.forward[:1], dual.forward[:1], dual.solved[:1], [dual], [bias], [rank],
@@ -2723,15 +2671,13 @@ def test_speed_is_a_row_per_way_to_answer(cli, tmp_path, monkeypatch):
     assert dual.forward[0].mask == (0.3, 1.0)               # as in a saved model, for any profile
 
 
-def test_sample_trains_on_nested_shares_and_asks_the_same_new_users(cli, tmp_path, monkeypatch):
+def test_sample_trains_on_nested_shares_and_asks_the_same_new_users(cli, monkeypatch):
     made = record_folds(monkeypatch)
-    code, out, err = cli("--dataset", "synthetic", "--test", "sample", "--folds", 2, "--seed", 7,
-                         "--json", tmp_path / "json")
-    table, = json.loads((tmp_path / "json").read_text())
+    out, (table,) = printed(cli, "sample", "--folds", 2)
     heading = "Trained on a Share of the Users, Results on synthetic, fold 2"
     header, rows = check_layout(
         out, heading, "RMSE and seconds of LFG-dual, NDCG@10 and seconds of LFG-rank")
-    assert (code, err, len(header), len(made)) == (0, "", 7, 5)
+    assert (len(header), len(made)) == (7, 5)
     train, profile, target = parts_of(cli.data, "realtime", 2)
     before = set()
     for share, row, fold, shown in zip((5, 10, 25, 50, 100), table["rows"], made, rows):
@@ -2747,7 +2693,7 @@ def test_sample_trains_on_nested_shares_and_asks_the_same_new_users(cli, tmp_pat
         off = fold.models["LFG-dual"].predict(*pairs).clip(R.values.min(), R.values.max())
         assert row["rmse"] == pytest.approx(np.sqrt(np.mean((off - target.values) ** 2)), rel=1e-5)
         assert shown[:3] == [f"{share} %", f"{row['users']:.0f}", f"{row['ratings']:.0f}"]
-        assert [shown[3], shown[5]] == [f"{row['rmse']:.4f}", f"{row['ndcg']:.4f}"]
+        assert [shown[3], shown[5]] == texts([row["rmse"], row["ndcg"]])
     assert row["ratings"] == len(train)
 
 
@@ -2779,10 +2725,9 @@ def test_a_model_of_a_sample_knows_the_scale_of_all_ratings():
     assert (model.low, model.high) == (1, 5) and len(model.item_ids) == 5
 
 
-def test_growth_times_an_epoch_of_each_kind(cli, tmp_path):
-    code, out, err = cli("--dataset", "synthetic", "--test", "growth", "--json", tmp_path / "json")
-    table, = json.loads((tmp_path / "json").read_text())
-    assert (code, err) == (0, "") and out.startswith("What an Epoch Costs, One Thread: 60 users, ")
+def test_growth_times_an_epoch_of_each_kind(cli):
+    out, (table,) = printed(cli, "growth")
+    assert out.startswith("What an Epoch Costs, One Thread: 60 users, 40 items, 900 ratings\n")
     assert [row["model"] for row in table["rows"]] == ["LFG", "LFG-item"]
     assert all(row["seconds"] > 0 and row["peak_mb"] > 10 for row in table["rows"])
 
@@ -2804,22 +2749,19 @@ def test_calibration_worked_by_hand_and_of_normal_errors():
     assert table["rmse_by_fifth"] == sorted(table["rmse_by_fifth"])
 
 
-def test_calibration_is_a_row_per_fold_and_its_noise_does_not_see_the_target(cli, tmp_path,
-                                                                             monkeypatch):
+def test_calibration_is_a_row_per_fold_and_its_noise_does_not_see_the_target(cli, monkeypatch):
     made = record_folds(monkeypatch)
     noise = record(serve, "measure_noise", monkeypatch.setattr)
     predict = LFGDual.predict                              # beyond the scale, so it is clipped
     monkeypatch.setattr(LFGDual, "predict", lambda *arguments: 3 * predict(*arguments) - 7)
-    command = ["--dataset", "synthetic", "--test", "calibration", "--folds", 2, 3, "--seed", 7]
-    code, out, err = cli(*command, "--json", tmp_path / "json")
-    table, = json.loads((tmp_path / "json").read_text())
+    out, (table,) = printed(cli, "calibration", "--folds", 2, 3)
     folds = table.pop("folds")
     assert table == {"table": None, "dataset": "synthetic", "test": "calibration", "seed": 7,
                      "models": ["LFG-dual"]}
     header, rows = check_layout(out, "How Sure Ratings Are, Results on synthetic, folds 2, 3",
                                 "LFG-dual: ratings within each interval; NLL, and with one spread "
                                 "for all; RMSE by fifth")
-    assert (code, err, len(header), len(folds)) == (0, "", 11, 2)
+    assert (len(header), len(folds)) == (11, 2)
     for fold, row, one, (_, (sigma2, constant)) in zip(folds, rows, made, noise):
         model = one.models["LFG-dual"]
         train, profile, target = parts_of(cli.data, "realtime", fold["fold"])
@@ -2828,20 +2770,15 @@ def test_calibration_is_a_row_per_fold_and_its_noise_does_not_see_the_target(cli
         a, b = model.variance_terms(*pairs)
         assert fold == {"fold": fold["fold"], "n_train": len(train), "n_test": len(target),
                         **experiments.calibration_of(error, a * sigma2 + b, constant)}
-        values = [*fold["coverage"].values(), fold["nll"], fold["nll_constant"],
-                  *fold["rmse_by_fifth"]]
-        assert row == [str(fold["fold"]), *(f"{x:.4f}" for x in values)]
+        assert row == [str(fold["fold"]), *texts([
+            *fold["coverage"].values(), fold["nll"], fold["nll_constant"], *fold["rmse_by_fifth"]])]
     spare, ridge = noise[0][0][0], QUICK["ml-100k", "realtime"]["LFG-item fold-in"]
     assert (spare.l2, spare.l2_bias, spare.model.seed) == (ridge["l2"], ridge["l2_bias"], 7)
     cli.data = with_ratings(cli.data, target, 3)           # of fold 3
-    cli(*command, "--json", tmp_path / "json")
-    again = json.loads((tmp_path / "json").read_text())[0]["folds"][1]
+    again = printed(cli, "calibration", "--folds", 2, 3)[1][0]["folds"][1]
     assert noise[1][1] == noise[3][1]
     assert all_same(made[1].models.values(), made[3].models.values())
     assert again["coverage"] != folds[1]["coverage"]
-    interrupt_after(monkeypatch, 1, "calibration_of")      # in fold 3
-    code, out, _ = cli(*command)
-    assert code == 130 and [row[0] for row in rows_of(out)[2:]] == ["2"]
 
 
 def test_small_parts_by_hand():
