@@ -48,8 +48,7 @@ COLUMNS = {                                                # rows that each of -
     "topn": {"biassvd": ["BiasSVD fold-in"], "lfg-dual": ["LFG-dual"],
              "popularity": ["Popularity"], "ease": ["EASE"], "mult-vae": ["Mult-VAE"],
              "lfg-rank": ["LFG-rank user", "LFG-rank item", "LFG-rank"]},
-    "coldstart topn": {"popularity": ["Popularity"], "ease": ["EASE"], "lfg-rank": ["LFG-rank"]},
-}
+    "coldstart topn": {"popularity": ["Popularity"], "ease": ["EASE"], "lfg-rank": ["LFG-rank"]}}
 CLASSES = {"SVD": SVD, "BiasSVD": BiasSVD, "SVD++": SVDpp, "LFG": LFG, "LFG-item": LFG,
            "LFG (paper)": PaperLFG, "Popularity": Popularity, "EASE": EASE, "Mult-VAE": MultVAE,
            "LFG-rank user": RankLFG, "LFG-rank item": CellsLFG}
@@ -71,14 +70,12 @@ TITLES = {                                                 # without {results}: 
     "taste": "The First Ten of Fans, on {name}",
     "speed": "What a New User Costs, Fold 1, One Thread, on {name}",
     "growth": "What an Epoch Costs, One Thread: {users:,} users, {items:,} items, {ratings:,} "
-              "ratings",
-}
+              "ratings"}
 PAPER = {                                                  # table and its averages of RMSE
     ("ml-100k", "basic"): (1, {"SVD": 0.9404, "BiasSVD": 0.9136, "LFG (paper)": 0.9130}),
     ("ml-1m", "basic"): (2, {"SVD": 0.8672, "BiasSVD": 0.8607, "LFG (paper)": 0.8566}),
     ("ml-100k", "realtime"): (3, {"SVD": 1.1274, "BiasSVD": 1.0305, "LFG (paper)": 0.9255}),
-    ("ml-1m", "realtime"): (4, {"SVD": 1.1151, "BiasSVD": 0.9835, "LFG (paper)": 0.8837}),
-}
+    ("ml-1m", "realtime"): (4, {"SVD": 1.1151, "BiasSVD": 0.9835, "LFG (paper)": 0.8837})}
 OTHERS = {                                                 # what others report, and where
     "ml-100k": ("u1", [
         "0.905 GC-MC (arXiv 1706.02263)", "0.905 IGMC (arXiv 1904.12058)",
@@ -92,8 +89,7 @@ OTHERS = {                                                 # what others report,
         "0.8290 IMC-GAE (arXiv 2108.11124)", "0.824 SparseFC (Muller et al., ICML 2018)",
         "0.8227 GLocal-K (arXiv 2108.12184): its best test epoch",
         "0.8161 myFM with dates (github.com/tohtsky/myFM)",
-        "0.8140 myFM with dates, ordered probit (github.com/tohtsky/myFM)"]),
-}
+        "0.8140 myFM with dates, ordered probit (github.com/tohtsky/myFM)"])}
 LEVELS = {"50": 0.67449, "80": 1.28155, "95": 1.95996}      # normal quantiles, by coverage in %
 T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}          # Student's t by number of folds
 
@@ -126,9 +122,7 @@ def run(argv):
 
 def turned(data, test):
     """The Dataset, transposed if the test is newitem: users and items exchanged."""
-    if test != "newitem":
-        return data
-    return replace(data, ratings=data.ratings.T, E=data.F, F=data.E)
+    return replace(data, ratings=data.ratings.T, E=data.F, F=data.E) if test == "newitem" else data
 
 
 class Fold:
@@ -337,12 +331,10 @@ def tables_of(name, test, found):
     for of, folds in found.items():
         mean = mean_of(folds)
         average = mean.get("rmse") or mean["metrics"]
-        table = {"test": of, "models": list(average), "folds": folds, "average": average}
-        texts = []
+        table = {"test": of, "models": list(average), "folds": folds, "average": average,
+                 **{key: mean[key] for key in mean if key == "ensemble"}}
+        texts = [f"{what}: RMSE {rmse:.4f}" for what, rmse in mean.get("ensemble", {}).items()]
         first = "Model"
-        if "ensemble" in mean:
-            table["ensemble"] = mean["ensemble"]
-            texts = [f"{what}: RMSE {rmse:.4f}" for what, rmse in mean["ensemble"].items()]
         if test == "ablation":
             first = "Choice".ljust(66)
             columns["Real-time" if columns else " Basic"] = average
@@ -491,7 +483,7 @@ def scaled(value, factor):
 
 
 def taste(data, test, options):
-    """Print and yield how much of a genre is in the first ten of its fans; LFG-rank on all ratings.
+    """Yield how much of a genre is in the first ten of its fans; LFG-rank on all ratings.
 
     A fan has rated four of the genre's 20 most rated items with the highest rating: 50 draws.
     """
@@ -523,7 +515,7 @@ def taste(data, test, options):
 
 
 def sample(data, test, options):
-    """Print and yield how LFG-dual and LFG-rank serve new users, trained on a share of the others.
+    """Yield how LFG-dual and LFG-rank serve new users, trained on a share of the others.
 
     The new users of a fold and what is hidden of them are the same for all shares, and each share
     has the users of the smaller ones. Settings are those of the data set nearest in size.
@@ -556,7 +548,7 @@ def sample(data, test, options):
 
 
 def growth(data, test, options):
-    """Print and yield the seconds of an epoch, and the peak memory, of one network of each kind.
+    """Yield the seconds of an epoch, and the peak memory, of one network of each kind.
 
     LFG and LFG-item of the setting for rating prediction, on all ratings, their second epoch.
     """
@@ -611,9 +603,9 @@ def calibration_of(error, variance, constant):
 
 
 def speed(data, test, options):
-    """What a new user of the real-time test's fold 1 costs, by model, and what training costs.
+    """Yield what a new user of fold 1 (real-time) costs, by model, and what training costs.
 
-    Settings are those of coldstart, as in a saved model. Yields one JSON object.
+    Settings are those of coldstart, as in a saved model.
     """
     plan = {**plan_of(data, "coldstart", options, ["BiasSVD fold-in", "SVD", "LFG-dual"]),
             **plan_of(data, "coldstart topn", options, ["LFG-rank"])}

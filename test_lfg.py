@@ -1962,6 +1962,28 @@ def all_same(models, others):
     return not any(differing(arrays(a), arrays(b)) for a, b in zip(models, others))
 
 
+def check_parts(model, test, column, d):
+    """Type, part and settings of the model of a column: what the contract's tests start from."""
+    used = QUICK["ml-100k", test]
+    part = getattr(model, "model", model)
+    name = "BiasSVD" if "μ" in column else column.replace(" fold-in", "")
+    assert type(part) is experiments.CLASSES[name] and part.seed == 7
+    assert {key: getattr(part, key) for key in used[name]} == used[name]
+    solved = {"LFG-rank item": LFGRankItem,                # networks that generate columns of R
+              "LFG" if test == "newitem" else "LFG-item": LFGItem}
+    Solved = FoldIn if "fold-in" in column else solved.get(column, type(part))
+    assert type(model) is Solved
+    if model is part:
+        return
+    ridge = {"centre": None, **used[f"{name} fold-in"]}
+    if column == "LFG-rank item":
+        ridge["known"] = [ridge["known"] * name.startswith("genre=") for name in d.F_names]
+        assert any(ridge["known"])
+    if column == "SVD++ fold-in":
+        ridge["centre"] = part.implicit_rows
+    assert {key: getattr(model, key) for key in ridge} == ridge
+
+
 @pytest.mark.parametrize("test,column,tune", [(*case, False) for case in CASES] + [
     (*case, True) for case in CASES if case[0] in OPTIONS   # nothing to tune: μ and popularity
     and case[1][0] not in "μP"])
@@ -1970,6 +1992,8 @@ def test_no_test_rating_leaks_into_training_or_prediction(cli, monkeypatch, smal
     outer = parts_of(small, test, 1)
     scored = split(outer.train, "basic" if test == "basic" else "realtime", 1, 7) if tune else outer
     rmse, models, predicted = run_recorded(monkeypatch, test, column, small, tune, 1)
+    if column not in experiments.JOINED:
+        check_parts(models[0], test, column, small)
     parts = {id(p): p for p in (scored.target, outer.target)}
     if tune and test == "topn":                            # has three validation parts, which train
         del parts[id(scored.target)]                       # each other
@@ -2014,34 +2038,6 @@ def test_what_is_new_is_not_in_training_and_predicted_from_its_own_profile_alone
     again = run_recorded(monkeypatch, test, column, small)[1]
     d.E[:] = E
     assert all_same(models, again)
-
-
-@pytest.mark.parametrize("test,column", CASES)
-def test_columns_are_made_by_hand(cli, small, monkeypatch, test, column):
-    """Type, part and settings of the model of a column: what the contract's tests start from."""
-    folds = record_folds(monkeypatch)
-    model = run_recorded(monkeypatch, test, column, small)[1][0]
-    used = QUICK["ml-100k", test]
-    (name, setting, seed), group = next(iter(folds[0].groups.items()))
-    part = group[""]
-    assert (setting, seed, type(part)) == (str(used[name]), 7, experiments.CLASSES[name])
-    if column in ("LFG-dual", "LFG-rank"):
-        return
-    solved = {"LFG-rank item": LFGRankItem,                # networks that generate columns of R
-              "LFG" if test == "newitem" else "LFG-item": LFGItem}
-    Solved = FoldIn if "fold-in" in column else solved.get(column)
-    if not Solved:
-        assert model is part
-        return
-    assert type(model) is Solved and model.model is part
-    ridge = {"centre": None, **used[column if "fold-in" in column else f"{column} fold-in"]}
-    if column == "LFG-rank item":
-        genres = [name.startswith("genre=") for name in small.F_names]
-        assert any(genres)
-        ridge["known"] = [ridge["known"] * genre for genre in genres]
-    if column == "SVD++ fold-in":
-        ridge["centre"] = part.implicit_rows
-    assert {key: getattr(model, key) for key in ridge} == ridge
 
 
 @pytest.mark.parametrize("test", [test for test in OPTIONS if test != "topn"])
@@ -2127,17 +2123,6 @@ def test_the_ensemble_scores_the_mean_of_as_many_seeds_of_svdpp(cli, monkeypatch
         assert "seeds" not in out and "ensemble" not in table
 
 
-def test_predictions_are_clipped_to_the_scale_seen_in_training(cli, small, monkeypatch):
-    train, _, target = parts_of(small, "basic")
-    d = with_ratings(small, train.where(train.values == 5), 4)
-    far = type("Far", (), {"predict": lambda self, users, *_: 99 - 198 * (users % 2)})()
-    monkeypatch.setattr(Fold, "model_of", lambda *_: far)
-    monkeypatch.setattr(Fold, "seconds", lambda *_: 0.0)
-    error = np.where(target.users % 2, 1, 4) - target.values
-    rmse, = run_recorded(monkeypatch, "basic", "BiasSVD", d)[0]
-    assert rmse == pytest.approx(np.sqrt(np.mean(error ** 2)))
-
-
 def test_settings_are_those_of_the_nearest_in_size_by_factor():
     # 316,000 lies between: 100,000 * 3.16 and 1,000,000 / 3.16
     nearest = {1000: "ml-100k", 300_000: "ml-100k", 330_000: "ml-1m", 20_000_000: "ml-1m"}
@@ -2146,22 +2131,6 @@ def test_settings_are_those_of_the_nearest_in_size_by_factor():
             used = SETTINGS[name, test]
             assert settings.settings_for(n, test) == used != settings.settings_for(n, test, 9)
             assert settings.settings_for(n, test, 9)["LFG-dual"] == {**used["LFG-dual"], "seeds": 9}
-
-
-def test_new_item_folds_have_items_for_users(small):
-    R = small.ratings                                       # item 0 keeps one rating, item 1 none
-    keep = (R.items > 1) | (np.arange(900) == np.flatnonzero(R.items == 0)[0])
-    d = experiments.turned(replace(small, ratings=R.where(keep)), "newitem")
-    assert d.ratings.shape == (40, 60) and d.E is small.F and d.F is small.E
-    assert experiments.turned(small, "coldstart") is small
-    new = []
-    for fold in range(1, 6):
-        parts, = cases_of(d.ratings, "newitem", fold, 7)
-        assert sum(map(len, parts)) == len(set.union(*map(pairs, parts))) == len(d.ratings)
-        held = np.unique(parts.target.users).tolist()
-        assert not parts.train.counts[held].any() and set(parts.profile.users) <= set(held)
-        new += held
-    assert sorted(new) == [0, *range(2, 40)]
 
 
 def test_cold_start_shows_so_many_ratings_of_the_same_users():
@@ -2531,29 +2500,25 @@ def test_tune_shows_every_test_that_has_the_model(cli, monkeypatch):
     assert re.findall("^Validation RMSE, synthetic (.*?), SVD:", out, re.M) == ["basic", "realtime"]
 
 
-@pytest.mark.parametrize("test,n,title", [("all", 1, "LFG Rating Prediction"),
-                                          ("coldstart", 1, "Cold Start by Ratings in the Pro"),
-                                          ("calibration", 1, "How Sure Ratings Are,"),
-                                          ("ablation", 2, "What Each Choice Buys,")])
-def test_ctrl_c_prints_the_complete_folds(cli, monkeypatch, test, n, title):
-    command = ["--dataset", "synthetic", "--test", test, "--json", cli.json]
-    command += ["--models", "biassvd"] * (test == "coldstart")
-    command += ["--models", "svd", "biassvd"] * (test == "all")
+@pytest.mark.parametrize("test,calls,title", [
+    ("all", 2, "LFG Rating Prediction"), ("all", 0, ""),
+    ("calibration", 2, "How Sure Ratings Are,"),
+    ("coldstart", 2, "Cold Start by Ratings in the Profile,"),
+    ("ablation", 5, "What Each Choice Buys,"), ("ablation", 1, "")])
+def test_ctrl_c_prints_the_complete_folds(cli, monkeypatch, test, calls, title):
+    left = iter(range(calls))
     measured = experiments.measured
-    for calls, complete in (3 * n - 1, "1, 2"), (n - 1, ""):               # in fold 3, in fold 1
-        left = iter(range(calls))
-        monkeypatch.setattr(experiments, "measured", lambda fold: (
-            measured if next(left, None) is not None else stop(KeyboardInterrupt))(fold))
-        code, out, err = cli(*command)
-        assert (code, err) == (130, "experiments.py: interrupted; folds are above\n")
-        if complete:
-            assert out.startswith(title) and f"on synthetic, folds {complete}\n" in out
-            assert len(re.findall("^.*Results on", out, re.M)) == 1        # and no second table
-            for table in json.loads(cli.json.read_text()):
-                assert [fold["fold"] for fold in table["folds"]] == [1, 2]
-                assert table.get("average", {}).keys() <= {row[0] for row in rows_of(out)}
-        else:
-            assert out == ""
+    monkeypatch.setattr(experiments, "measured", lambda fold: (
+        measured if next(left, None) is not None else stop(KeyboardInterrupt))(fold))
+    few = {"all": ["--models", "svd", "biassvd"], "coldstart": ["--models", "biassvd"]}
+    code, out, err = cli("--dataset", "synthetic", "--test", test, "--json", cli.json,
+                         *few.get(test, []))
+    assert (code, err) == (130, "experiments.py: interrupted; folds are above\n")
+    titles = re.findall("^(.*) Results on synthetic, folds 1, 2$", out, re.M)
+    assert titles == [title] * bool(out) and bool(out) == bool(title) == cli.json.exists()
+    for table in json.loads(cli.json.read_text()) if title else []:
+        assert [fold["fold"] for fold in table["folds"]] == [1, 2]
+        assert table.get("average", {}).keys() <= {row[0] for row in rows_of(out)}
 
 
 class Stream(io.TextIOWrapper):
