@@ -443,7 +443,7 @@ def tune(data, test, options):
     data = turned(data, test)
     training = replace(data, ratings=cases_of(data.ratings, test, 1, options.seed)[0].train)
     for column, (_, used) in plan.items():
-        if column.replace(" fold-in", "") not in GRID:     # nothing to tune
+        if column not in GRID:                             # nothing to tune
             continue
         values, around = neighbours(column, used)
         folds = [Fold(training, test, n, around, options.seed) for n in inner]
@@ -470,7 +470,7 @@ def neighbours(column, used):
             for factor in factors if value is not None else ():
                 other = scaled(value, factor)
                 changed = {**used, group: {**used[group], key: other}}
-                plan[f"{prefix}{key} = {other}"] = (column, changed)
+                plan[f"{prefix}{key} = {other}"] = column, changed
     return values, plan
 
 
