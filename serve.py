@@ -13,11 +13,11 @@ import signal
 import sys
 import tempfile
 import time
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
-from multiprocessing import Pipe, Process
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import Pipe, Value, connection
 from pathlib import Path
-from queue import SimpleQueue
+from threading import Thread
 
 import numpy as np
 
@@ -479,15 +479,57 @@ def fit_all(groups, shared, jobs, what, quiet):
                 yield dict(pair for task in groups.pop(0)
                            for pair in fit(shared, lambda *_: bar.update(), *task))
             return
-        # each thread waits for a process; these end first
-        with ThreadPoolExecutor(jobs) as threads, processes(min(jobs, len(parts)), shared) as idle:
-            waiting = [[threads.submit(ask, idle, task, bar) for task in group] for group in groups]
+        ended = Value("i")                                 # number of epochs
+        ours, theirs = Pipe()
+        pool = ProcessPoolExecutor(min(jobs, len(parts)), initializer=start_process,
+                                   initargs=(shared, ended, ours, theirs))
+        try:
+            waiting = [[(task[2:], pool.submit(fit_there, task)) for task in group]
+                       for group in groups]
             groups.clear()
             while waiting:
-                futures = waiting.pop(0)
-                for future in wait(futures, return_when=FIRST_EXCEPTION).done:
-                    future.result()                        # raises its error before others end
-                yield dict(pair for future in futures for pair in future.result())
+                group = waiting.pop(0)
+                left = True
+                while left:
+                    done, left = wait([future for _, future in group], 0.2, FIRST_EXCEPTION)
+                    bar.update(ended.value - bar.n)
+                    for future in done:
+                        future.result()                    # raises its error before others end
+                took = {}
+                for models, future in group:
+                    for model, (copy, seconds) in zip(models, future.result()):
+                        vars(model).update(vars(copy))
+                        took[model] = seconds
+                yield took
+        except BrokenProcessPool as error:
+            raise DataError("a training process died; if memory ran out, use fewer jobs; in a "
+                            'script, train under if __name__ == "__main__":') from error
+        finally:                                           # after Ctrl-C, too
+            ours.close()
+            pool.shutdown(cancel_futures=True)
+
+
+def start_process(shared, ended, ours, theirs):
+    """Make a process ready for fit_there: it ends when the other end of a pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)           # after Ctrl-C, too
+    ours.close()                                           # each process has a copy of it
+    fit_there.given = shared, ended
+
+    def leave():
+        connection.wait([theirs])
+        os._exit(1)
+    Thread(target=leave, daemon=True).start()
+
+
+def fit_there(task):
+    """What fit returns, called in a process that start_process has made ready."""
+    shared, ended = fit_there.given
+
+    def progress(*_):
+        with ended:
+            ended.value += 1
+
+    return fit(shared, progress, *task)
 
 
 def fit(shared, progress, n, transposed, part, *solved):
@@ -505,59 +547,6 @@ def fit(shared, progress, n, transposed, part, *solved):
         fitted.append((model, time.process_time() - began))
         inputs = R, E, F
     return fitted
-
-
-@contextmanager
-def processes(n, shared):
-    """A queue of pipes to n processes, which fit the tasks that are sent until the block ends."""
-    started = []
-    pipes = SimpleQueue()
-    try:
-        for _ in range(n):
-            ours, theirs = Pipe()
-            process = Process(target=work, args=(theirs, ours, shared), daemon=True)
-            process.start()
-            started.append(process)
-            theirs.close()
-            pipes.put(ours)
-        yield pipes
-    finally:                                               # after Ctrl-C, too
-        for process in started:
-            process.terminate()
-            process.join()
-
-
-def work(pipe, other_end, shared):
-    """What a process does until it is ended, or its parent is gone: the tasks that a pipe sends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)           # Ctrl-C: the parent ends this process
-    other_end.close()                                      # each side sees when the other is gone
-    with suppress(EOFError, OSError):
-        while True:
-            task = pipe.recv()
-            try:
-                answer = fit(shared, lambda *_: pipe.send(None), *task)
-            except (DataError, FloatingPointError) as error:
-                answer = error
-            pipe.send(answer)
-
-
-def ask(idle, task, bar):
-    """Have an idle process fit the models of a task: what fit returns. Raises its error."""
-    pipe = idle.get()
-    try:
-        pipe.send(task)
-        while (answer := pipe.recv()) is None:             # an epoch has ended
-            bar.update()
-    except (EOFError, OSError) as error:                   # the other end is closed
-        raise DataError("a training process died; if memory ran out, use fewer jobs; in a script, "
-                        'train under if __name__ == "__main__":') from error
-    finally:
-        idle.put(pipe)
-    if isinstance(answer, Exception):
-        raise answer
-    for model, (copy, _) in zip(task[2:], answer):
-        vars(model).update(vars(copy))
-    return [(model, seconds) for model, (_, seconds) in zip(task[2:], answer)]
 
 
 def progress_bar(total, what, quiet):

@@ -2631,7 +2631,7 @@ def test_progress_is_for_terminals(cli, monkeypatch, terminal, more):
 
 @pytest.mark.parametrize("test", ["realtime", "ablation", "calibration"])
 def test_digits_do_not_depend_on_jobs(cli, tmp_path, monkeypatch, test):
-    asked = record(serve, "ask", monkeypatch.setattr)      # of other processes
+    asked = record(serve, "ProcessPoolExecutor", monkeypatch.setattr)
     found = []
     for cores in ({0}, {0, 1}):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: cores, raising=False)
@@ -2654,7 +2654,7 @@ def test_what_goes_wrong_in_another_process_is_one_line(cli, monkeypatch):
     done = cli("--dataset", "synthetic", "--test", "basic", "--jobs", 2)
     assert "training diverged in epoch 1" in one_line(done, "experiments.py")
     with pytest.raises(DataError, match="if memory ran out, use fewer jobs"):
-        list(serve.fit_all([[(0, False, Dies())]], (None, None, [None]), 2, "", True))
+        list(serve.fit_all([[(0, False, Dies())]], [(None, None, None)], 2, "", True))
     assert active_children() == []
 
 
@@ -2688,7 +2688,7 @@ def test_speed_is_a_row_per_way_to_answer(cli, tmp_path, monkeypatch):
     folds = record_folds(monkeypatch)
     path = tmp_path / "json"
     cli.data = replace(cli.data, ratings=cli.data.ratings.with_values(cli.data.ratings.values / 9))
-    monkeypatch.setattr(serve, "ask", None)                # it times one process, whatever --jobs
+    monkeypatch.setattr(serve, "ProcessPoolExecutor", None)                # it times one process, whatever --jobs
     code, out, err = cli("--dataset", "synthetic", "--test", "speed", "--seed", 7, "--json", path,
                          "--jobs", 2)
     table, = json.loads(path.read_text())
@@ -3356,7 +3356,7 @@ def test_train_takes_any_csv_and_scale(lfg_py, small, tmp_path, monkeypatch, kin
 
 
 def test_a_model_has_the_same_bits_whatever_jobs(lfg_py, films, tmp_path, monkeypatch):
-    asked = record(serve, "ask", monkeypatch.setattr)
+    asked = record(serve, "ProcessPoolExecutor", monkeypatch.setattr)
     for jobs in ("1", "2"):
         assert lfg_py("train", "--dataset", films, "--out", tmp_path / jobs, "--jobs", jobs)[0] == 0
     assert len(asked) == 7                                 # two sides twice, and the noise
