@@ -169,7 +169,7 @@ class Fold:
         if not Solved:
             return part
         setting = settings[f"{name} fold-in"]
-        centre = {"centre": part.implicit_rows} if name == "SVD++" else {}
+        centre = {"centre": part.implicit_row} if name == "SVD++" else {}
         model = Solved(part, **for_genres(setting, self.data), **centre)
         return group.setdefault(str(setting), model)
 
@@ -426,9 +426,9 @@ def choices(settings):
             for name, what, setting, *more in steps}
 
 
-def no_prior(width, users, shown):
-    """What FoldIn shrinks users towards without a prior: 0."""
-    return np.zeros((len(users), width), np.float32)
+def no_prior(width, items):
+    """What FoldIn shrinks a user towards without a prior: 0."""
+    return np.zeros(width, np.float32)
 
 
 def tune(data, test, options):
@@ -628,7 +628,7 @@ def speed(data, test, options):
         "Ten, ±, because": lambda *user: model.best(*user, 10, why=True),
         "Ten, because, all ±": lambda *user: (
             model.best(*user, 10, why=True),
-            model.spreads(*user[:2], model.factors(*user)[1], every))}
+            model.spreads(*user[:2], model.models["rating"].rows(*user), every))}
     dense = timed(dual.forward[0].scores, [(u[None], profile, data.E) for u in new])
     seconds = {"LFG, dense forward pass": dense,
                **{what: timed(answer, users) for what, answer in answers.items()}}
