@@ -44,9 +44,8 @@ from nn import cosine, end_epoch, even_slices, multinomial
 from serve import Recommender
 from settings import COUNTS, GRID, SETTINGS
 from svd import EASE, SVD, BiasSVD, FactorModel, FoldIn, MultVAE, Popularity, SVDpp, few_columns
-from svd import fit_prior, fold_in, influence, leverages, like_threshold, likes_of, prior_features
-from svd import random_part
-from svd import truncated_svd, unit_of, variance_of
+from svd import fold_in, influence, leverages, like_threshold, likes_of, prior_features
+from svd import random_part, truncated_svd, variance_of
 
 # Layers
 
@@ -144,20 +143,23 @@ def test_two_steps_of_adam_worked_by_hand():
         Adam([np.ones((2, 2)).T])
 
 
-def test_adam_steps_chunks_and_all_rows_as_the_whole():
+def test_adam_steps_chunks_and_some_rows_as_the_whole():
     rng = np.random.default_rng(0)
     start = rng.normal(size=(40, 3))
-    adams = [Adam([start.copy(), start[:, 0].copy()], l2=[0.1, 0]) for _ in range(3)]
+    rows = np.r_[:22, 23:31, 32:52:2]                      # of 52: with no gap, one, and many
+    spread = np.ones((52, 3))
+    spread[rows] = start
+    adams = [Adam([p.copy(), p[:, 0].copy()], l2=[0.1, 0]) for p in (start, start, spread)]
     adams[1].chunk = 7
     adams[2].chunk = 12                                    # four rows of three
     for _ in range(3):
         x, dy = rng.normal(size=(5, 40)), rng.normal(size=(5, 3))
         for adam in adams[:2]:
             adam.step([x.T @ dy, x[0].copy()], rate=0.1)
-        adams[2].step([(x, dy), x[0].copy()], rate=0.1, rows=[np.arange(40)] * 2)
-    for whole, *others in zip(*(adam.params for adam in adams)):
-        assert np.abs(whole).max() > 0.1
-        assert others == [pytest.approx(whole, rel=1e-12)] * 2
+        adams[2].step([(x, dy), x[0].copy()], rate=0.1, rows=[rows] * 2)
+    for whole, parts, some in zip(*(adam.params for adam in adams)):
+        assert np.abs(whole).max() > 0.1 and (np.delete(some, rows, 0) == 1).all()
+        assert [parts, some[rows]] == [pytest.approx(whole, rel=1e-12)] * 2
 
 
 def test_adam_moves_rows_that_waited_as_far_as_if_they_had_not():
@@ -360,36 +362,28 @@ def test_svdpp_predicts_with_p_and_z_in_sum(known):
     assert model.fit(known).scores(np.arange(60)) == pytest.approx(expected, abs=1e-5)
 
 
-def solve_by_least_squares(A, residual, ridge, centre, noise=1.0):
+def solve_by_least_squares(A, residual, ridge, centre=0, noise=1.0):
     """x of sum (residual - A x)^2 / noise + ridge . (x - centre)^2, all stacked into one system."""
     root, weight = np.sqrt(np.asarray(ridge, np.float64)), 1 / np.sqrt(noise)
     system = np.vstack([(A.T * weight).T, np.diag(root)])
     return np.linalg.lstsq(system, np.append(residual * weight, root * centre), rcond=None)[0]
 
 
-@pytest.mark.parametrize("dtype,rel", [(np.float64, 1e-10), (np.float32, 1e-4)])
-@pytest.mark.parametrize("n", [0, 1, 4, 5, 6, 12])         # both branches: k + 1 is 5
-@pytest.mark.parametrize("l2,l2_bias", [(0.7, 0.3), (512, 3)])
-@pytest.mark.parametrize("noisy", [False, True])
-def test_fold_in_satisfies_the_normal_equations(n, l2, l2_bias, dtype, rel, noisy):
-    rng = np.random.default_rng(n)
-    q1, base, centre = (rng.normal(size=size).astype(dtype) for size in ((20, 5), 20, 5))
-    items = rng.permutation(20)[:n]
-    values = rng.integers(1, 6, n).astype(dtype)
-    ridge = np.array([l2] * 4 + [l2_bias], dtype)
-    noise = rng.uniform(0.5, 2, 20).astype(dtype) if noisy else np.ones(20)
-    x = fold_in(items, values, q1, base, ridge, centre, noise if noisy else None)
-    error = (base[items] + q1[items] @ x - values) / noise[items]
-    gradient = q1[items].T @ error + ridge * (x - centre)
-    assert x.dtype == dtype and np.abs(gradient).max() < rel * 5 * l2
-    expected = solve_by_least_squares(q1[items], values - base[items], ridge, centre, noise[items])
-    assert x == pytest.approx(expected, rel=rel, abs=rel)
-    assert np.array_equal(x, centre) == (n == 0)           # an empty profile gives the centre
+def features(q, R, E, like=None):
+    """prior_features of each user of R."""
+    return np.array([prior_features(q, R.items[own], E[u], like and R.values[own] >= like)
+                     for u in range(len(E)) for own in [R.users == u]])
 
 
-@pytest.mark.parametrize("n", [0, 1, 4, 5, 12])
+def regress(Z, x, weight, strength):
+    """W of the weighted ridge regression of each column of x on Z, whose first column is free."""
+    root, ridge = np.sqrt(weight)[:, None], [0] + [strength] * (Z.shape[1] - 1)
+    return np.array([solve_by_least_squares(root * Z, column, ridge) for column in (root * x).T]).T
+
+
+@pytest.mark.parametrize("n", [0, 1, 4, 5, 12])            # both branches: k + 1 is 5
 @pytest.mark.parametrize("noisy", [False, True])
-def test_influence_and_variance_are_what_solving_again_gives(n, noisy):
+def test_fold_in_influence_and_variance_are_what_solving_again_gives(n, noisy):
     rng = np.random.default_rng(n)
     q1, base, centre = (rng.normal(size=size) for size in ((20, 5), 20, 5))
     items, values = rng.permutation(20)[:n], rng.normal(size=n)
@@ -398,15 +392,19 @@ def test_influence_and_variance_are_what_solving_again_gives(n, noisy):
     asked = np.array([3, 19, 3])
 
     def solved(keep, values):
-        return fold_in(items[keep], values[keep], q1, base, ridge, centre, noise)
+        return solve_by_least_squares(q1[items[keep]], (values - base[items])[keep], ridge, centre,
+                                      noise[items[keep]])
 
+    problem = items, values, q1, base, ridge, centre, noise if noisy else None
+    x = fold_in(*problem)
+    assert x == pytest.approx(solved(items >= 0, values), rel=1e-9)
+    assert np.array_equal(x, centre) == (n == 0)           # an empty profile gives the centre
+    single = fold_in(items, *(a if a is None else a.astype(np.float32) for a in problem[1:]))
+    assert single.dtype == np.float32 and single == pytest.approx(x, rel=1e-4, abs=1e-4)
     arguments = items, q1, ridge, noise if noisy else None, asked
     (leverage, v), pull = leverages(*arguments), influence(*arguments)
-    A = q1[items] / np.sqrt(noise[items])[:, None]
-    inverse = np.linalg.inv(A.T @ A + np.diag(ridge))
-    assert leverage == pytest.approx(np.diag(A @ inverse @ A.T)) and pull.shape == (3, n)
-    assert v == pytest.approx(np.diag(q1[asked] @ inverse @ q1[asked].T))
-    x = solved(np.ones(n, bool), values)
+    inverse = np.linalg.inv(q1[items].T / noise[items] @ q1[items] + np.diag(ridge))
+    assert v == pytest.approx(np.diag(q1[asked] @ inverse @ q1[asked].T)) and pull.shape == (3, n)
     residual = values - base[items] - q1[items] @ x
     squares = 0
     for j, one in enumerate(np.eye(n)):
@@ -427,26 +425,17 @@ def test_folding_in_recovers_planted_users_and_asks_a_function_for_the_centre():
     R = Ratings(*np.nonzero(np.ones((9, 30))), (model.base + planted @ model.q1.T).ravel(), (9, 30))
     R = R.where(R.users != 3)
     users = np.array([7, 3, 0, 7])
-    asked = []
-    centre = rng.normal(size=(4, 4))
-    centre.flags.writeable = False                         # it is the function's own
+    centres = rng.normal(size=(4, 4))
+    centres.flags.writeable = False                        # the function's own
 
-    def prior(*asks):
-        asked.append(asks)
-        return centre
+    def prior(*asked):
+        assert (asked[0].tolist(), asked[1]) == ([7, 3, 0, 7], R)
+        return centres
 
     for l2 in (1e-4, 1e9):                                 # weakly and strongly shrunk
         solved = FoldIn(model, l2, l2, centre=prior).fit(R)
-        expected = np.where((users[:, None] == 3) | (l2 > 1), centre, planted[users])
+        expected = np.where((users[:, None] == 3) | (l2 > 1), centres, planted[users])
         assert solved.user_factors(users, R) == pytest.approx(expected, abs=1e-3)
-    assert [(list(at), shown) for at, shown in asked] == [([7, 3, 0, 7], R)] * 2
-
-
-def test_units_of_ratings_worked_by_hand():
-    R = Ratings([0, 0, 1], [0, 1, 1], [10, 20, 30], (2, 2))
-    assert unit_of(R) == 5                                 # (30 - 10) / 4
-    for same in (R.with_values([1, 5, 2]), R.with_values([7, 7, 7]), R.where([])):
-        assert unit_of(same) == 1                          # span 4, span 0, no ratings
 
 
 # LFG
@@ -587,136 +576,129 @@ def test_lfg_item_generates_items_and_solves_users_as_by_hand(small, known, time
     G = lfg(dtype=np.float64).fit(R.T, small.F).user_factors(np.arange(40), R.T, small.F)
     q1 = np.hstack([G[:, :-1] / times, np.ones((40, 1))])  # x . q1 = p . q + bu
     base = R.values.mean() + G[:, -1]                      # mu + bi
-    users, train = np.arange(60), np.flatnonzero(R.counts)
-    u, i = R.users, R.items
-
-    def features(part):
-        return np.array([prior_features(q1, part.items[part.users == n], E[n]) for n in users])
+    H = next(R.dense_blocks())
+    seen = H > 0
+    train = R.counts > 0
 
     def solved(noise, c):
-        return np.array([solve_by_least_squares(q1[i[u == n]], (R.values - base[i])[u == n],
-                                                [4, 4, 4, 2], c[n], noise[i[u == n]])
-                         for n in users])
+        return np.array([solve_by_least_squares(q1, H[u] - base, [4, 4, 4, 2], c[u],
+                                                np.where(seen[u], noise, np.inf))
+                         for u in range(60)])
 
     def prior(x):
         """W of three sets of profiles; without q the bias also says how items suit their raters."""
         part = random_part(R, np.random.default_rng(0))
-        Z = np.vstack([features(shown)[train] for shown in (R, part, R.where([]))])
-        p = x[:, :-1] - x[train, :-1].mean(0)
-        suits = np.array([(q1[i[u == n], :-1] @ p[n]).mean() for n in train])
-        rows = np.vstack([x[train], x[train], np.c_[x[train, :-1], x[train, -1] + suits]])
-        ridge = [0] + [3 * 0.5] * (Z.shape[1] - 1)         # strength; each set weighs a third
-        return np.array([solve_by_least_squares(Z, row, ridge, np.zeros(Z.shape[1]))
-                         for row in rows.T]).T
+        Z = np.vstack([features(q1, shown, E)[train] for shown in (R, part, R.where([]))])
+        x = x[train]
+        suits = (seen[train] * ((x - x.mean(0))[:, :-1] @ q1[:, :-1].T)).sum(1) / R.counts[train]
+        rows = np.vstack([x, x, np.c_[x[:, :-1], x[:, -1] + suits]])
+        return regress(Z, rows, np.full(len(Z), 1 / 3), 0.5)               # strength
 
-    x = solved(np.ones(40), np.zeros((60, 4)))
-    squares = (R.values - base[i] - (x[u] * q1[i]).sum(1)) ** 2
-    noise = (np.bincount(i, squares / squares.mean()) + 20) / (np.bincount(i) + 20)
+    x = solved(1, np.zeros((60, 4)))
+    squares = seen * (H - base - x @ q1.T) ** 2
+    noise = (squares.sum(0) / (squares.sum() / len(R)) + 20) / (seen.sum(0) + 20)
     assert model.noise == pytest.approx(noise) and np.ptp(noise) > 0.1
-    x = solved(noise, features(R) @ prior(x))
-    for n in np.flatnonzero(R.T.counts):                   # [q, base] of an item from [p, 1]
-        at = u[i == n]
-        found = solve_by_least_squares(np.c_[x[at, :-1], np.ones(len(at))],
-                                       R.values[i == n] - x[at, -1], [3 * times ** 2] * 3 + [10],
-                                       [*q1[n, :-1], base[n]])
-        q1[n, :-1], base[n] = found[:-1], found[-1]
+    x = solved(noise, features(q1, R, E) @ prior(x))
+    rows = np.c_[x[:, :-1], np.ones(60)]                   # [p, 1] of users, [q, base] of items
+    for i in np.flatnonzero(seen.any(0)):
+        *q1[i, :-1], base[i] = solve_by_least_squares(
+            rows, H[:, i] - x[:, -1], [3 * times ** 2] * 3 + [10], [*q1[i, :-1], base[i]],
+            np.where(seen[:, i], 1, np.inf))
     assert model.base == pytest.approx(base) and model.q1 == pytest.approx(q1, abs=1e-6)
     W = prior(x)
-    x = solved(noise, features(R) @ W)
+    x = solved(noise, features(q1, R, E) @ W)
     assert model.W == pytest.approx(W, abs=1e-6)
     assert x[3] == pytest.approx(W[0] + E[3] @ W[1:1 + E.shape[1]])        # user without ratings
-    assert model.scores(users, R, E) == pytest.approx(base + x @ q1.T)
+    assert model.scores(np.arange(60), R, E) == pytest.approx(base + x @ q1.T)
 
 
 def test_variance_terms_are_those_of_each_pair(known, small):
     parts = [MODELS["LFGItem"](seed).fit(known, small.E, small.F) for seed in (1, 2)]
     users, items = np.array([5, 3, 5, 9, 3]), np.array([0, 7, 7, 0, 1])
-    terms = [part.variance_terms(users, items, known, small.E) for part in parts]
-    for part, (a, b) in zip(parts, terms):
-        for n, (user, x) in enumerate(zip(users, part.user_factors(users, known, small.E))):
-            own = known.where(known.users == user)
-            assert (a[n], b[n]) == pytest.approx(np.ravel(variance_of(
-                own.items, own.values, x, part.q1, part.base, part.ridge, part.noise,
-                items[n:n + 1])))
-        assert (b == 0).tolist() == [False, True, False, False, True]      # 3 has no ratings
+    terms = np.array([part.variance_terms(users, items, known, small.E) for part in parts])
+    for part, found in zip(parts, terms):
+        for n, x in enumerate(part.user_factors(users, known, small.E)):
+            own = known.where(known.users == users[n])
+            expected = variance_of(own.items, own.values, x, part.q1, part.base, part.ridge,
+                                   part.noise, items[n:n + 1])
+            assert found[:, n] == pytest.approx(np.ravel(expected))
+        assert (found[1] == 0).tolist() == (users == 3).tolist()           # without ratings
     got = LFGDual(parts[:1], parts, [0, 0]).variance_terms(users, items, known, small.E)
-    assert np.array(got) == pytest.approx(np.mean(terms, axis=0))          # of the solved
+    assert got == pytest.approx(terms.mean(0))             # of the solved
     for other in (LFG(), LFGDual([LFG()], [], None)):
-        ones = other.variance_terms(users, items, known)
-        assert np.array_equal(ones, [[1] * 5, [0] * 5])
-    none = parts[0].variance_terms(users[:0], items[:0], known, small.E)
-    assert np.shape(none) == (2, 0)
+        assert np.array_equal(other.variance_terms(users, items, known), [[1] * 5, [0] * 5])
+    assert np.shape(parts[0].variance_terms(users[:0], items[:0], known, small.E)) == (2, 0)
 
 
 def test_noise_is_measured_on_users_not_seen_in_training(small):
     def measured(R, name="LFGItem"):
-        model = MODELS[name](0)
-        calls = [record(model, method) for method in ("fit", "predict", "variance_terms")]
+        """The noise, the model, and what it was asked: the squares of a fifth, and of a part."""
+        model, H = MODELS[name](0), next(R.dense_blocks())
+        fits, predictions, terms = (record(model, method)
+                                    for method in ("fit", "predict", "variance_terms"))
         found = measure_noise(model, R, small.E, small.F)
-        ((train, E, F, _), _), = calls[0]
-        (_, whole), ((users, items, shown, _), rated) = calls[1]         # a fifth; the rest
-        (_, (a, b)), = calls[2]
-        truth = {(u, i): v for u, i, v in pairs(R)}
-        squares = ([truth[pair] for pair in zip(users, items)] - rated) ** 2
-        first = calls[1][0][0]
-        fifth = ([truth[pair] for pair in zip(first[0], first[1])] - whole) ** 2
-        sizes = len(first[0]), len(first[2])
-        return found, model.q1, train, users, items, shown, squares, a, b, fifth, sizes
+        squares = [(H[asked[:2]] - got) ** 2 for asked, got in predictions]
+        return found, model, fits[0][0][0], predictions, squares, terms[0][1]
 
     R = small.ratings
-    (sigma2, mse), q1, train, users, items, shown, squares, a, b, fifth, sizes = measured(R)
-    held = np.union1d(users, shown.users)
-    assert len(held) == 6 and not np.isin(train.users, held).any()
-    assert len(train) + len(shown) + len(users) == len(R) == len(train) + sum(sizes)
-    assert not {*zip(users, items)} & {*zip(shown.users, shown.items)}
-    assert 0.15 < sizes[0] / sum(sizes) < 0.25                             # a fifth of theirs
+    (sigma2, mse), model, train, predictions, (fifth, squares), (a, b) = measured(R)
+    for (users, items, shown, _), _ in predictions:
+        held = np.union1d(users, shown.users)
+        assert len(held) == 6 and not np.isin(train.users, held).any()
+        assert len(train) + len(shown) + len(users) == len(R)
+        assert not {*zip(users, items)} & {*zip(shown.users, shown.items)}
+    assert 0.15 < len(fifth) / (len(R) - len(train)) < 0.25
     assert mse == pytest.approx(fifth.mean()) and sigma2 != pytest.approx(mse, rel=0.01)
     assert np.mean(squares / (a * sigma2 + b)) == pytest.approx(1, abs=1e-3)
-    again = measured(R)
-    assert again[0] == (sigma2, mse) and np.array_equal(again[1], q1)
-    other = measured(R.with_values(np.where(np.isin(R.users, held), 6 - R.values, R.values)))
-    assert np.array_equal(other[1], q1) and other[0] != (sigma2, mse)
-    constant = measured(R, "LFG")                          # terms (1, 0)
-    assert constant[0][0] == pytest.approx(constant[6].mean())
+    again, same, *_ = measured(R)
+    assert again == (sigma2, mse) and np.array_equal(same.q1, model.q1)
+    R = R.with_values(np.where(np.isin(R.users, held), 6 - R.values, R.values))
+    other, same, *_ = measured(R)
+    assert other != (sigma2, mse) and np.array_equal(same.q1, model.q1)
+    (sigma2, _), *_, (_, squares), _ = measured(R, "LFG")  # terms (1, 0)
+    assert sigma2 == pytest.approx(squares.mean())
     # too few users, nothing to predict, ratings all equal: the variance of ratings, or 1
-    for few in (R.where(R.users < 19), R.where(R.ranks(np.random.default_rng(0)) < 4)):
-        variance = pytest.approx(few.values.var())
+    for few in (R.where(R.users < 19), R.where(R.ranks(np.random.default_rng(0)) < 4),
+                R.with_values(np.ones(900))):
+        variance = pytest.approx(few.values.var() or 1)
         assert measure_noise(MODELS["FoldIn"](0), few) == (variance, variance)
-    assert measure_noise(MODELS["FoldIn"](0), R.with_values(np.ones(900))) == (1, 1)
 
 
 class Constant:
-    def __init__(self, rating):
-        self.rating = rating                               # which it predicts for every pair
+    def __init__(self, *ratings):
+        self.ratings = ratings                             # which it predicts for each item
         self.fits = []
-        if rating > 3:                                     # is fitted
+        if sum(ratings) > 3:                               # is fitted
             self.base = 0
 
     def fit(self, *arguments):
         self.fits.append(arguments)
 
     def predict(self, users, items, shown, E):
-        return np.full(len(users), self.rating)
+        return np.full(len(users), self.ratings[0])
 
     def scores(self, users, shown, E):
-        return np.full((len(users), 30), self.rating)
+        return np.tile(self.ratings, (len(users), 1))
 
 
-@pytest.mark.parametrize("forward,solved,expected", [
-    # weights 0.6 of no ratings, 0.2 + 0.4 * 5 / 10 of 5, 0.2 + 0.4 * 5 / 25 of 20; means 2 and 6
-    ([1, 3], [4, 5, 9], [0.6 * 2 + 0.4 * 6, 0.4 * 2 + 0.6 * 6, 0.28 * 2 + 0.72 * 6]),
-    ([1, 3], [], [2, 2, 2]), ([], [4, 5, 9], [6, 6, 6])])
-def test_lfg_dual_worked_by_hand(forward, solved, expected):
+def test_lfg_dual_and_standardised_scores_are_joined_as_by_hand():
     shown = Ratings(np.repeat([1, 2], [5, 20]), [*range(5), *range(20)], np.ones(25), (3, 30))
-    parts = [Constant(rating) for rating in forward + solved]
-    dual = LFGDual(parts[:len(forward)], parts[len(forward):], [0.2, 0.6])
-    assert dual.fit(shown, "E", "F", "progress") is dual
-    for part in parts:                                     # those handed over fitted stay
-        assert part.fits == [(shown, "E", "F", "progress")] * (part.rating <= 3)
     users = np.array([2, 0, 1, 0])
-    expected = np.array(expected)[users]
-    assert dual.predict(users, users, shown, "E") == pytest.approx(expected)
-    assert dual.scores(users, shown, "E") == pytest.approx(np.tile(expected[:, None], 30))
+    # of no ratings, of 5: 0.2 + 0.4 * 5 / 10, of 20: 0.2 + 0.4 * 5 / 25
+    w = np.array([0.6, 0.4, 0.28])[users]
+    for forward, solved, expected in (([1, 3], [4, 5, 9], w * 2 + (1 - w) * 6),
+                                      ([1, 3], [], 0 * w + 2), ([], [4, 5, 9], 0 * w + 6)):
+        parts = [Constant(rating) for rating in forward + solved]
+        dual = LFGDual(parts[:len(forward)], parts[len(forward):], [0.2, 0.6])
+        assert dual.fit(shown, "E", "F", "progress") is dual
+        for part in parts:                                 # those handed over fitted stay
+            assert part.fits == [(shown, "E", "F", "progress")] * (part.ratings[0] <= 3)
+        assert dual.predict(users, users, shown, "E") == pytest.approx(expected)
+        assert dual.scores(users, shown, "E") == pytest.approx(expected[:, None])
+    rank = LFGRank([Constant(1, 3)], [Constant(9, 5), Constant(40, 20)], [0.2, 0.6])
+    expected = np.outer((1 - w) - w, [1, -1])              # of 1, 3: mean 2, deviation 1
+    assert rank.scores(users, shown, "E") == pytest.approx(expected)
+    assert not standardised(np.array([[7, 7 + 1e-7], [0, 0]])).any()       # same but for rounding
 
 
 # The contract that all models keep
@@ -883,20 +865,6 @@ def test_prior_features_by_hand():
     assert z.tolist() == [1, 7, 0, 0, 0] and z.dtype == np.float32
 
 
-@pytest.mark.parametrize("strength", [1e-6, 3, 1e9])
-def test_the_prior_is_a_weighted_ridge_regression_with_a_free_intercept(strength):
-    rng = np.random.default_rng(0)
-    Z = np.c_[np.ones(30), rng.normal(size=(30, 4))]
-    x = 5 + rng.normal(size=(30, 2))
-    weight = rng.random(30)
-    W = fit_prior(Z, x, weight, strength)
-    for w, column in zip(W.T, x.T * np.sqrt(weight)):
-        assert w == pytest.approx(solve_by_least_squares(
-            Z * np.sqrt(weight)[:, None], column, [0] + [strength] * 4, np.zeros(5)), abs=1e-6)
-    if strength == 1e9:                                    # nothing is left but the weighted mean
-        assert W[0] == pytest.approx(np.average(x, axis=0, weights=weight))
-
-
 def test_a_random_part_takes_some_ratings_at_random_from_none_to_all():
     # 31 ratings at most: floor(32 ** uniform) - 1 is 0, 1 to 2, 3 to 6, 7 to 14 and above alike
     R = random_ratings(3000, 31)[0]
@@ -909,58 +877,43 @@ def test_a_random_part_takes_some_ratings_at_random_from_none_to_all():
     assert np.ptp(part.T.counts[:20]) < 0.2 * part.T.counts[0]             # no item is preferred
 
 
-def minimum_of(loss, k):
-    """Where a quadratic function of x (k,) is least, from seven kinds of its values alone."""
-    e = np.eye(k)
-    H = [[loss(a + b) - loss(a) - loss(b) + loss(0 * a) for a in e] for b in e]
-    return -np.linalg.solve(H, [(loss(a) - loss(-a)) / 2 for a in e])
-
-
 @pytest.mark.parametrize("l2,few,strength,power", [(2.0, 5.0, 3.0, 0.5), (0.3, 100.0, 0.1, 0)])
 def test_lfg_rank_item_minimises_its_loss_and_shrinks_to_the_prior(
         known, small, l2, few, strength, power):
     model = LFGRankItem(lfg(CellsLFG, dtype=np.float64), l2, few, strength, [0.5, 0.8], power)
     F = (np.arange(40)[:, None] % [2, 20] == 0).astype(np.float32)         # 20 and 2 of 40 items
     model.fit(known, small.E, F)
-    users = np.arange(60)
     Q = model.model.user_factors(np.arange(40), known.T, F)[:, :-1]
     Q = np.hstack([Q, F * [0.5, 0.8] * np.sqrt(np.log([2, 20]))])          # rare genres weigh more
-    rated = [known.items[known.users == u] for u in users]
-    liked = [known.items[(known.users == u) & (known.values >= 4)] for u in users]
-    n_liked = np.array([len(one) for one in liked])
+    H = next(known.dense_blocks())
+    n_liked = (H >= 4).sum(1)
     assert {0, 1, 4, 5} < set(n_liked) and n_liked.max() > 6               # k is 5: both branches
 
-    def solved(u, c):
-        t = few / (few + len(rated[u]))
-
-        def loss(p):
-            s = Q @ p
-            of_likes = ((1 - s[liked[u]]) ** 2 - 0.3 * s[liked[u]] ** 2).sum()
-            cells = 0.3 * ((s - t * Q @ c) ** 2).sum()
-            return of_likes + cells + l2 * ((p - c) ** 2).sum()
-        return minimum_of(loss, 5)
-
-    def features(R):
-        return np.array([prior_features(Q, R.items[R.users == u], small.E[u],
-                                        R.values[R.users == u] >= 4) for u in users])
+    def solved(c):
+        """Rows (60, 5); a like costs (1 - s)^2 - 0.3 s^2 = 0.7 (s - 1 / 0.7)^2 + a constant."""
+        t = few / (few + known.counts[:, None])
+        targets = np.hstack([np.full(H.shape, 1 / 0.7), t * c @ Q.T])
+        noise = np.hstack([np.where(H >= 4, 1 / 0.7, np.inf), np.full(H.shape, 1 / 0.3)])
+        return np.array([solve_by_least_squares(np.vstack([Q, Q]), targets[u], [l2] * 5, c[u],
+                                                noise[u]) for u in range(60)])
 
     # rows solved without a prior, regressed on the features of whole profiles and of parts; user 3,
     # without ratings, is left out, and a user weighs their number of likes to the power
-    train = np.delete(users, 3)
+    train = np.delete(np.arange(60), 3)
     part = random_part(known, np.random.default_rng(0))
+    Z = np.vstack([features(Q, shown, small.E, 4)[train] for shown in (known, part)])
     weight = n_liked[train] ** float(power)
     weight = np.tile(weight / weight.mean(), 2) / 2
-    rows = np.array([solved(u, np.zeros(5)) for u in train])
-    Z = np.vstack([features(known)[train], features(part)[train]])
-    c = features(known) @ fit_prior(Z, np.vstack([rows, rows]), weight, strength)
-    expected = np.array([Q @ solved(u, c[u]) for u in users])
+    rows = solved(np.zeros((60, 5)))[train]
+    c = features(Q, known, small.E, 4) @ regress(Z, np.vstack([rows, rows]), weight, strength)
+    users = np.arange(60)
     got = model.scores(users, known, small.E) / np.sqrt(1 - 0.3)
-    assert got == pytest.approx(expected, abs=1e-5) and np.ptp(got[5]) > 0.1
+    assert got == pytest.approx(solved(c) @ Q.T, abs=1e-5) and np.ptp(got[5]) > 0.1
     assert got[3] == pytest.approx(Q @ c[3], abs=1e-5) and np.ptp(got[3]) > 0.01       # p = c
     a = model.serving_arrays(2)                            # for one user at a time
     for u, x in enumerate(model.user_factors(users, known, small.E)):
-        one = solve_one(a, 2, rated[u], np.isin(rated[u], liked[u]), small.E[u])
-        assert one == pytest.approx(x, abs=1e-6)
+        rated = np.flatnonzero(H[u])
+        assert solve_one(a, 2, rated, H[u, rated] >= 4, small.E[u]) == pytest.approx(x, abs=1e-6)
 
 
 def test_popularity_counts_likes_and_ease_is_a_ridge_regression_per_item(known):
@@ -971,7 +924,7 @@ def test_popularity_counts_likes_and_ease_is_a_ridge_regression_per_item(known):
     B = np.zeros((40, 40))
     for j in range(40):                                    # of all other items
         rest = np.delete(np.arange(40), j)
-        B[rest, j] = solve_by_least_squares(L[:, rest], L[:, j], [3.0] * 39, np.zeros(39))
+        B[rest, j] = solve_by_least_squares(L[:, rest], L[:, j], [3.0] * 39)
     users = np.array([7, 5, 3])
     assert EASE(3.0).fit(known).scores(users, known) == pytest.approx(L[users] @ B, abs=1e-5)
 
@@ -989,21 +942,6 @@ def test_two_planted_groups_are_found(name):
     R = R.where((R.items > 3) | ~liked[R.users, R.items])  # two likes of each user are hidden
     scores = model.scores(np.arange(80, 100), R)[:, :4]    # of new users
     assert (scores[liked[80:, :4]].reshape(20, 2) > scores[~liked[80:, :4]].reshape(20, 2)).all()
-
-
-def test_standardised_scores_are_joined_as_by_hand():
-    # of 1, 3: mean 2, deviation 1
-    assert standardised(np.array([[1.0, 3], [7, 7 + 1e-7], [0, 0]])).tolist() == [
-        [-1, 1], [0, 0], [0, 0]]                           # the same but for rounding: 0
-    shown = Ratings(np.repeat([1, 2], [5, 20]), [*range(5), *range(20)], np.ones(25), (3, 30))
-    parts = [Constant(rating) for rating in (4, 5, 9)]     # fitted
-    for part, own in zip(parts, ([1, 3], [9, 5], [40, 20])):
-        part.scores = lambda users, shown, E, own=own: np.array([own] * len(users), float)
-    rank = LFGRank(parts[:1], parts[1:], [0.2, 0.6])
-    # weights 0.6 of no ratings, 0.2 + 0.4 * 5 / 10 of 5, 0.2 + 0.4 * 5 / 25 of 20; -1 and 1
-    expected = np.array([1 - 2 * 0.6, 1 - 2 * 0.4, 1 - 2 * 0.28])[[2, 0, 1]]
-    got = rank.scores(np.array([2, 0, 1]), shown, "E")
-    assert got == pytest.approx(np.c_[expected, -expected])
 
 
 # Data
