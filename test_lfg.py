@@ -482,16 +482,20 @@ def test_gradients_of_the_whole_lfg_against_the_dense_loss(cls):
 @pytest.mark.parametrize("cls", [LFG, PaperLFG, RankLFG, CellsLFG, BiasSVD, SVDpp])
 def test_training_on_the_few_columns_that_a_batch_rates_is_as_on_all(cls, monkeypatch):
     d = synthetic(40, 30, 300, seed=3)
-    R = d.ratings.where(d.ratings.items % 7 != 3)          # the batch has all users, not all items
-    found = []
+    R = d.ratings.where(d.ratings.items % 7 != 3)
+    found, told = [], []
     for few in (True, False):
         monkeypatch.setattr("svd.few_columns", lambda R, size: few)
         monkeypatch.setattr("lfg.few_columns", lambda R, size: few)
         model = (cls(n_factors=4, epochs=5) if cls in (BiasSVD, SVDpp) else
-                 lfg(cls, batch=40, dtype=np.float64))
+                 lfg(cls, batch=40, dtype=np.float64))     # one batch, of all rated items
         scores = model.fit(R, d.E).scores(np.arange(40), R, d.E)
         found.append(scores[:, R.T.counts > 0])
+        if isinstance(model, LFG):                         # two batches, each of its own items
+            half = lfg(cls, batch=20, epochs=1, l2=0, l2_M=0)
+            half.fit(R, d.E, progress=lambda epoch, error: told.append(error))
     assert found[0] == pytest.approx(found[1], abs=1e-6)
+    assert told[:1] == pytest.approx(told[1:], rel=1e-5)
 
 
 LIKES = [[0, 1, 0.5 ** 0.5, 0, 0, 0.5 ** 0.5, 0, 0.5 ** 0.5], [1, 1] + 6 * [0], 6 * [0] + [1, 0]]
