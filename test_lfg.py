@@ -38,14 +38,14 @@ from data import DataError, Ratings, first_ratings, load, official, output_path,
 from data import sample_users, split, synthetic, to_dataset, write_whole
 from experiments import COLUMNS, Fold, cases_of, choices, differences
 from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, PaperLFG, RankLFG
-from lfg import measure_noise, solve_one, standardised
+from lfg import measure_noise, standardised
 from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Sequential, Tanh
 from nn import cosine, end_epoch, even_slices, multinomial
 from serve import Recommender
 from settings import COUNTS, GRID, SETTINGS
 from svd import EASE, SVD, BiasSVD, FactorModel, FoldIn, MultVAE, Popularity, SVDpp, few_columns
-from svd import fold_in, influence, leverages, like_threshold, likes_of, prior_features
-from svd import random_part, truncated_svd, variance_of
+from svd import fold_in, influence, leverages, like_threshold, likes_of, random_part
+from svd import truncated_svd, variance_of
 
 # Layers
 
@@ -67,8 +67,7 @@ def check_gradients(loss, arrays, gradients):
         assert scale > 1e-3 and np.abs(gradient - expected).max() < 1e-6 * scale, f"array {n}"
 
 
-def linear(n_in, n_out):
-    return Linear(n_in, n_out, np.random.default_rng(0), np.float64)
+linear = partial(Linear, rng=np.random.default_rng(0), dtype=np.float64)
 
 
 @pytest.mark.parametrize("layer", [
@@ -357,9 +356,9 @@ def test_training_starts_at_the_svd_and_moves_all_but_svd_biases_and_placeholder
 
 def test_svdpp_predicts_with_p_and_z_in_sum(known):
     model, bare = (SVDpp(n_factors=3, epochs=3, rate=0.02) for _ in range(2))
-    bare.implicit_rows = lambda users, shown: np.zeros((60, 4))            # p as trained
-    z = bare.fit(known).indicators(known.users, known.items, 60) @ bare.y
-    expected = bare.mu + bare.bu[:, None] + bare.bi + (bare.p + z) @ bare.q.T
+    BiasSVD.fit(bare, known)                               # p as trained
+    N = (next(known.dense_blocks()) > 0) / np.sqrt(np.maximum(1, known.counts))[:, None]
+    expected = bare.mu + bare.bu[:, None] + bare.bi + (bare.p + N @ bare.y) @ bare.q.T
     assert model.fit(known).scores(np.arange(60)) == pytest.approx(expected, abs=1e-5)
 
 
@@ -371,9 +370,11 @@ def solve_by_least_squares(A, residual, ridge, centre=0, noise=1.0):
 
 
 def features(q, R, E, like=None):
-    """prior_features of each user of R."""
-    return np.array([prior_features(q, R.items[own], E[u], like and R.values[own] >= like)
-                     for u in range(len(E)) for own in [R.users == u]])
+    """What a prior reads of users: 1, E, sums of q over rated (and liked) / (n + 5), log(1 + n)."""
+    H = next(R.dense_blocks())
+    n = (H > 0).sum(1, keepdims=True)
+    sums = [(H > 0) @ q] + ([] if like is None else [(H >= like) @ q])
+    return np.hstack([np.ones(n.shape), E, *(one / (n + 5) for one in sums), np.log1p(n)])
 
 
 def regress(Z, x, weight, strength):
@@ -396,11 +397,11 @@ def test_fold_in_influence_and_variance_are_what_solving_again_gives(n, noisy):
         return solve_by_least_squares(q1[items[keep]], (values - base[items])[keep], ridge, centre,
                                       noise[items[keep]])
 
-    problem = items, values, q1, base, ridge, centre, noise if noisy else None
-    x = fold_in(*problem)
+    problem = values, q1, base, ridge, centre, noise if noisy else None
+    x = fold_in(items, *problem)
     assert x == pytest.approx(solved(items >= 0, values), rel=1e-9)
     assert np.array_equal(x, centre) == (n == 0)           # an empty profile gives the centre
-    single = fold_in(items, *(a if a is None else a.astype(np.float32) for a in problem[1:]))
+    single = fold_in(items, *(a if a is None else a.astype(np.float32) for a in problem))
     assert single.dtype == np.float32 and single == pytest.approx(x, rel=1e-4, abs=1e-4)
     arguments = items, q1, ridge, noise if noisy else None, asked
     (leverage, v), pull = leverages(*arguments), influence(*arguments)
@@ -607,7 +608,7 @@ def test_lfg_item_generates_items_and_solves_users_as_by_hand(small, known, time
     rows = np.c_[x[:, :-1], np.ones(60)]                   # [p, 1] of users, [q, base] of items
     for i in np.flatnonzero(seen.any(0)):
         *q1[i, :-1], base[i] = solve_by_least_squares(
-            rows, H[:, i] - x[:, -1], [3 * times ** 2] * 3 + [10], [*q1[i, :-1], base[i]],
+            rows, H[:, i] - x[:, -1], [3 * times ** 2] * 3 + [10], np.append(q1[i, :-1], base[i]),
             np.where(seen[:, i], 1, np.inf))
     assert model.base == pytest.approx(base) and model.q1 == pytest.approx(q1, abs=1e-6)
     W = prior(x)
@@ -851,14 +852,6 @@ def test_gradients_of_mult_vae_and_its_input_by_hand():
     check_gradients(loss, params, grads)
 
 
-def test_prior_features_by_hand():
-    q = np.array([[1, 2], [3, 4], [5, 6]], np.float32)
-    z = prior_features(q, np.array([0, 2]), np.array([7]), np.array([False, True]))
-    assert z == pytest.approx([1, 7, 6 / 7, 8 / 7, 5 / 7, 6 / 7, np.log(3)])           # n + 5 = 7
-    z = prior_features(q, np.array([], int), np.array([7]))       # likes are not told apart
-    assert z.tolist() == [1, 7, 0, 0, 0] and z.dtype == np.float32
-
-
 def test_a_random_part_takes_some_ratings_at_random_from_none_to_all():
     # 31 ratings at most: floor(32 ** uniform) - 1 is 0, 1 to 2, 3 to 6, 7 to 14 and above alike
     R = random_ratings(3000, 31)[0]
@@ -900,19 +893,13 @@ def test_lfg_rank_item_minimises_its_loss_and_shrinks_to_the_prior(
     weight = np.tile(weight / weight.mean(), 2) / 2
     rows = solved(np.zeros((60, 5)))[train]
     c = features(Q, known, small.E, 4) @ regress(Z, np.vstack([rows, rows]), weight, strength)
-    users = np.arange(60)
-    got = model.scores(users, known, small.E) / np.sqrt(1 - 0.3)
+    got = model.scores(np.arange(60), known, small.E) / np.sqrt(1 - 0.3)
     assert got == pytest.approx(solved(c) @ Q.T, abs=1e-5) and np.ptp(got[5]) > 0.1
     assert got[3] == pytest.approx(Q @ c[3], abs=1e-5) and np.ptp(got[3]) > 0.01       # p = c
-    a = model.serving_arrays(2)                            # for one user at a time
-    for u, x in enumerate(model.user_factors(users, known, small.E)):
-        rated = np.flatnonzero(H[u])
-        assert solve_one(a, 2, rated, H[u, rated] >= 4, small.E[u]) == pytest.approx(x, abs=1e-6)
 
 
 def test_popularity_counts_likes_and_ease_is_a_ridge_regression_per_item(known):
-    L = np.zeros((60, 40))
-    L[known.users, known.items] = known.values >= 4
+    L = (next(known.dense_blocks()) >= 4).astype(float)
     got = Popularity().fit(known).scores(np.array([9, 3]))
     assert got.tolist() == [L.sum(0).tolist()] * 2
     B = np.zeros((40, 40))
