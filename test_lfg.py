@@ -44,8 +44,7 @@ from nn import cosine, end_epoch, even_slices, multinomial
 from serve import Recommender
 from settings import COUNTS, GRID, SETTINGS
 from svd import EASE, SVD, BiasSVD, FactorModel, FoldIn, MultVAE, Popularity, SVDpp, few_columns
-from svd import fold_in, influence, leverages, like_threshold, likes_of, random_part
-from svd import truncated_svd, variance_of
+from svd import fold_in, influence, like_threshold, likes_of, random_part, truncated_svd
 
 # Layers
 
@@ -402,8 +401,7 @@ def test_fold_in_influence_and_variance_are_what_solving_again_gives(n, noisy):
     assert np.array_equal(x, centre) == (n == 0)           # an empty profile gives the centre
     single = fold_in(items, *(a if a is None else a.astype(np.float32) for a in problem))
     assert single.dtype == np.float32 and single == pytest.approx(x, rel=1e-4, abs=1e-4)
-    arguments = items, q1, ridge, noise if noisy else None, asked
-    (leverage, v), pull = leverages(*arguments), influence(*arguments)
+    pull, leverage, v = influence(items, q1, ridge, noise if noisy else None, asked)
     inverse = np.linalg.inv(q1[items].T / noise[items] @ q1[items] + np.diag(ridge))
     assert v == pytest.approx(np.diag(q1[asked] @ inverse @ q1[asked].T)) and pull.shape == (3, n)
     residual = values - base[items] - q1[items] @ x
@@ -415,7 +413,9 @@ def test_fold_in_influence_and_variance_are_what_solving_again_gives(n, noisy):
         without = values[j] - base[items[j]] - q1[items[j]] @ others
         assert residual[j] / (1 - leverage[j]) == pytest.approx(without, rel=1e-6)
         squares += residual[j] * without / noise[items[j]]
-    a, b = variance_of(items, values, x, q1, base, ridge, noise, asked)
+    model = FoldIn(None, 0.7, 0.3)
+    vars(model).update(q1=q1, base=base, ridge=ridge, noise=noise)
+    a, b = model.variance(items, values, x, asked)
     user = (8 + squares / 0.3) / (8 + n)                   # of sigma^2, here 0.3
     assert a * 0.3 + b == pytest.approx(0.3 * user * (noise[asked] + v))
 
@@ -427,16 +427,10 @@ def test_folding_in_recovers_planted_users_and_asks_a_function_for_the_centre():
     R = Ratings(*np.nonzero(np.ones((9, 30))), (model.base + planted @ model.q1.T).ravel(), (9, 30))
     R = R.where(R.users != 3)
     users = np.array([7, 3, 0, 7])
-    centres = rng.normal(size=(4, 4))
-    centres.flags.writeable = False                        # the function's own
-
-    def prior(*asked):
-        assert (asked[0].tolist(), asked[1]) == ([7, 3, 0, 7], R)
-        return centres
-
+    centres = rng.normal(size=(2, 4))                      # without ratings, and with all 30
     for l2 in (1e-4, 1e9):                                 # weakly and strongly shrunk
-        solved = FoldIn(model, l2, l2, centre=prior).fit(R)
-        expected = np.where((users[:, None] == 3) | (l2 > 1), centres, planted[users])
+        solved = FoldIn(model, l2, l2, centre=lambda items: centres[len(items) // 30]).fit(R)
+        expected = np.where((users[:, None] == 3) | (l2 > 1), centres[[1, 0, 1, 1]], planted[users])
         assert solved.user_factors(users, R) == pytest.approx(expected, abs=1e-3)
 
 
@@ -696,7 +690,7 @@ MODELS = {                                                 # each from a seed
     "SVDpp": lambda seed: SVDpp(**SHORT, seed=seed),
     "FoldIn": lambda seed: FoldIn(BiasSVD(**SHORT, seed=seed), 2.0, 1.0),
     "FoldIn to z": lambda seed: FoldIn(m := SVDpp(**SHORT, seed=seed), 2.0, 1.0,
-                                       centre=m.implicit_rows),
+                                       centre=m.implicit_row),
     "FoldIn of LFG": lambda seed: FoldIn(lfg(seed=seed), 2.0, 1.0),
     "LFG": lambda seed: lfg(seed=seed),
     "PaperLFG": lambda seed: lfg(PaperLFG, seed=seed),
@@ -1833,7 +1827,7 @@ def test_columns_are_made_by_hand(cli, small, monkeypatch, test, column):
     ridge = used[column if "fold-in" in column else f"{column} fold-in"]
     assert type(model) is (LFGItem if generated else FoldIn) and model.model is part
     assert (model.l2, model.l2_bias) == (ridge["l2"], ridge["l2_bias"])
-    centre = part.implicit_rows if column == "SVD++ fold-in" else ridge.get("centre")
+    centre = part.implicit_row if column == "SVD++ fold-in" else ridge.get("centre")
     assert model.centre == centre
 
 
@@ -1909,7 +1903,7 @@ def test_the_ensemble_scores_the_mean_of_as_many_seeds_of_svdpp(cli, tmp_path, m
             model.seed = seed
             model.fit(train)
             if test == "realtime":
-                model = FoldIn(model, **used[column], centre=model.implicit_rows).fit(train)
+                model = FoldIn(model, **used[column], centre=model.implicit_row).fit(train)
             predicted.append(model.predict(target.users, target.items, profile))
         error = np.mean(predicted, 0).clip(1, 5) - target.values
         expected.append(np.sqrt(np.mean(error ** 2)))
@@ -1996,7 +1990,7 @@ def test_choices_lead_from_the_paper_to_the_settings_in_use(key):
     assert changed[7:] == [{"mask", "shown_weight"}, set()] and made[9] == ("LFG-item", used)
     centres = [s["LFG-item fold-in"].get("centre") for _, s in made]
     assert [centre is not None for centre in centres] == [False] * 7 + [True] * 2 + [False]
-    assert np.array_equal(centres[7]([4, 5], None), np.zeros((2, 201)))
+    assert np.array_equal(centres[7]([4, 5]), np.zeros(201))
     assert [s["mask"] for s in setting[5:8]] == [0.1, 0.3, 0.3]
     assert made[6] == ("LFG", used) and last == ("LFG-dual", used) and averaged == "LFG-dual"
     assert mean == {**used, "LFG-dual": {**used["LFG-dual"], "user_weight": 0}}
@@ -2454,7 +2448,7 @@ def test_progress_is_for_terminals(cli, monkeypatch, terminal, more):
 
 @pytest.mark.parametrize("test", ["realtime", "ablation", "calibration"])
 def test_digits_do_not_depend_on_jobs(cli, tmp_path, monkeypatch, test):
-    asked = record(serve, "ask", monkeypatch.setattr)      # of other processes
+    asked = record(serve, "ProcessPoolExecutor", monkeypatch.setattr)
     found = []
     for cores in ({0}, {0, 1}):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: cores, raising=False)
@@ -2477,7 +2471,7 @@ def test_what_goes_wrong_in_another_process_is_one_line(cli, monkeypatch):
     done = cli("--dataset", "synthetic", "--test", "basic", "--jobs", 2)
     assert "training diverged in epoch 1" in one_line(done, "experiments.py")
     with pytest.raises(DataError, match="if memory ran out, use fewer jobs"):
-        list(serve.fit_all([[(0, False, Dies())]], (None, None, [None]), 2, "", True))
+        list(serve.fit_all([[(0, False, Dies())]], [(None, None, None)], 2, "", True))
     assert active_children() == []
 
 
@@ -2511,7 +2505,7 @@ def test_speed_is_a_row_per_way_to_answer(cli, tmp_path, monkeypatch):
     folds = record_folds(monkeypatch)
     path = tmp_path / "json"
     cli.data = replace(cli.data, ratings=cli.data.ratings.with_values(cli.data.ratings.values / 9))
-    monkeypatch.setattr(serve, "ask", None)                # it times one process, whatever --jobs
+    monkeypatch.setattr(serve, "ProcessPoolExecutor", None)                # it times one process, whatever --jobs
     code, out, err = cli("--dataset", "synthetic", "--test", "speed", "--seed", 7, "--json", path,
                          "--jobs", 2)
     table, = json.loads(path.read_text())
@@ -2762,14 +2756,15 @@ def test_best_are_those_that_somebody_but_not_the_user_has_rated(served, user, b
 @pytest.mark.parametrize("by", ["rank", "rating"])
 def test_explain_gives_each_rating_what_it_alone_adds_to_the_score(served, by):
     model = served()[0]
-    a, factors_of, _ = model.side(by)
+    a = model.arrays if by == "rating" else {
+        name.removeprefix("rank_"): a for name, a in model.arrays.items() if "rank_" in name}
     ask, many, none = {"rank": (model.ranks, 0.5, 0.1), "rating": (model.scores, 0.2, 0.6)}[by]
     for items, values, _ in new_users():
         ratings = dict(zip((items + 1).tolist(), values.tolist()))
         told = values >= (4 if by == "rank" else 0)
         weight = (1 - many - (none - many) * 5 / (5 + len(items))) / 2     # of each of two seeds
         expected = np.zeros((40, len(items)))
-        for n, x in enumerate(factors_of(items, values, model.E_mean)[1]):
+        for n, x in enumerate(model.models[by].rows(items, values, model.E_mean)[1:]):
             q, base = a[f"q{n}"].astype(float), a[f"base{n}"]
             each = values[told] - base[items[told]]
             scale, v = 1, model.arrays[f"noise{n}"][items]
@@ -2801,8 +2796,8 @@ def test_spreads_are_the_variances_of_the_models_and_shrink_with_ratings(served,
 
     def spread(n):                                         # of users with their first n ratings
         told = [[part[:n] for part in small.ratings.rows(u[None])[1:]] for u in np.arange(60)]
-        return np.mean([model.spreads(*one, model.factors(*one, model.E_mean)[1], np.arange(40))
-                        for one in told])
+        return np.mean([model.spreads(*one, model.models["rating"].rows(*one, model.E_mean),
+                                      np.arange(40)) for one in told])
     if kind == "user":
         assert spread(2) == spread(15) == pytest.approx(np.sqrt(0.8))
     else:
@@ -3139,7 +3134,7 @@ def test_arguments_of_train_reach_the_networks_and_the_same_seed_gives_the_same_
     changed = set(differing(arrays(a.arrays), arrays(c.arrays)))
     names = ("W_H", "M1", "q0", "q1", "rank_W_H", "rank_M1", "rank_q0", "rank_q1")
     assert {f"model.{one}" for one in names if one in a.arrays} <= changed
-    assert [*a.arrays["weights"], *a.rank["weights"]] == np.float32(weights).tolist()
+    assert [*a.arrays["weights"], *a.arrays["rank_weights"]] == np.float32(weights).tolist()
     (_, dual), (_, rank) = made[:2]
     for model in (dual, rank):
         parts = [*model.forward, *(one.model for one in model.solved)]
@@ -3172,17 +3167,16 @@ def test_train_takes_any_csv_and_scale(lfg_py, small, tmp_path, monkeypatch, kin
     (((spare, told, *_), (sigma2, _)),) = noise            # from a network trained for it alone
     assert type(spare) is (LFG if kind == "user" else LFGItem) and len(told) == 900
     assert model.arrays["sigma2"] == np.float32(sigma2)
-    for part in (model.arrays, model.rank):
-        assert ("M1" in part, serve.count(part)) == (kind != "item", seeds)
-        M = part["q0" if kind == "item" else "M1"]
-        assert (M == M.astype(np.float16)).all()
+    for part in model.models.values():
+        assert (len(part.forward), len(part.solved)) == (kind != "item", seeds)
+        assert (part.parts[0].q1 == part.parts[0].q1.astype(np.float16)).all()
 
 
 def test_a_model_has_the_same_bits_whatever_jobs(lfg_py, films, tmp_path, monkeypatch):
-    asked = record(serve, "ask", monkeypatch.setattr)
+    asked = record(serve, "ProcessPoolExecutor", monkeypatch.setattr)
     for jobs in ("1", "2"):
         assert lfg_py("train", "--dataset", films, "--out", tmp_path / jobs, "--jobs", jobs)[0] == 0
-    assert len(asked) == 7                                 # two sides twice, and the noise
+    assert len(asked) == 1
     one, two = (arrays(Recommender.load(tmp_path / jobs).arrays) for jobs in ("1", "2"))
     assert differing(one, two) == []
 
