@@ -39,7 +39,7 @@ import numpy as np
 from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Rows, Sequential, Tanh
 from nn import cosine, end_epoch, even_slices, masked_mse, multinomial
 from svd import FactorModel, FoldIn, ensure_fitted, few_columns, fit_prior, fold_in, like_threshold
-from svd import likes_of, prior_features, random_part, random_sizes, side_of, truncated_svd, unit_of
+from svd import likes_of, random_part, random_sizes, side_of, truncated_svd, unit_of
 from svd import with_ones
 
 
@@ -548,7 +548,7 @@ class LFGRankItem(FoldIn):
         return values >= self.like
 
     def shares(self, items, values, asked):
-        """What each rating adds to the scores of items asked, (m, n): a like its share, others 0."""
+        """What each rating adds to the scores of items asked, (m, n): of likes."""
         liked = self.liked(values)
         found = np.zeros((len(asked), len(items)), self.q1.dtype)
         found[:, liked] = super().shares(items[liked], self.value, asked)

@@ -35,9 +35,9 @@ def truncated_svd(R, k, seed=0):
         product = np.zeros_like(Q)
         for block, columns in blocks_of(R):
             product[columns] += block.T @ (block @ Q[columns])
-        Q = np.linalg.qr(product)[0]
+        Q = orthonormal(product)
         powers.append(Q)
-    Q = np.linalg.qr(np.hstack(powers))[0]                 # (items, 8 (k + 10)) or (items, items)
+    Q = orthonormal(np.hstack(powers))                     # (items, 8 (k + 10)) or (items, items)
     RQ = np.vstack([block @ Q[columns] for block, columns in blocks_of(R)])
     # R ~ (R Q) Qt, and (R Q)t (R Q) = W S^2 Wt gives S and V = Q W
     S2, W = np.linalg.eigh(RQ.T.astype(np.float64) @ RQ)
@@ -49,6 +49,18 @@ def truncated_svd(R, k, seed=0):
     left[:, :len(S)] = RQ @ (W / np.sqrt(np.where(S > 0, S, np.inf)))    # U sqrt(S) = R V / sqrt(S)
     right[:len(S)] = np.sqrt(S)[:, None] * (W.T @ Q.T)
     return left, right
+
+
+def orthonormal(A, size=1 << 16):
+    """Q (n, m) of the QR decomposition of A, far longer than wide: in parts if n > size.
+
+    NumPy decomposes in float64; in parts that takes a quarter of the memory where n is 138,493.
+    """
+    if len(A) <= size:
+        return np.linalg.qr(A)[0]
+    parts = [np.linalg.qr(A[part]) for part in even_slices(len(A), size)]
+    joined = np.linalg.qr(np.vstack([R for _, R in parts]))[0]           # A = diag(Q) joined R'
+    return np.vstack([Q @ part for (Q, _), part in zip(parts, np.split(joined, len(parts)))])
 
 
 def blocks_of(R, size=128):
@@ -193,7 +205,8 @@ class BiasSVD(FactorModel):
         weights = np.sqrt(n_rated).astype(p.dtype), self.root_n * p.dtype.type(share)
         for n, (param, grad) in enumerate(zip([p, bu, *self.item_params], grads)):
             weight = weights[n > 1] * p.dtype.type(2 / len(p))           # of a user or of an item
-            grad += (self.l2 * weight[:, None] if param.ndim == 2 else self.l2_bias * weight) * param
+            l2 = self.l2 * weight[:, None] if param.ndim == 2 else self.l2_bias * weight
+            grad += l2 * param
         return error, grads
 
     def error_gradients(self, ratings, p, bu):
@@ -271,8 +284,8 @@ class FoldIn(FactorModel):
     folded in, too: among the solved training users its row moves away from the model's.
 
     model: fitted or not; l2, l2_bias: the ridge of a user's factors and bias; l2_item: that of an
-    item's; strength: of the regression that finds W. All are above 0. centre: a function of the items
-    that a user rated that gives c (k + 1,) in place of the prior; v is then 1, and items stay.
+    item's; strength: of the regression that finds W. All are above 0. centre: a function of what
+    items a user rated that gives c (k + 1,) in place of the prior; v is then 1, and items stay.
     """
 
     model: FactorModel

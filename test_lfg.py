@@ -2505,7 +2505,7 @@ def test_speed_is_a_row_per_way_to_answer(cli, tmp_path, monkeypatch):
     folds = record_folds(monkeypatch)
     path = tmp_path / "json"
     cli.data = replace(cli.data, ratings=cli.data.ratings.with_values(cli.data.ratings.values / 9))
-    monkeypatch.setattr(serve, "ProcessPoolExecutor", None)                # it times one process, whatever --jobs
+    monkeypatch.setattr(serve, "ProcessPoolExecutor", None)              # one, whatever --jobs
     code, out, err = cli("--dataset", "synthetic", "--test", "speed", "--seed", 7, "--json", path,
                          "--jobs", 2)
     table, = json.loads(path.read_text())
