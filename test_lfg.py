@@ -678,7 +678,8 @@ def test_lfg_dual_and_standardised_scores_are_joined_as_by_hand():
     rank = LFGRank([Constant(1, 3)], [Constant(9, 5), Constant(40, 20)], [0.2, 0.6])
     expected = np.outer((1 - w) - w, [1, -1])              # of 1, 3: mean 2, deviation 1
     assert rank.scores(users, shown, "E") == pytest.approx(expected)
-    assert not standardised(np.array([[7, 7 + 1e-7], [0, 0]])).any()       # same but for rounding
+    assert standardised(np.array([[1.0, 3], [7, 7 + 1e-7], [0, 0]])).tolist() == [
+        [-1, 1], [0, 0], [0, 0]]                           # the same but for rounding: 0
 
 
 # The contract that all models keep
