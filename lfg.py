@@ -669,21 +669,17 @@ def measure_noise(model, R, E=None, F=None, progress=None):
     if len(users) < 20:
         return variance, variance
     rng = np.random.default_rng(0)
-    held = np.zeros(R.shape[0], bool)
-    held[rng.permutation(users)[:len(users) // 10]] = True
-    model.fit(R.where(~held[R.users]), E, F, progress)
-    known = R.where(held[R.users])
+    held = np.isin(R.users, rng.permutation(users)[:len(users) // 10])
+    model.fit(R.where(~held), E, F, progress)
+    known = R.where(held)
     rank = known.ranks(rng)
-
-    def squared_errors(sizes):
-        """Of the ratings that are not among the first `sizes` (users,); and what predict takes."""
+    found = []
+    for sizes in (0.8 * known.counts, random_sizes(known, rng)):
         shown = rank < sizes[known.users]
         target = known.where(~shown)
         pairs = target.users, target.items, known.where(shown), E
-        return (target.values - model.predict(*pairs)).astype(np.float64) ** 2, pairs
-
-    constant = squared_errors(0.8 * known.counts)[0]
-    squares, pairs = squared_errors(random_sizes(known, rng))
+        found.append((target.values - model.predict(*pairs)).astype(np.float64) ** 2)
+    constant, squares = found
     if not (constant.any() and squares.any()):
         return variance, variance
     a, b = model.variance_terms(*pairs)

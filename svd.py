@@ -467,15 +467,15 @@ def influence(items, q1, ridge, noise, asked):
     """
     A, weight = weighted_rows(items, q1, noise)
     Q = q1[asked]                                          # (m, k + 1)
-    AD = A / ridge
     if len(items) >= len(ridge):
-        gain = np.linalg.solve(A.T @ A + np.diag(ridge), A.T)            # G^-1 At (k + 1, n)
-    else:
-        gain = np.linalg.solve(AD @ A.T + np.eye(len(A), dtype=A.dtype), AD).T
-    pull = Q @ gain
-    # G^-1 = D^-1 - G^-1 At A D^-1
-    own = (Q * Q) @ (1 / ridge) - (pull * (Q @ AD.T)).sum(1)
-    return pull * weight, (A * gain.T).sum(1), own
+        inverse = np.linalg.inv(A.T @ A + np.diag(ridge))  # G^-1
+        QG = Q @ inverse
+        return QG @ A.T * weight, (A @ inverse * A).sum(1), (QG * Q).sum(1)
+    AD = A / ridge
+    inverse = np.linalg.inv(AD @ A.T + np.eye(len(A), dtype=A.dtype))
+    QA = Q @ AD.T
+    pull = QA @ inverse                                    # G^-1 At = D^-1 At (A D^-1 At + I)^-1
+    return pull * weight, 1 - np.diag(inverse), (Q * Q) @ (1 / ridge) - (pull * QA).sum(1)
 
 
 def weighted_rows(items, q1, noise):
