@@ -277,6 +277,13 @@ def test_few_columns_is_by_the_share_that_a_batch_rates():
     assert once.any() and (BiasSVD(n_factors=2, epochs=1).fit(R).root_n[once] == 2).all()
 
 
+def test_an_orthonormal_basis_in_parts_spans_the_same():
+    A = np.random.default_rng(0).normal(size=(100, 7))
+    whole, parts = orthonormal(A), orthonormal(A, size=30)
+    assert parts.T @ parts == pytest.approx(np.eye(7))
+    assert parts @ (parts.T @ A) == pytest.approx(A) and np.array_equal(whole, np.linalg.qr(A)[0])
+
+
 @FACTORIZATIONS
 def test_gradients_of_matrix_factorization(cls):
     model = cls(n_factors=2, epochs=0, l2=0.7, l2_bias=0.3).fit(SEVEN)
