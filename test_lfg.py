@@ -44,7 +44,8 @@ from nn import cosine, end_epoch, even_slices, multinomial
 from serve import Recommender
 from settings import COUNTS, GRID, SETTINGS
 from svd import EASE, SVD, BiasSVD, FactorModel, FoldIn, MultVAE, Popularity, SVDpp, few_columns
-from svd import fold_in, influence, like_threshold, likes_of, random_part, truncated_svd
+from svd import fold_in, influence, like_threshold, likes_of, orthonormal, random_part
+from svd import truncated_svd
 
 # Layers
 
