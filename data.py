@@ -1,7 +1,6 @@
 """Ratings, data sets and their folds; reading and fetching MovieLens. Imports pandas if needed."""
 
 import csv
-import fnmatch
 import hashlib
 import io
 import os
@@ -14,6 +13,7 @@ import zipfile
 import zlib
 from collections import namedtuple
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from http.client import HTTPException
 from pathlib import Path
 
@@ -367,7 +367,7 @@ def _check_columns(place, found, needed):
     missing = [column for column in needed if column not in found]
     if missing:
         raise DataError(f"{place}: no column {' or '.join(missing)} among "
-                        f"{', '.join(map(str, found))}; rename it, use --columns, or put commas "
+                        f"{', '.join(map(str, found)) or 'none'}; rename it, use --columns, or put commas "
                         "between columns")
 
 
@@ -418,13 +418,12 @@ def csv_records(path):
 def _find_ratings(folder):
     """The file of ratings of the first known layout in a folder; None if there is none."""
     files = sorted(folder.iterdir(), key=str) if folder.is_dir() else []
-    return next((file for layout in LAYOUTS for file in files
-                 if fnmatch.fnmatch(file.name, layout)), None)
+    return next((file for one in LAYOUTS for file in files if fnmatch(file.name, one)), None)
 
 
 def _load_files(ratings, name, columns=None):
     """Dataset of a file of ratings and of the files about users and items that belong to it."""
-    layout = next((one for one in LAYOUTS if fnmatch.fnmatch(ratings.name, one)), "ratings.csv")
+    layout = next((one for one in LAYOUTS if fnmatch(ratings.name, one)), "ratings.csv")
     first, *more = [(ratings.parent / file.replace("*", ratings.name.removesuffix(".inter")), *how)
                     for file, *how in LAYOUTS[layout]]
     rated = _read_table(*first, RATED, columns)
@@ -433,8 +432,8 @@ def _load_files(ratings, name, columns=None):
     if users is not None:
         users = users.filter(PROFILE)
     if layout == "ratings.dat":
-        codes = {str(code): occupation for code, occupation in enumerate(OCCUPATIONS)}
-        users["occupation"] = users["occupation"].map(codes)
+        jobs = {str(code): job for code, job in enumerate(OCCUPATIONS)}
+        users["occupation"] = users["occupation"].map(jobs)
     elif layout == "u.data":
         flags = items.to_numpy()[:, -len(GENRES):] == "1"      # (items, 19)
         items["genres"] = ["|".join(np.array(GENRES)[row]) for row in flags]
@@ -524,9 +523,8 @@ def _fetch(name, archive, progress):
             print(f"{name} is not in {archive.parent}: fetching it from {source}", file=sys.stderr)
         try:
             raw = _download(source)
-            found = hashlib.md5(raw, usedforsecurity=False).hexdigest()
-            if found != md5:
-                raise ValueError(f"MD5 {found} instead of {md5}")
+            if hashlib.md5(raw, usedforsecurity=False).hexdigest() != md5:
+                raise ValueError(f"its MD5 is not {md5}")
             os.makedirs(archive.parent, exist_ok=True)
             return write_whole(archive, lambda file: file.write(raw))
         except (OSError, ValueError, subprocess.SubprocessError, HTTPException) as error:
@@ -571,11 +569,12 @@ def output_path(path, *inputs):
     Neither an input nor data in a folder that is an input may be overwritten.
     """
     real = os.path.realpath(path)
+    folder = os.path.dirname(real)
     inputs = [os.path.realpath(one) for one in inputs]
     is_data = re.search(r"\.(data|user|item|dat|inter|csv|base|test)$", real)
-    if os.path.isfile(real) and (real in inputs or is_data and os.path.dirname(real) in inputs):
+    if os.path.isfile(real) and (real in inputs or is_data and folder in inputs):
         raise DataError(f"{path}: would overwrite an input; choose another file")
-    no_file = path in ("", "-") or os.path.exists(real) and not os.path.isfile(real)
-    if no_file or not os.access(os.path.dirname(real), os.W_OK):
+    special = path == "-" or os.path.exists(real) and not os.path.isfile(real)
+    if special or not os.access(folder, os.W_OK):
         raise DataError(f"{path}: cannot be written; choose another file in a folder that exists")
     return real
