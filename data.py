@@ -313,34 +313,36 @@ def to_dataset(name, ratings, users=None, items=None):
     E, E_names = _one_hot({"age": ages, **profile})
     E[~listed] = E[listed].mean(0)
     items = items.reindex(columns=["title", "genres", "year"], fill_value="")
-    titles, years = _titles_and_years(items["title"], items["year"])
-    titles = [title or str(one) for title, one in zip(titles, item_ids)]
-    genres = items["genres"].tolist()
+    genres, titles, dates = (items[column] for column in ("genres", "title", "year"))
+    dated = titles.str.extract(r"(?s).*\(([0-9]{4})\)", expand=False)       # "Heat (1995)"
+    years = dates.str.extract("(?s).*([0-9]{4})", expand=False)
+    titles = titles.mask((titles != "") & years.notna() & dated.isna(), titles + " (" + years + ")")
+    titles = titles.where(titles != "", item_ids.astype(str)).tolist()
+    years = years.fillna(dated).fillna("0").astype(np.int32).to_numpy()
     decades = np.where(years > 0, (years // 10 * 10).astype(str), "")
     F, F_names = _one_hot({"genre": genres, "decade": decades})
-    return Dataset(name, R, user_ids, item_ids, E, E_names, F, F_names, titles, genres, years)
+    return Dataset(name, R, user_ids, item_ids, E, E_names, F, F_names, titles, genres.tolist(),
+                   years)
 
 
 def _match_ids(kind, ratings, listed):
-    """Sorted ids, the index of each rating's id, and the table `listed` with one row per id.
-
-    kind: "user" or "item"; listed: a DataFrame or None; what is returned is text, "" if unknown.
-    """
+    """Sorted ids of "user" or "item", the index of each rating's, and a row of text for each."""
     import pandas as pd
+    name = f"{kind}s"
     rated = _ids(ratings, "ratings", kind)
     listed = pd.DataFrame({kind: rated.cat.categories}) if listed is None else listed
-    known = _ids(listed, f"{kind}s", kind)
+    known = _ids(listed, name, kind)
     if not known.isin(rated.cat.categories).any():
-        raise DataError(f"{listed.attrs.get('file', f'{kind}s')}: none of the rated {kind}s, such "
-                        f"as {rated.tolist()[0]!r}, is among {known[:3].tolist()}; do the types of "
+        raise DataError(f"{listed.attrs.get('file', name)}: none of the rated {name}, such as "
+                        f"{rated.tolist()[0]!r}, is among {known[:3].tolist()}; do the types of "
                         "ids differ?")
-    _check_rows(listed, f"{kind}s", known.duplicated(), f"{kind} {{{kind}!r}} is listed twice")
+    _check_rows(listed, name, known.duplicated(), f"{kind} {{{kind}!r}} is listed twice")
     ids = {*rated.cat.categories, *known.cat.categories}
     numeric = all(re.fullmatch("-?[0-9]{1,18}", str(one)) for one in ids)
     ids = sorted(ids, key=lambda one: (int(one) if numeric else 0, one))
     text = listed.astype(object).where(listed.notna(), "").astype(str).set_axis(known.tolist())
     rows = rated.cat.set_categories(ids).cat.codes.to_numpy()
-    return np.array(ids), rows, text.reindex(ids, fill_value="")
+    return np.array(ids), rows, text.reindex(ids, fill_value="")           # "": unknown
 
 
 def _ids(table, name, kind):
@@ -390,16 +392,6 @@ def _one_hot(columns):
         X.append([[value in row for value in values] for row in rows])
         names += [f"{column}={value}" for value in values]
     return np.concatenate(X, axis=1).astype(np.float32), names
-
-
-def _titles_and_years(titles, dates):
-    """Titles as GroupLens writes them, "Heat (1995)", and years (n,) by date or else by title."""
-    dated = re.compile(r"\(([0-9]{4})\)")
-    found = [re.findall("[0-9]{4}", date) or dated.findall(title)
-             for title, date in zip(titles, dates)]
-    years = np.array([int(one[-1]) if one else 0 for one in found], np.int32)
-    return [f"{title} ({year})" if title and year and not dated.search(title) else title
-            for title, year in zip(titles, years)], years
 
 
 def read_ratings(path, columns=None):
