@@ -80,7 +80,9 @@ class Ratings:
         return len(self.values)
 
     def mean(self):
-        """The mean rating."""
+        """The mean rating. Raises ValueError if there are no ratings."""
+        if len(self) == 0:
+            raise ValueError("no ratings")
         return self.values.mean()
 
     @property
@@ -368,9 +370,9 @@ def _check_columns(place, found, needed):
     """Raise DataError unless all columns that are needed are found in a place, a table or file."""
     missing = [column for column in needed if column not in found]
     if missing:
-        raise DataError(f"{place}: no column {' or '.join(missing)} among "
-                        f"{', '.join(map(str, found)) or 'none'}; rename it, use --columns, or put commas "
-                        "between columns")
+        found = ", ".join(map(str, found)) or "none"
+        raise DataError(f"{place}: no column {' or '.join(missing)} among {found}; rename it, use "
+                        "--columns, or put commas between columns")
 
 
 def _one_hot(columns):

@@ -1199,7 +1199,8 @@ def test_ratings_are_sorted_and_typed_and_have_views():
     assert np.shares_memory(R.with_values(R.values).users, R.users)          # as they are in order
     dense = np.array([[5, 3, 0, 4], [0, 0, 1, 0], [0, 0, 0, 0], [2, 0, 0, 5], [0, 0, 4, 0]])
     row, item, value = R.rows(np.array([3, 2, 0]))         # user 2 has no ratings
-    assert row.tolist() == [0, 0, 2, 2, 2] and value.tolist() == dense[[3, 3, 0, 0, 0], item].tolist()
+    assert row.tolist() == [0, 0, 2, 2, 2] and item.tolist() == [0, 3, 0, 1, 3]
+    assert value.tolist() == [2, 5, 5, 3, 4]
     for size in (1, 2, 5, 9):
         blocks = list(R.dense_blocks(size))
         assert len(blocks) == -(-5 // size) and np.array_equal(np.vstack(blocks), dense)
@@ -1304,14 +1305,12 @@ MISTAKES = [                                            # files, file, old, new,
     (ML_100K, "u.data", "5\t882\n", "\n", "u.data, line 2: 3 fields instead of 4; correct the"),
     (ML_100K, "u.data", "\t5\t", "\tgood\t", "u.data, line 2: rating 'good' is not a number"),
     (ML_100K, "u.data", "10\t9", "1\t9", "u.data, line 3: user '1' rates item '9' twice; correct"),
-    (ML_100K, "u.data", ML_100K["u.data"], "", "u.data, line 1: 0 fields instead of 4"),
     (ML_100K, "u.data", ML_100K["u.data"], "1\t9\t4\t8\t0\n2\t5\t3\n",
      "u.data, line 1: 5 fields instead of 4"),
     (ML_100K, "u.item", "11|", "|", "u.item, line 3: item id is empty"),
     (ATOMIC, "x.inter", "rating:", "stars:", "x.inter: no column rating among user, item, stars"),
     (ATOMIC, "x.inter", "2\t10", b"2\t\xff", "x.inter, line 2: not UTF-8 text; save it as UTF-8"),
     (ATOMIC, "x.inter", ATOMIC["x.inter"], "", "x.inter: no column user or item or rating among"),
-    (ATOMIC, "x.user", "user_id", "id", "x.user: no column user among age, gender"),
     (ATOMIC, "x.item", "9\t", "10\t", "x.item, line 3: item '10' is listed twice"),
     (CSV, "ratings.csv", "2,10", "2, ", "ratings.csv, line 2: item id is empty"),
     (CSV, "ratings.csv", "2,10", '"2",3,10', "ratings.csv, line 2: 5 fields instead of 4"),
@@ -1320,11 +1319,9 @@ MISTAKES = [                                            # files, file, old, new,
     (CSV, "ratings.csv", CSV["ratings.csv"], "userId;movieId;rating\n1;2;3,5\n",
      "ratings.csv, line 2: 2 fields instead of 1"),
     (WHOLE, "u2.base", "2\t10", "2\t77", "u2.base, line 2: the rating of item '77' by user '2' is"),
-    (WHOLE, "u2.base", "1\t9", "3\t9", "u2.base, line 1: the rating of item '9' by user '3' is not"),
     (WHOLE, "u2.base", "2\t10", "1\t9", "u2.base, line 2: the rating of item '9' by user '1' is"),
     (WHOLE, "u2.test", "10\t9", "2\t10", "u2.test, line 1: the rating of item '10' by user '2' is "
-     "not in the data set, or is twice in u2.base and u2.test; correct or delete it"),
-    (WHOLE, "u2.test", "1\t883", "1", "u2.test, line 1: 3 fields instead of 4")]
+     "not in the data set, or is twice in u2.base and u2.test; correct or delete it")]
 
 
 @pytest.mark.parametrize("files,name,old,new,message", MISTAKES, ids=[m[-1] for m in MISTAKES])
@@ -1372,7 +1369,6 @@ def test_users_of_a_table_become_columns():
         "city": ["Rom", None, "Bonn", "Rom"], "age": [20, "?", np.nan, "60.5"],
         "user": ["a", "b", "z", "c"], "vip": [True, False, True, pd.NA],
         "a|b": ["c|d", "", "c", "c"]})
-    before = users.copy()
     d = to_dataset("mine", frame(user=["b", "a", "new"]), users)
     assert d.user_ids.tolist() == ["a", "b", "c", "new", "z"]     # also one who rated nothing
     assert d.E_names[:7] == AGE_NAMES and d.E_names[7:] == [
@@ -1381,7 +1377,6 @@ def test_users_of_a_table_become_columns():
         "age=18 city=Rom vip=True a|b=c|d", "vip=False", "age=56 city=Rom a|b=c",
         "0.25 age=18 0.25 age=56 0.25 city=Bonn 0.5 city=Rom 0.25 vip=False 0.5 vip=True "
         "0.5 a|b=c 0.25 a|b=c|d", "city=Bonn vip=True a|b=c"]
-    pd.testing.assert_frame_equal(users, before)
     nobody = to_dataset("mine", frame(), users.assign(age=None)[["user", "age"]])
     assert nobody.E.shape == (4, 0) and nobody.E_names == []      # no age is known
 
@@ -1524,11 +1519,9 @@ def test_archive_is_fetched_checked_and_kept(tmp_path, monkeypatch, capsys, sour
     assert f"fetching it from {source}" in capsys.readouterr().err
     network(monkeypatch)
     assert load("ml-100k", home).E.shape == (4, 12)
-    message = fail("ml-100k", tmp_path)
-    for part in (f"tried {tmp_path / 'ml-100k'}, {tmp_path / 'ml-100k.zip'}, https://files.group",
-                 "no network here", "recbole==1.2.1 (Command 'pip download' returned",
-                 f"from grouplens.org/datasets/movielens in {tmp_path}", "--dataset synthetic"):
-        assert part in message
+    assert re.search(f"tried {tmp_path}/ml-100k, {tmp_path}/ml-100k.zip, https://files.group.* "
+                     ".no network here., recbole==1.2.1 .Command 'pip download' .*; put ml-100k"
+                     f".zip from .* in {tmp_path}, or use --da", fail("ml-100k", tmp_path))
     assert "recbole" not in fail("ml-1m", home) and len(os.listdir(home)) == 2
 
 
@@ -1546,24 +1539,20 @@ def test_damaged_archives(tmp_path):
 # Writing
 
 
-def test_write_whole_takes_text_or_a_function(tmp_path):
+def test_write_whole_writes_all_or_nothing(tmp_path):
     os.symlink(tmp_path / "x", tmp_path / "link")
-    for path, text in (("x", "a"), ("x", "é\n"), ("link", "c")):      # new, old, through a link
+    for path, text in (("x", "a"), ("x", "é\n"), ("link", "old")):    # new, old, through a link
         for content in (text, lambda file: file.write(text.encode())):
             write_whole(tmp_path / path, content)
             assert (tmp_path / "x").read_bytes() == text.encode()
-            assert sorted(os.listdir(tmp_path)) == ["link", "x"] and (tmp_path / "link").is_symlink()
-
-
-@pytest.mark.parametrize("error,raised,message", [
-    (OSError(28, "No space left on device"), DataError, "x: No space left on device; choose"),
-    (DataError("line 3"), DataError, "^line 3$"),
-    (KeyboardInterrupt("end"), KeyboardInterrupt, "end")])
-def test_write_whole_leaves_the_old_file_when_writing_fails(tmp_path, error, raised, message):
-    write_whole(tmp_path / "x", "old")
-    with pytest.raises(raised, match=message):
-        write_whole(tmp_path / "x", lambda file: file.write(b"half") and stop(error)())
-    assert (tmp_path / "x").read_text() == "old" and os.listdir(tmp_path) == ["x"]
+            assert os.path.islink(tmp_path / "link") and len(os.listdir(tmp_path)) == 2
+    for error, raised, message in (
+            (OSError(28, "No space left on device"), DataError, "x: No space left on device; choo"),
+            (DataError("line 3"), DataError, "^line 3$"),
+            (KeyboardInterrupt("end"), KeyboardInterrupt, "end")):
+        with pytest.raises(raised, match=message):
+            write_whole(tmp_path / "x", lambda file: file.write(b"half") and stop(error)())
+        assert (tmp_path / "x").read_text() == "old" and len(os.listdir(tmp_path)) == 2
     assert "x/y: " in fail(tmp_path / "x" / "y", "", call=write_whole)  # x is a file
 
 
@@ -1586,7 +1575,8 @@ def test_output_path_protects_inputs(tmp_path):
 def test_synthetic_shapes_and_seeds(shape):
     a, b = load("synthetic:{}x{}x{}".format(*shape), seed=1), synthetic(*shape, seed=2)
     assert a.ratings.shape == shape[:2] and len(a.ratings) == shape[2]
-    assert set(a.ratings.values.tolist()) <= {1, 2, 3, 4, 5} and pairs(a.ratings) != pairs(b.ratings)
+    assert set(a.ratings.values.tolist()) <= {1, 2, 3, 4, 5}
+    assert pairs(a.ratings) != pairs(b.ratings)
     assert a.E.shape == (shape[0], len(a.E_names)) and a.F.shape == (shape[1], len(a.F_names))
     assert (a.E.sum(1) == 3).all() and a.user_ids[-1] == str(shape[0])
     assert a.titles[3] == f"Item 4 ({a.years[3]})"
