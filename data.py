@@ -331,31 +331,31 @@ def _match_ids(kind, ratings, listed):
     """Sorted ids of "user" or "item", the index of each rating's, and a row of text for each."""
     import pandas as pd
     name = f"{kind}s"
-    rated = _ids(ratings, "ratings", kind)
-    listed = pd.DataFrame({kind: rated.cat.categories}) if listed is None else listed
-    known = _ids(listed, name, kind)
-    if not known.isin(rated.cat.categories).any():
+    codes, rated = _factorize(ratings, "ratings", kind)
+    listed = pd.DataFrame({kind: list(dict.fromkeys(rated))}) if listed is None else listed
+    at, known = _factorize(listed, name, kind)
+    known = [known[n] for n in at]                             # one per row
+    if not {*rated} & {*known}:
         raise DataError(f"{listed.attrs.get('file', name)}: none of the rated {name}, such as "
-                        f"{rated.tolist()[0]!r}, is among {known[:3].tolist()}; do the types of "
-                        "ids differ?")
-    _check_rows(listed, name, known.duplicated(), f"{kind} {{{kind}!r}} is listed twice")
-    ids = {*rated.cat.categories, *known.cat.categories}
-    numeric = all(re.fullmatch("-?[0-9]{1,18}", str(one)) for one in ids)
-    ids = sorted(ids, key=lambda one: (int(one) if numeric else 0, one))
-    text = listed.astype(object).where(listed.notna(), "").astype(str).set_axis(known.tolist())
-    rows = rated.cat.set_categories(ids).cat.codes.to_numpy()
+                        f"{rated[0]!r}, is among {known[:3]}; do the types of ids differ?")
+    _check_rows(listed, name, pd.Series(known).duplicated(), f"{kind} {{{kind}!r}} is listed twice")
+    numeric = all(re.fullmatch("-?[0-9]{1,18}", str(one)) for one in rated + known)
+    ids = sorted({*rated, *known}, key=lambda one: (int(one) if numeric else 0, one))
+    rows = pd.Index(ids).get_indexer(rated).astype(np.int32)[codes]
+    text = listed.astype(object).where(listed.notna(), "").astype(str).set_axis(known)
     return np.array(ids), rows, text.reindex(ids, fill_value="")           # "": unknown
 
 
-def _ids(table, name, kind):
-    """A column of ids as categories, which are integers or text."""
+def _factorize(table, name, kind):
+    """The index of the id in each row of a table, and the distinct ids, integers or text."""
     import pandas as pd
     _check_columns(table.attrs.get("file", name), table, [kind])
-    ids = table[kind].astype("category").cat.remove_unused_categories()
-    _check_rows(table, name, ids.isna() | (ids == ""), f"{kind} id is empty")
-    if pd.api.types.infer_dtype(ids.cat.categories) not in ("integer", "string"):
-        ids = ids.map(str).astype("category")
-    return ids
+    codes, ids = pd.factorize(table[kind])
+    ids = pd.Series(ids, dtype=object)                         # few: objects are slow
+    _check_rows(table, name, np.append(ids == "", True)[codes], f"{kind} id is empty")   # -1: NaN
+    if pd.api.types.infer_dtype(ids) not in ("integer", "string"):
+        ids = ids.map(str)
+    return codes, ids.tolist()
 
 
 def _check_rows(table, name, bad, problem):
