@@ -423,8 +423,7 @@ def _load_files(ratings, name, columns=None):
     rated = _read_table(*first, RATED, columns)
     users, items = (_read_table(path, sep, fields) if fields or path.is_file() else None
                     for path, sep, fields in more)
-    if users is not None:
-        users = users.filter(PROFILE)
+    users = None if users is None else users.filter(PROFILE)
     if layout == "ratings.dat":
         jobs = {str(code): job for code, job in enumerate(OCCUPATIONS)}
         users["occupation"] = users["occupation"].map(jobs)

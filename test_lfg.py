@@ -1588,21 +1588,9 @@ def test_synthetic_data_stay_the_same_from_version_to_version():
     raw = b"".join(array.tobytes() for array in arrays)
     text = "".join(d.titles + d.E_names + d.F_names)
     assert hashlib.md5(raw + text.encode()).hexdigest() == "53a6a9b56d507b4b94ca992b39d7ac97"
-
-
-def test_synthetic_is_shaped_like_ml_100k_and_its_columns_tell():
-    d = load("synthetic", seed=5)
-    R = d.ratings
+    R = load("synthetic", seed=5).ratings                   # like ML-100k
     assert R.shape == (943, 1682) and len(R) == 100_000
-    for counts, sums, side in ((R.counts, np.bincount(R.users, R.values), d.E),
-                               (R.T.counts, np.bincount(R.items, R.values, 1682), d.F)):
-        n = len(counts)
-        assert np.sort(counts)[-n // 5:].sum() > 0.4 * len(R)              # even would be 0.2
-        seen = counts >= 20
-        mean = sums[seen] / counts[seen]
-        X = np.c_[side[seen], np.ones(seen.sum())]
-        left = mean - X @ np.linalg.lstsq(X, mean, rcond=None)[0]
-        assert 0.2 < 1 - left.var() / mean.var() < 0.8         # 30 columns of chance explain 0.03
+    assert np.sort(R.counts)[-188:].sum() > 0.4 * len(R)    # a fifth of the users
 
 
 ROOT = Path(experiments.__file__).parent
