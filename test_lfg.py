@@ -1287,8 +1287,8 @@ def test_ratings_with_other_names_from_a_file_or_standard_input(tmp_path, monkey
     assert "no column starz among who, movieId, rating, stars; rename" in fail(
         path, columns={**names, "starz": "rating"})
     assert "r.csv: no column user among who, item, rating, stars" in fail(path)
-    path.write_text("user,userId,item,rating\n1,2,3,4\n1,2,3,5\n")
-    assert "r.csv, line 3: user '2' rates item '3' twice; correct or delete it" in fail(
+    path.write_text("user,userId,item,rating\n1,2,3,4\n1,2,9,4\n1,2,3,5\n")
+    assert "r.csv, line 4: user '2' rates item '3' twice; correct or delete it" in fail(
         path, {"userId": "user"}, call=read_ratings)
     assert "user '1' rates" in fail(path, call=read_ratings)      # the first one that fits
     assert "none.csv: No such file" in fail(tmp_path / "none.csv", call=read_ratings)
