@@ -361,7 +361,7 @@ def _factorize(table, name, kind):
 def _check_rows(table, name, bad, problem):
     """Raise DataError about the first row where bad (n,); problem: a template over the columns."""
     for row in np.flatnonzero(bad)[:1]:
-        place = f"{table.attrs['file']}, line" if table.attrs else f"{name}, row"
+        place = f"{table.attrs['file']}, line" if "file" in table.attrs else f"{name}, row"
         problem = problem.format_map(table.iloc[[row]].to_dict("records")[0])
         raise DataError(f"{place} {table.index[row]}: {problem}; correct or delete it")
 
@@ -472,7 +472,7 @@ def _read_table(path, sep, fields, kept=None, columns=None):
         table = pd.read_csv(io.BytesIO(raw), header=None, names=labels, usecols=kept,
                             dtype="category", na_filter=False, skip_blank_lines=False, **style)[1:]
     except ValueError as error:
-        raise DataError(f"{path}: {str(error).rpartition('error: ')[2]}") from error
+        raise DataError(f"{path}: {str(error).rpartition('error: ')[2]}; correct it") from error
     table.index += 0 if fields else 1                          # line numbers
     table.attrs["file"] = str(path)
     return table
