@@ -437,9 +437,9 @@ def tune(data, test, options):
     Validation is cut out of fold 1's training part just as the test part was cut out of the whole.
     """
     plan = plan_of(data, test, options)
-    measure = "NDCG@100" if test == "topn" else "RMSE"
+    measure = "NDCG@100" if test.endswith("topn") else "RMSE"
     # lists of few users are noisy: of small data, several validation parts
-    inner = (1, 2, 3) if test == "topn" and len(data.ratings) < 500_000 else (1,)
+    inner = (1, 2, 3) if test.endswith("topn") and len(data.ratings) < 500_000 else (1,)
     data = turned(data, test)
     training = replace(data, ratings=cases_of(data.ratings, test, 1, options.seed)[0].train)
     for column, (_, used) in plan.items():
@@ -448,7 +448,8 @@ def tune(data, test, options):
         values, around = neighbours(column, used)
         folds = [Fold(training, test, n, around, options.seed) for n in inner]
         mean = mean_of([measured(fold) for fold in train(folds, options)])
-        found = mean.get("rmse") or {row: lists[measure] for row, lists in mean["metrics"].items()}
+        found = mean.get("rmse") or {row: [one[measure] for one in np.ravel(cases)]
+                                     for row, cases in mean["metrics"].items()}
         grid = [{"changed": row, measure.replace("RMSE", "rmse"): float(np.mean(value)),
                  "seconds": mean["seconds"][row]} for row, value in found.items()]
         yield ({"test": "tune", "of": test, "models": [column], "grid": grid},
@@ -467,7 +468,7 @@ def neighbours(column, used):
         default = CLASSES.get(group, FoldIn)
         for key, factors in GRID[group].items():
             value = used[group].get(key, getattr(default, key, None))
-            for factor in factors if value is not None else ():
+            for factor in factors if value else ():
                 other = scaled(value, factor)
                 changed = {**used, group: {**used[group], key: other}}
                 plan[f"{prefix}{key} = {other}"] = column, changed
@@ -711,7 +712,7 @@ def parse(argv):
     add("--test", default="all", help="what to print, as said above",
         choices=[*tests, "published", "calibration", "taste", "sample", "ablation", "speed",
                  "growth", "tune", "all"])
-    add("--of", nargs="+", default=tests, choices=tests, help="tests to tune")
+    add("--of", nargs="+", default=tests, choices=[*tests, "coldstart topn"], help="tests to tune")
     add("--models", nargs="+", choices=models, help="rows of the tables; if not given, all")
     add("--folds", nargs="+", type=int, choices=range(1, 6), metavar="{1..5}",
         help="which folds; if not given, all; of published without u1 to u5, the first")
