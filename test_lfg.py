@@ -2988,9 +2988,6 @@ def test_a_saved_model_has_the_same_bits_or_half_of_them(served, tmp_path, kind)
         loaded = Recommender.load(tmp_path / f"{half}")
         assert differing(before, arrays(loaded.arrays)) == matrices * half
         assert all(a.dtype == model.arrays[name].dtype for name, a in loaded.arrays.items())
-        for user in new_users():
-            for one, other in ((model.ranks, loaded.ranks), (model.scores, loaded.scores)):
-                assert one(*user) == pytest.approx(other(*user), abs=0.02 * half)
     assert differing(before, arrays(model.arrays)) == []
     whole, small = (path.stat().st_size for path in sorted(tmp_path.iterdir()))
     assert small < whole
@@ -3053,21 +3050,20 @@ def test_because_names_the_rated_items_that_speak_most_for_one(model):
     user = {"Heat (1995)": 5, "54": 4, "toy": 4.5, 60: 1, 61: 2, "id:62": 5}
     items = dict(zip(user, [51, 54, 56, 60, 61, 62]))
     profile = {"gender": "F"}
-    asked = *model.indices(user), model.profile_row(profile), 40
     lengths = set()
     for by in ("rank", "rating"):
-        shares_of = model.best(*asked, by, why=True)[4]
-        rows = model.recommend(user, 40, profile, by)
-        for row, shares in zip(rows.to_dict("records"), shares_of):
+        rows = model.recommend(user, 40, profile, by).to_dict("records")
+        *_, shares = model.best(*model.indices(user), model.profile_row(profile), 40, by, why=True)
+        assert len(rows) == len(shares) == 33
+        for row, expected in zip(rows, shares):
             told, rest = model.explain(user, row["title"], profile, by)
-            assert list(told) == list(user) and [*told.values()] == pytest.approx(shares, abs=1e-5)
+            assert told == pytest.approx(dict(zip(user, expected)), abs=1e-5)
             assert sum(told.values()) + rest == pytest.approx(row["score"], abs=1e-4)
             most = sorted([name for name in user if told[name] > 0], key=lambda s: -told[s])[:3]
             assert row["because"] == [
                 {"id": str(items[name]), "title": TITLES[items[name] - 50],
                  "contribution": pytest.approx(told[name], abs=1e-5)} for name in most]
             lengths.add(len(most))
-        assert len(rows) == len(shares_of) == 33
     assert 3 in lengths and len(lengths) > 1
     assert model.recommend({}, 3)["because"].tolist() == [[], [], []]
 
@@ -3142,9 +3138,9 @@ def train_own(**changed):
 
 
 PYTHON_MISTAKES = """
-model.recommend({"Heat": 4}) | 'Heat' fits several items; add the year, or use the id: Heat (1995)
-model.recommend({"Film": 4}) | 'Film' fits several items; add the year, or use the id: Film 9 (1959)
-model.recommend({"Toy Stori": 4}) | 'Toy Stori' is not the id or title of an item; the nearest are: Toy
+model.recommend({"Heat": 4}) | fits several items; add the year, or use the id: Heat (1995) (id 51)
+model.recommend({"Film": 4}) | 'Film' fits several items; add the year, or use the id: Film 9 (
+model.recommend({"Toy Stori": 4}) | is not the id or title of an item; the nearest are: Toy Story
 model.recommend({"The Matrix (1998)": 4}) | an item; the nearest are: Matrix, The (1999) (id 50)
 model.recommend({"qqqq": 4}) | an item; the nearest are: none
 model.recommend({39: 4}) | '39' is not the id or title
@@ -3158,7 +3154,7 @@ model.recommend({54: 10 ** 400}) | is not a number
 model.recommend([(54, 5)]) | ratings must be a dict
 model.recommend(None) | ratings must be a dict
 model.recommend({}, n=True) | n is True; it must
-model.recommend({}, profile={"age": "old"}) | age=old: not in the profiles that the model was trained
+model.recommend({}, profile={"age": "old"}) | age=old: not in the profiles that the model was
 model.recommend({}, profile={"gender": "x"}) | choose from gender=F, gender=M
 model.recommend({}, profile={"city": "x"}) | choose from age, gender, occupation
 model.recommend({}, by="item") | by is 'item'; it must be rank or rating
@@ -3197,13 +3193,10 @@ def test_arguments_of_train_reach_the_networks_and_the_same_seed_gives_the_same_
     assert differing(arrays(a), arrays(b)) == []
     assert [*a["weights"], *a["rank_weights"]] == np.float32(weights).tolist()
     (_, dual), (_, rank) = made[:2]
-    for model, name, test in ((dual, "LFG", "coldstart"),
-                              (rank, "LFG-rank user", "coldstart topn")):
+    for model in (dual, rank):
         parts = [*model.forward, *(one.model for one in model.solved)]
         assert [(one.seed, one.epochs, one.n_factors) for one in parts] == [
             (seed, 2, 3) for seed in seeds]
-        mask = SETTINGS["ml-100k", test][name]["mask"]
-        assert all(one.mask == mask for one in model.forward)
     assert all((one.centre, one.l2, one.l2_bias) == (None, 300, 6) for one in dual.solved)
     assert all((one.l2, one.few, {*one.known}) == (200, 50, {0, 20}) for one in rank.solved)
 
@@ -3223,38 +3216,32 @@ def lfg_py(monkeypatch, capsys):
     return run
 
 
-@pytest.mark.parametrize("kind,seeds", [("user", 0), ("item", 1), ("dual", 2)])
-def test_train_takes_any_csv_and_scale(lfg_py, small, tmp_path, monkeypatch, kind, seeds):
-    noise = record(serve, "measure_noise", monkeypatch.setattr)
+@pytest.mark.parametrize("kind", ["user", "item", "dual"])
+def test_train_takes_any_csv_and_scale_and_gives_the_same_bits_whatever_jobs(
+        lfg_py, small, tmp_path, monkeypatch, kind):
+    noise, asked = (record(serve, name, monkeypatch.setattr) for name in ("measure_noise", "ask"))
     R = small.ratings
-    path = tmp_path / "model"
     rows = [f"{2 * v:g},{u},{i}\n" for u, i, v in zip(R.users, R.items, R.values)]
-    write(tmp_path, {"x.csv": "stars,customer,film\n" + "".join(rows), "model": "old"})
-    code, out, err = lfg_py("train", "--dataset", tmp_path / "x.csv", "--out", path, "--half",
-                            "--generator", kind, "--columns",
-                            "user=customer,item=film, rating=stars")
-    size = re.escape(f"{path}: {path.stat().st_size / 1e6:.1f} MB\n")
-    assert (code, out) == (0, "") and re.fullmatch(r"training RMSE [0-4]\.[0-9]{4}\n" + size, err)
-    model = Recommender.load(path)
-    assert (model.low, model.high) == (2, 10)
+    write(tmp_path, {"x.csv": "stars,customer,film\n" + "".join(rows), "1": "old"})
+    found = []
+    for jobs in ("1", "2"):
+        path = tmp_path / jobs
+        code, out, err = lfg_py("train", "--dataset", tmp_path / "x.csv", "--out", path, "--half",
+                                "--generator", kind, "--jobs", jobs, "--columns",
+                                "user=customer,item=film, rating=stars")
+        size = re.escape(f"{path}: {path.stat().st_size / 1e6:.1f} MB\n")
+        assert re.fullmatch(r"training RMSE [0-4]\.[0-9]{4}\n" + size, err)
+        assert (code, out, len(asked)) == (0, "", (jobs == "2") * {"dual": 7}.get(kind, 3))
+        found.append(Recommender.load(path))
+    assert differing(*(arrays(model.arrays) for model in found)) == []
+    a = found[0].arrays
+    assert a["scale"].tolist() == [2, 10]
     (((spare, told, *_), (sigma2, _)),) = noise            # from a network trained for it alone
     assert type(spare) is (LFG if kind == "user" else LFGItem) and len(told) == 900
-    assert model.arrays["sigma2"] == np.float32(sigma2)
-    for side in ("", "rank_"):
-        networks = [name for name in ("M1", "q0", "q1", "q2") if side + name in model.arrays]
-        assert networks == ["M1"] * (kind != "item") + ["q0", "q1"][:seeds]
-        matrix = model.arrays[side + networks[0]]
-        assert (matrix == matrix.astype(np.float16)).all()
-
-
-def test_a_model_has_the_same_bits_whatever_jobs(lfg_py, tmp_path, monkeypatch):
-    asked = record(serve, "ask", monkeypatch.setattr)
-    for jobs in ("1", "2"):
-        assert lfg_py("train", "--dataset", "synthetic:60x40x900", "--out", tmp_path / jobs,
-                      "--jobs", jobs)[0] == 0
-    assert len(asked) == 7                                 # two sides twice, and the noise
-    one, two = (arrays(Recommender.load(tmp_path / jobs).arrays) for jobs in ("1", "2"))
-    assert differing(one, two) == []
+    assert a["sigma2"] == np.float32(sigma2)
+    assert [name in a for name in ("M1", "q0", "q1")] == [
+        kind != "item", kind != "user", kind == "dual"]
+    assert all((x == x.astype(np.float16)).all() for x in a.values() if x.ndim == 2)
 
 
 def contents(folder):
@@ -3315,12 +3302,11 @@ def test_a_list_is_a_table_or_json(lfg_py, kept, model, command, header):
     assert [re.split("  +", line.lstrip()) for line in lines] == cells
     last = first.index(header.split()[-1])                 # aligned
     assert [line[last:] for line in lines] == [row[-1] for row in cells]
-    everything = [f"--rate=id:{n + 50}=3" for n in range(40)]
-    assert lfg_py("recommend", "--model", kept["item"], "--json", *everything) == (0, "[]\n", "")
 
 
 @pytest.mark.parametrize("options,more", [
     ("", {}), ("--by rating --genre war -n 3", dict(by="rating", genre="war", n=3)),
+    ("--years 2020", dict(years=2020)),
     ("--years 1951-1990 --age 34 --gender F --occupation artist",
      dict(years="1951-1990", profile={"age": 34, "gender": "F", "occupation": "artist"}))])
 def test_options_of_recommend_are_the_arguments_in_python(lfg_py, kept, model, options, more):
@@ -3386,12 +3372,12 @@ def ported(folder):
     a = {one["name"]: numbers[one["offset"] // 4:][:math.prod(one["shape"])].reshape(one["shape"])
          for one in manifest["arrays"]}
 
-    def generate(p, items, values, profile):                # before tanh; p: "" or "rank_"
+    def generate(p, items, values, profile):                # p: "" or "rank_"
         told = values @ a[p + "W_H"][items] + a[p + "W_seen"][items].sum(0)
         h = a[p + "b0"] + profile @ a[p + "W_E"] + told / math.sqrt(max(1, len(items)))
         for n in range(1, manifest[p + "layers"] + 1):
             h = np.where(h > 0, h, manifest["slope"] * h) @ a[f"{p}W{n}"] + a[f"{p}b{n}"]
-        return h
+        return h if p else np.tanh(h)
 
     def solve(p, s, items, profile, told, values):          # told: the items that pull the row
         q, base, n = a[f"{p}q{s}"], a[f"{p}base{s}"], len(items)
@@ -3415,7 +3401,6 @@ def ported(folder):
         many, none = a[p + "weights"]
         w = many + (none - many) * 5 / (5 + len(items))
         generated = [generate(p, items, seen, profile)] if manifest[p + "layers"] else []
-        generated = generated if p else np.tanh(generated)
         seeds = range(manifest[p + "seeds"])
         solved = [solve(p, s, items, profile, items[used], values) for s in seeds]
         parts = [(w, a[p + "base"] + a[p + "M1"] @ x) for x in generated]
