@@ -2903,47 +2903,20 @@ def kept(served, tmp_path_factory):
     return path
 
 
-LENGTHS = (0, 1, 2, 3, 4, 7, 20, 40)                        # of profiles; 4 columns to solve
-
-
-def new_users(unit=1):
-    """(items, ratings, profile) of made-up users."""
-    rng = np.random.default_rng(3)
-    return [(rng.permutation(40)[:n], unit * rng.integers(1, 6, n).astype(np.float32),
-             (rng.random(30) < 0.2).astype(np.float32)) for n in LENGTHS]
-
-
-@pytest.mark.parametrize("kind,unit", [("user", 1), ("user", 2.25), ("item", 2.25), ("dual", 1)])
-def test_one_user_gets_the_scores_of_the_models(served, films, kind, unit):
-    model, dual, rank = served(kind, unit)
-    users = new_users(unit)
-    items, values, E = zip(*users)
-    at = np.repeat(np.arange(8), LENGTHS)
-    shown = Ratings(at, np.concatenate(items), np.concatenate(values), (8, 40))
-    for ask, asked in ((model.scores, dual), (model.ranks, rank)):
-        got = np.array([ask(*user) for user in users])
-        expected = asked.scores(np.arange(8), shown, np.array(E))
-        assert got == pytest.approx(expected, abs=1e-4) and got.dtype == np.float32
-        assert np.ptp(got, axis=0).min() > 0.01             # users differ
-    assert (model.low, model.high) == (unit, 5 * unit)
-    assert np.flatnonzero(~model.rated).tolist() == [8]
-    assert model.E_mean == pytest.approx(np.delete(films.E, 3, axis=0).mean(0))
-
-
 def test_the_example_of_the_class_runs():
     failures, tries = doctest.testmod(serve)
     assert failures == 0 and tries > 4
 
 
-@pytest.mark.parametrize("user", new_users(), ids=LENGTHS)
-def test_best_are_those_that_somebody_but_not_the_user_has_rated(model, user):
+@pytest.mark.parametrize("n_rated", [0, 1, 2, 3, 4, 7, 20, 40])
+def test_best_are_those_that_somebody_but_not_the_user_has_rated(model, n_rated):
+    rng = np.random.default_rng(n_rated)
+    items = rng.permutation(40)[:n_rated]
+    user = items, np.float32(rng.integers(1, 6, n_rated)), np.float32(rng.random(30) < 0.2)
     ratings = model.scores(*user)
-    among = np.arange(40) % 3 > 0
-    for scores, more in ((model.ranks(*user), {}), (ratings, {"by": "rating"}),
-                         (ratings, {"by": "rating", "among": among})):
-        left = set(range(40)) - {8, *user[0].tolist()}
-        left = [i for i in left if among[i] or "among" not in more]
-        left.sort(key=lambda item: -scores[item])
+    assert ratings.dtype == np.float32
+    for scores, more in ((model.ranks(*user), {}), (ratings, {"by": "rating"})):
+        left = sorted(set(range(40)) - {8, *items.tolist()}, key=lambda item: -scores[item])
         for n in (1, 5, 39, np.int64(1000)):
             best, scored, rated = model.best(*user, n, **more)
             assert best.tolist() == left[:n] and scored.tolist() == scores[best].tolist()
@@ -3273,39 +3246,36 @@ def as_printed(rows):
     return json.loads(text, parse_float=lambda number: round(float(number), 3))
 
 
-def cells_of(rank, row):
-    """What the table of recommend or similar shows of a row."""
-    if "genres" in row:
-        return [row["title"], f"{row['similarity']:.2f}", row["genres"]]
-    because = ", ".join(one["title"] for one in row["because"])
-    rating = f"{row['rating']:.1f} ± {row['spread']:.1f}"
-    return [str(rank), row["title"], f"{row['score']:.2f}", rating, because]
+def cells_of(rows):
+    """The table that recommend or similar prints of rows."""
+    if "genres" in rows:
+        return [["Title", "Similarity", "Genres"],
+                *([one.title, f"{one.similarity:.2f}", one.genres] for one in rows.itertuples())]
+    return [["Rank", "Title", "Score", "Rating", "Because"], *(
+        [str(n), one.title, f"{one.score:.2f}", f"{one.rating:.1f} ± {one.spread:.1f}",
+         ", ".join(rated["title"] for rated in one.because)]
+        for n, one in enumerate(rows.itertuples(), 1))]
 
 
-@pytest.mark.parametrize("command,header", [
-    (["recommend", "--rate=id:54=5", "--rate=Heat (1972)=1.5"], "Rank Title Score Rating Because"),
-    (["similar", "toy story"], "Title Similarity Genres")])
-def test_a_list_is_a_table_or_json(lfg_py, kept, model, command, header):
-    rows = model.similar(56, 40) if "similar" in command else model.recommend({54: 5, 52: 1.5}, 40)
-    command = [*command, "--model", kept, "-n", 40]
+@pytest.mark.parametrize("command,ask", [
+    ("recommend --rate=id:54=5 --rate=heat(1972)=1.5 -n 40",
+     lambda model: model.recommend({54: 5, 52: 1.5}, 40)),
+    ("recommend --by=rating --genre=war",
+     lambda model: model.recommend({}, by="rating", genre="war")),
+    ("recommend --years 2020", lambda model: model.recommend({}, years=2020)),
+    ("recommend --years 1951-1990 --age 34 --gender F --occupation artist",
+     lambda model: model.recommend({}, years="1951-1990", profile={
+         "age": 34, "gender": "F", "occupation": "artist"})),
+    ("similar toy -n 30", lambda model: model.similar(56, 30))])
+def test_a_list_is_that_of_python_as_a_table_or_json(lfg_py, kept, model, command, ask):
+    command = [*command.split(), "--model", kept]
     code, out, err = lfg_py(*command, "--json")
-    assert (code, json.loads(out), err) == (0, as_printed(rows), "") and len(rows) > 30
-    first, *lines = lfg_py(*command)[1].splitlines()
-    assert first.split() == header.split()
-    cells = [cells_of(n, row) for n, row in enumerate(rows.to_dict("records"), 1)]
+    assert (code, json.loads(out), err) == (0, as_printed(ask(model)), "")
+    lines = lfg_py(*command)[1].splitlines()
+    cells = cells_of(ask(model))
     assert [re.split("  +", line.lstrip()) for line in lines] == cells
-    last = first.index(header.split()[-1])                 # aligned
+    last = lines[0].index(cells[0][-1])                    # aligned
     assert [line[last:] for line in lines] == [row[-1] for row in cells]
-
-
-@pytest.mark.parametrize("options,more", [
-    ("", {}), ("--by rating --genre war -n 3", dict(by="rating", genre="war", n=3)),
-    ("--years 2020", dict(years=2020)),
-    ("--years 1951-1990 --age 34 --gender F --occupation artist",
-     dict(years="1951-1990", profile={"age": 34, "gender": "F", "occupation": "artist"}))])
-def test_options_of_recommend_are_the_arguments_in_python(lfg_py, kept, model, options, more):
-    command = ["recommend", "--model", kept, "--rate=id:51=5", "--json", *options.split()]
-    assert json.loads(lfg_py(*command)[1]) == as_printed(model.recommend({51: 5}, **more))
 
 
 @pytest.mark.parametrize("text,rated", [
@@ -3421,8 +3391,9 @@ def ported(folder):
 
 @pytest.mark.parametrize("kind,unit,layers,seeds", [
     ("user", 2.25, 2, 0), ("item", 2.25, 0, 2), ("dual", 1, 1, 2)])
-def test_a_port_reproduces_the_vectors(lfg_py, served, films, tmp_path, kind, unit, layers, seeds):
-    model = served(kind, unit)[0]
+def test_a_port_reproduces_the_vectors_and_one_user_gets_the_scores_of_the_models(
+        lfg_py, served, films, tmp_path, kind, unit, layers, seeds):
+    model, dual, rank = served(kind, unit)
     model.save(tmp_path / "model")
     folder = tmp_path / "ported"
     for code in (0, 2):                                     # the second time it is full
@@ -3434,9 +3405,13 @@ def test_a_port_reproduces_the_vectors(lfg_py, served, films, tmp_path, kind, un
     for one in vectors:
         user = np.array(one.pop("items"), int), *(
             np.float32(one.pop(name)) for name in ("ratings", "profile"))
+        shown = Ratings(np.zeros(len(user[0]), int), *user[:2], (1, 40))
         got = ported(folder)(*user)
-        for by, name, shares in (("rating", "predictions", "rating_shares"),
-                                 ("rank", "scores", "score_shares")):
+        for by, ask, fitted, name, shares in (
+                ("rating", model.scores, dual, "predictions", "rating_shares"),
+                ("rank", model.ranks, rank, "scores", "score_shares")):
+            for scores in (ask(*user), fitted.scores([0], shown, user[2][None])[0]):
+                assert scores == pytest.approx(got[name], abs=1e-4)
             found, *answers = model.best(*user, 40, by, why=True)
             ratings = got["predictions"].clip(unit, 5 * unit)
             for answer, expected in zip(answers, (got[name], ratings, got["spreads"], got[shares])):
@@ -3454,7 +3429,8 @@ def test_a_port_reproduces_the_vectors(lfg_py, served, films, tmp_path, kind, un
     assert manifest == {
         "format": 4, "file": "weights.bin", "type": "float32, little-endian, last index fastest",
         "layers": layers, "rank_layers": layers, "seeds": seeds, "rank_seeds": seeds, "slope": 0.01,
-        "E_names": model.E_names, "items": items}
+        "E_names": films.E_names, "items": items}
+    assert model.E_mean == pytest.approx(np.delete(films.E, 3, axis=0).mean(0))
 
 
 COMMAND_MISTAKES = """
