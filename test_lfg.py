@@ -3062,7 +3062,7 @@ def test_a_profile_changes_the_answer_and_what_is_missing_is_the_mean(model, pro
 def test_lists_are_ordered_by_rank_or_rating_and_filtered(model, more, among):
     everything = model.recommend({51: 5}, 100, by=more.get("by", "rank"))
     expected = [item for item, title in zip(everything["item"].tolist(), everything["title"])
-                if among(item, int(title[-5:-1]))]
+                if item != 58 and among(item, int(title[-5:-1]))]      # 58 has no ratings
     assert model.recommend({51: 5}, 100, **more)["item"].tolist() == expected
 
 
