@@ -109,6 +109,11 @@ class Ratings:
         at = np.repeat(self.starts[users] - first, sizes) + np.arange(sizes.sum())
         return np.repeat(np.arange(len(users)), sizes), self.items[at], self.values[at]
 
+    def of(self, user):
+        """Items (n,) and values (n,) of one user."""
+        row = slice(self.starts[user], self.starts[user + 1])
+        return self.items[row], self.values[row]
+
     def ranks(self, rng):
         """Rank (n,) of each rating, from 0, in a random order of its user's ratings."""
         order = _lexsort(rng.permutation(len(self)), self.users)         # shuffled per user

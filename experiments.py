@@ -167,7 +167,7 @@ class Fold:
         if not Solved:
             return part
         setting = settings[f"{name} fold-in"]
-        centre = {"centre": part.implicit_rows} if name == "SVD++" else {}
+        centre = {"centre": part.implicit_row} if name == "SVD++" else {}
         model = Solved(part, **for_genres(setting, self.data), **centre)
         return group.setdefault(str(setting), model)
 
@@ -429,9 +429,9 @@ def choices(settings):
     return rows
 
 
-def no_prior(width, users, shown):
-    """What FoldIn shrinks users towards without a prior: 0."""
-    return np.zeros((len(users), width), np.float32)
+def no_prior(width, items):
+    """What FoldIn shrinks a user towards without a prior: 0."""
+    return np.zeros(width, np.float32)
 
 
 def tune(data, test, options):
@@ -670,7 +670,8 @@ def speed(data, test, options):
     every = np.arange(len(served.item_ids))
     seconds["Ten, because, all ±"] = timed(
         lambda *user: (served.best(*user, 10, why=True),
-                       served.spreads(*user[:2], served.factors(*user)[1], every)), users)
+                       served.spreads(*user[:2], served.models["rating"].rows(*user), every)),
+        users)
     rater = data.ratings.users
     more = [data.ratings.where((R.counts[rater] > 0) | (rater == u)) for u in new[:3]]
     for name in ("BiasSVD", "SVD"):                        # with the ratings of one new user

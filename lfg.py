@@ -19,6 +19,7 @@ order lists instead of predicting ratings. svd.py defines the methods of all. On
 """
 
 import os
+import re
 import sys
 from importlib.util import find_spec
 
@@ -38,7 +39,7 @@ import numpy as np
 from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Rows, Sequential, Tanh
 from nn import cosine, end_epoch, even_slices, masked_mse, multinomial
 from svd import FactorModel, FoldIn, ensure_fitted, few_columns, fit_prior, fold_in, like_threshold
-from svd import likes_of, prior_features, random_part, random_sizes, side_of, truncated_svd, unit_of
+from svd import likes_of, random_part, random_sizes, side_of, truncated_svd, unit_of
 from svd import with_ones
 
 
@@ -256,7 +257,7 @@ class LFG(FactorModel):
         return self.unit * G
 
     def serving_arrays(self):
-        """What generate_one and scoring read, by name; BatchNorm is merged into W1 and b1.
+        """What a Generator reads, by name; BatchNorm is merged into W1 and b1.
 
         With s = 1 / sqrt(number of ratings), encode turns a rating h into two numbers,
         (h / unit - mu - expected) s and s, so the first Linear adds h s (W_H / unit) +
@@ -278,24 +279,37 @@ class LFG(FactorModel):
         return {**arrays, "M1": self.unit * self.q1, "base": self.base}
 
 
-def generate_one(a, items, values, profile):
-    """Output (k + 1,) of the last Linear for one user, from arrays a of LFG.serving_arrays.
+class Generator:
+    """An LFG or RankLFG that serves one user at a time, made of what its serving_arrays gives.
 
-    Its Tanh is an LFG's [U_G, bu_G], that is, user_factors / unit; a RankLFG's has no Tanh.
-
-    items (n,), values (n,), profile (columns,). Of the first Linear it reads only the rows of rated
-    items: a fifth of the time of the dense forward pass on ML-1m.
+    Of the first Linear it reads only the rows of rated items: a fifth of the time of the dense
+    forward pass on ML-1m.
     """
-    h = a["b0"] + profile @ a["W_E"]
-    if len(items):
-        ones = np.ones(len(items), np.float32)
-        rated = values @ a["W_H"].take(items, 0) + ones @ a["W_seen"].take(items, 0)
-        h = h + rated * len(items) ** -0.5
-    layer = 1
-    while f"W{layer}" in a:
-        h = np.maximum(h, LeakyReLU().slope * h) @ a[f"W{layer}"] + a[f"b{layer}"]
-        layer += 1
-    return h
+
+    def __init__(self, arrays):
+        self.arrays = arrays
+        self.q1 = arrays["M1"]
+        self.base = arrays["base"]
+
+    def row(self, items, values, profile):
+        """[U_G, bu_G] (k + 1,), or what RankLFG has, of one user; arguments as in FoldIn.row."""
+        a = self.arrays
+        ranks = "like" in a
+        values = (values >= a["like"]).astype(np.float32) if ranks else values
+        h = a["b0"] + profile @ a["W_E"]
+        if len(items):
+            ones = np.ones(len(items), np.float32)
+            rated = values @ a["W_H"].take(items, 0) + ones @ a["W_seen"].take(items, 0)
+            h = h + rated * len(items) ** -0.5
+        layer = 1
+        while f"W{layer}" in a:
+            h = np.maximum(h, LeakyReLU().slope * h) @ a[f"W{layer}"] + a[f"b{layer}"]
+            layer += 1
+        return h if ranks else np.tanh(h)
+
+    def variance(self, items, values, x, asked):
+        """As FoldIn.variance: here that of all ratings, sigma^2."""
+        return np.ones(len(asked)), np.zeros(len(asked))
 
 
 @dataclass(eq=False)
@@ -464,6 +478,11 @@ class LFGRankItem(FoldIn):
     likes weighs m ** power; known: a weight for each column of F (columns,), or one for all.
     """
 
+    noise = None                                           # all cells weigh the same
+    saved = {"q{}": "q1", "base{}": "base", "prior{}": "W", "shrink{}": "shrink",
+             "generated{}": "generated", "ridge": "ridge", "few": "few", "like": "like",
+             "value": "value"}
+
     def __init__(self, model, l2, few, strength, known, power=0.5):
         super().__init__(model, l2, 1.0)
         self.power = power
@@ -489,7 +508,7 @@ class LFGRankItem(FoldIn):
         x = self.user_factors(users, R, E)                 # (users, k)
         part = random_part(R, np.random.default_rng(generator.seed))
         Z = np.vstack([self.features(Q, users, R, E), self.features(Q, users, part, E)])
-        weight = self.targets(R).counts[users] ** float(self.power)
+        weight = likes_of(R, self.like).counts[users] ** float(self.power)
         weight = np.tile(weight / weight.mean(), 2) / 2
         W = fit_prior(Z, np.vstack([x, x]), weight, self.strength)
         k = Q.shape[1]
@@ -506,49 +525,34 @@ class LFGRankItem(FoldIn):
         root = np.sqrt(1 - a0)
         self.value = 1 / root                              # what each like is solved towards
         self.units = L / root                              # q = units q1
+        self.generated = self.units[:self.model.n_factors]               # of what the network made
         self.q1 = (root * np.linalg.solve(L, Q.T).T).astype(Q.dtype)
         self.shrink = (self.l2 * np.linalg.inv(L.T @ L)).astype(Q.dtype)           # l2 c in x
         self.base = np.zeros(len(Q), Q.dtype)
         self.ridge = np.ones(k, Q.dtype)
-        self.noise = None                                  # all cells weigh the same
 
-    def serving_arrays(self, n):
-        """What solve_one reads, by name, and `generated`: times q1, it is what the network made."""
-        return {f"q{n}": self.q1, f"base{n}": self.base, f"prior{n}": self.W,
-                f"shrink{n}": self.shrink, f"generated{n}": self.units[:self.model.n_factors],
-                "ridge": self.ridge, "few": self.few, "like": self.like, "value": self.value}
+    def row(self, items, values, profile):
+        """x (k,) of one user, as FoldIn.row, from the likes among their ratings, all of one value.
+
+        c in the units of x is t c + (1 - t) l2 A^-1 c.
+        """
+        c = self.prior(items, values, profile)
+        t = np.asarray(self.few / (self.few + len(items)), c.dtype)
+        c = t * c + (1 - t) * (c @ self.shrink)
+        likes = items[self.liked(values)]
+        values = np.full(len(likes), self.value, c.dtype)
+        return fold_in(likes, values, self.q1, self.base, self.ridge, c)
 
     def liked(self, values):
         """True for likes."""
         return values >= self.like
 
-    def centres(self, users, shown, E):
-        """The prior mean of each user in the units of x; 0 while the prior is not known."""
-        c = super().centres(users, shown, E)
-        return prior_centre(c, shown.counts[users, None], self.few, self.shrink)
-
-    def targets(self, shown):
-        """The user's likes, each with the same value."""
-        return likes_of(shown, self.like, self.value)
-
-
-def solve_one(a, n, items, liked, profile):
-    """The row x (k,) of one user, from arrays a of LFGRankItem.serving_arrays(n): user_factors.
-
-    items (n_rated,); liked (n_rated,): True for likes; profile (columns,).
-    """
-    q = a[f"q{n}"]
-    c = prior_features(q, items, profile, liked) @ a[f"prior{n}"]
-    c = prior_centre(c, len(items), a["few"], a[f"shrink{n}"])
-    likes = items[liked]
-    values = np.full(len(likes), a["value"], q.dtype)
-    return fold_in(likes, values, q, a[f"base{n}"], a["ridge"], c)
-
-
-def prior_centre(c, n, few, shrink):
-    """t c + (1 - t) shrink c of rows c (..., k) of users with n ratings, t = few / (few + n)."""
-    t = np.asarray(few / (few + n), c.dtype)
-    return t * c + (1 - t) * (c @ shrink)
+    def shares(self, items, values, asked):
+        """What each rating adds to the scores of items asked, (m, n): of likes."""
+        liked = self.liked(values)
+        found = np.zeros((len(asked), len(items)), self.q1.dtype)
+        found[:, liked] = super().shares(items[liked], self.value, asked)
+        return found
 
 
 class LFGDual:
@@ -559,16 +563,46 @@ class LFGDual:
     the share of `forward` for users with many ratings and with none, as in forward_weight.
     """
 
+    Solved = FoldIn                                        # what from_arrays makes
+
     def __init__(self, forward, solved, weights):
         self.forward = forward
         self.solved = solved
+        self.parts = forward + solved
         self.weights = weights if forward and solved else [float(bool(forward))] * 2
 
     def fit(self, R, E=None, F=None, progress=None):
         """Fit the parts that are not fitted yet, each on its own."""
-        for model in self.forward + self.solved:
+        for model in self.parts:
             ensure_fitted(model, R, E, F, progress)
         return self
+
+    def predict(self, users, items, shown, E=None):
+        """Ratings (n,) of the pairs users[i], items[i], not clipped."""
+        return self.join(shown.counts[users], [part.predict(users, items, shown, E)
+                                               for part in self.parts])
+
+    def scores(self, users, shown, E=None):
+        """Ratings (len(users), items) of all items, not clipped."""
+        return self.join(shown.counts[users, None], [part.scores(users, shown, E)
+                                                     for part in self.parts])
+
+    def join(self, n, scores):
+        """The weighted mean of the scores of each part; n: ratings shown, a number or an array."""
+        return sum(weight * part for weight, part in zip(self.part_weights(n), scores))
+
+    def part_weights(self, n):
+        """The weight of each part: all of `forward` weigh alike, and all of `solved`."""
+        weight = forward_weight(n, *self.weights)
+        return ([weight / max(1, len(self.forward))] * len(self.forward)
+                + [(1 - weight) / max(1, len(self.solved))] * len(self.solved))
+
+    def variance_terms(self, users, items, shown, E=None):
+        """a and b (n,) as those of FoldIn: the mean over the solved models."""
+        terms = [m.variance_terms(users, items, shown, E) for m in self.solved or self.forward]
+        return np.mean(terms, axis=0)
+
+    # Serving: one user, given as in FoldIn.row, by parts that have a row
 
     def serving_arrays(self):
         """The arrays of all parts, by name."""
@@ -579,25 +613,47 @@ class LFGDual:
             arrays.update(model.serving_arrays(n))
         return arrays
 
-    def predict(self, users, items, shown, E=None):
-        """Ratings (n,) of the pairs users[i], items[i], not clipped."""
-        return self.join(shown.counts[users], lambda m: m.predict(users, items, shown, E))
+    @classmethod
+    def from_arrays(cls, arrays):
+        """The model whose serving_arrays are among some arrays, to serve one user at a time."""
+        weights = arrays["weights"]
+        numbers = {name.lstrip("qbase") for name in arrays if re.match("(q|base)[0-9]", name)}
+        return cls([Generator(arrays)] if weights.max() > 0 else [],
+                   [cls.Solved.from_arrays(arrays, n) for n in range(len(numbers))], weights)
 
-    def variance_terms(self, users, items, shown, E=None):
-        """a and b (n,) as those of FoldIn: the mean over the solved models."""
-        terms = [m.variance_terms(users, items, shown, E) for m in self.solved or self.forward]
-        return np.mean(terms, axis=0)
+    def rows(self, items, values, profile):
+        """What each part finds for a user."""
+        return [part.row(items, values, profile) for part in self.parts]
 
-    def scores(self, users, shown, E=None):
-        """Ratings (len(users), items) of all items, not clipped."""
-        return self.join(shown.counts[users, None], lambda m: m.scores(users, shown, E))
+    def answer(self, items, values, profile):
+        """What scores gives one user, (items,)."""
+        return self.join(len(items), self.part_scores(self.rows(items, values, profile)))
 
-    def join(self, n, ask):
-        """w(n) * mean of ask(forward) + (1 - w(n)) * mean of ask(solved); n: ratings shown."""
-        w = forward_weight(n, *self.weights)
-        forward = np.mean([ask(model) for model in self.forward], axis=0) if self.forward else 0
-        solved = np.mean([ask(model) for model in self.solved], axis=0) if self.solved else 0
-        return w * forward + (1 - w) * solved
+    def part_scores(self, rows, asked=slice(None)):
+        """What each part gives items asked, all if not given, from rows."""
+        return [part.base[asked] + part.q1[asked] @ x for part, x in zip(self.parts, rows)]
+
+    def variance(self, items, values, rows, asked):
+        """a and b (m,) as those of FoldIn: the mean over the solved models."""
+        parts = self.solved or self.forward
+        return np.mean([part.variance(items, values, x, asked)
+                        for part, x in zip(parts, rows[-len(parts):])], axis=0)
+
+    def shares(self, items, values, asked, scores):
+        """What each rating adds to the joined scores of items asked, (m, n), by FoldIn.shares.
+
+        scores: those of each part, of all items. The matrix of each solve stands; its right-hand
+        side is a sum over the ratings. What a Generator gives cannot be divided.
+        """
+        found = np.zeros((len(asked), len(items)), np.float32)
+        for part, weight, score in zip(self.parts, self.part_weights(len(items)), scores):
+            if part in self.solved:
+                found += weight / self.scale_of(score) * part.shares(items, values, asked)
+        return found
+
+    def scale_of(self, scores):
+        """By what the scores of a part are divided before they are joined."""
+        return 1
 
 
 def measure_noise(model, R, E=None, F=None, progress=None):
@@ -613,21 +669,17 @@ def measure_noise(model, R, E=None, F=None, progress=None):
     if len(users) < 20:
         return variance, variance
     rng = np.random.default_rng(0)
-    held = np.zeros(R.shape[0], bool)
-    held[rng.permutation(users)[:len(users) // 10]] = True
-    model.fit(R.where(~held[R.users]), E, F, progress)
-    known = R.where(held[R.users])
+    held = np.isin(R.users, rng.permutation(users)[:len(users) // 10])
+    model.fit(R.where(~held), E, F, progress)
+    known = R.where(held)
     rank = known.ranks(rng)
-
-    def squared_errors(sizes):
-        """Of the ratings that are not among the first `sizes` (users,); and what predict takes."""
+    found = []
+    for sizes in (0.8 * known.counts, random_sizes(known, rng)):
         shown = rank < sizes[known.users]
         target = known.where(~shown)
         pairs = target.users, target.items, known.where(shown), E
-        return (target.values - model.predict(*pairs)).astype(np.float64) ** 2, pairs
-
-    constant = squared_errors(0.8 * known.counts)[0]
-    squares, pairs = squared_errors(random_sizes(known, rng))
+        found.append((target.values - model.predict(*pairs)).astype(np.float64) ** 2)
+    constant, squares = found
     if not (constant.any() and squares.any()):
         return variance, variance
     a, b = model.variance_terms(*pairs)
@@ -640,10 +692,15 @@ def measure_noise(model, R, E=None, F=None, progress=None):
 class LFGRank(LFGDual):
     """LFGDual of models trained to order: a weighted mean of scores, standardised per user."""
 
-    def scores(self, users, shown, E=None):
-        """Scores (len(users), items) to order items by."""
-        n = shown.counts[users, None]
-        return self.join(n, lambda model: standardised(model.scores(users, shown, E)))
+    Solved = LFGRankItem
+
+    def join(self, n, scores):
+        """The weighted mean of the scores (..., items) of each part, standardised."""
+        return super().join(n, [standardised(part) for part in scores])
+
+    def scale_of(self, scores):
+        """The standard deviation of scores (items,)."""
+        return deviation(scores)
 
 
 def standardised(scores):

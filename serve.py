@@ -13,20 +13,19 @@ import signal
 import sys
 import tempfile
 import time
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
-from multiprocessing import Pipe, Process
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import Pipe, Value, connection
 from pathlib import Path
-from queue import SimpleQueue
+from threading import Thread
 
 import numpy as np
 
 from data import AGES, RATED, DataError, csv_records, load, output_path, read_ratings
 from data import sample_users, to_dataset, write_whole
 from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, RankLFG
-from lfg import deviation, forward_weight, generate_one, measure_noise, solve_one, standardised
+from lfg import measure_noise
 from settings import epochs_for, for_genres, settings_for
-from svd import fold_in, influence, prior_features, variance_of
 
 SERVED = {  # the test whose settings are used, their names, and the classes of the parts
     "LFG-dual": ("coldstart", "LFG", "LFG-item", LFG, LFG, LFGItem, LFGDual),
@@ -60,10 +59,9 @@ class Recommender:
         self.rated = arrays["rated"]                       # (items,): rated by anyone in training
         self.E_names = arrays["E_names"].tolist()          # columns of a profile, "gender=F"
         self.E_mean = self.arrays["E_mean"]
-        self.rank = {name.partition("_")[2]: a for name, a in self.arrays.items()
-                     if name.startswith("rank_")}          # of LFG-rank; the others, of LFG-dual
-        self.n_solved = count(self.arrays)                 # item networks, for ratings
-        self.n_ranked = count(self.rank)                   # and for lists
+        self.models = {"rank": LFGRank.from_arrays({
+            name.partition("_")[2]: a for name, a in self.arrays.items()
+            if name.startswith("rank_")}), "rating": LFGDual.from_arrays(self.arrays)}
         self.low, self.high = arrays["scale"].tolist()
         self.index_of_id = {str(name): n for n, name in enumerate(self.item_ids.tolist())}
         self.found_by = {}                                 # {plain title: indices}, for find
@@ -129,13 +127,14 @@ class Recommender:
         {"id", "title", "contribution"}, as explain gives them; a list of dicts where pandas is
         missing.
         """
-        rated = self.indices(ratings)
-        best = self.best(*rated, self.profile_row(profile), n, by, self.among(genre, years), True)
-        return frame(self.table(rated[0], *best),
+        return frame(self.recommend_rows(ratings, n, profile, by, genre, years),
                      ["item", "title", "score", "rating", "spread", "because"])
 
-    def table(self, items, best, scores, ratings, spreads, shares):
-        """What best gives, with its shares, as a list of dicts of plain values."""
+    def recommend_rows(self, ratings, n, profile, by, genre, years):
+        """What recommend gives, as a list of dicts of plain values."""
+        items, values = self.indices(ratings)
+        best, scores, ratings, spreads, shares = self.best(
+            items, values, self.profile_row(profile), n, by, self.among(genre, years), why=True)
         rows = []
         for n, i in enumerate(best):
             most = [j for j in np.argsort(-shares[n])[:3] if shares[n, j] > 0]
@@ -162,11 +161,11 @@ class Recommender:
         network say. arguments as in recommend; keys are those of `ratings`.
         """
         items, values = self.indices(ratings)
-        asked = np.array([self.find(item)])
-        a, factors_of, change = self.side(by)
-        parts = part_scores(a, *factors_of(items, values, self.profile_row(profile)))
-        shares = self.shares(items, values, asked, by, parts)[0]
-        score = join(a, parts, len(items), change)[asked[0]]
+        index = self.find(item)
+        model = self.model(by)
+        parts = model.part_scores(model.rows(items, values, self.profile_row(profile)))
+        shares, = model.shares(items, values, [index], parts)
+        score = model.join(len(items), parts)[index]
         return dict(zip(ratings, shares.tolist())), float(score - shares.sum())
 
     def similar(self, item, n=10):
@@ -181,13 +180,14 @@ class Recommender:
         """What similar gives, as a list of dicts. Raises DataError."""
         check_count("n", n)
         index = self.find(item)
-        if not self.n_ranked:
+        parts = self.models["rank"].solved
+        if not parts:
             raise DataError("the model generates no items; train one with generator item or dual")
         cosines = np.zeros(len(self.item_ids))
-        for seed in range(self.n_ranked):
-            q = self.rank[f"q{seed}"] @ self.rank[f"generated{seed}"].T
+        for part in parts:
+            q = part.q1 @ part.generated.T
             q /= np.maximum(np.linalg.norm(q, axis=1, keepdims=True), 1e-12)
-            cosines += q @ q[index] / self.n_ranked
+            cosines += q @ q[index] / len(parts)
         cosines[(np.arange(len(cosines)) == index) | ~self.rated] = -np.inf
         best = np.argsort(-cosines, kind="stable")[:n]
         return [{"item": self.item_ids[i].item(), "title": str(self.titles[i]),
@@ -202,10 +202,10 @@ class Recommender:
         rated in the scores.
         """
         check_count("n", n)
-        a, factors_of, change = self.side(by)
-        factors = factors_of(items, values, profile)
-        parts = part_scores(a, *factors)
-        scores = join(a, parts, len(items), change)
+        model, rating = self.model(by), self.models["rating"]
+        rows = model.rows(items, values, profile)
+        parts = model.part_scores(rows)
+        scores = model.join(len(items), parts)
         candidate = self.rated.copy() if among is None else self.rated & among
         candidate[items] = False
         found = np.flatnonzero(candidate)
@@ -213,56 +213,27 @@ class Recommender:
             found = found[np.argpartition(-scores[found], n)[:n]]
         found = found[np.argsort(-scores[found], kind="stable")]
         if by == "rank":                                   # ratings of these items alone
-            factors = self.factors(items, values, profile)
-        ratings = join(self.arrays, part_scores(self.arrays, *factors, found), len(items))
+            rows = rating.rows(items, values, profile)
+        ratings = rating.join(len(items), rating.part_scores(rows, found))
         listed = found, scores[found], np.clip(ratings, self.low, self.high)
         if not why:
             return listed
-        return *listed, self.spreads(items, values, factors[1], found), self.shares(
-            items, values, found, by, parts)
+        return *listed, self.spreads(items, values, rows, found), model.shares(
+            items, values, found, parts)
 
-    def side(self, by):
-        """The arrays, rows of a user, and change of scores that a list by "rank" or "rating" has.
-
-        Raises DataError.
-        """
-        if by not in ("rank", "rating"):
-            raise DataError(f"by is {by!r}; it must be rank or rating")
-        if by == "rank":
-            return self.rank, self.rank_factors, standardised
-        return self.arrays, self.factors, None
-
-    def spreads(self, items, values, solved, asked):
+    def spreads(self, items, values, rows, asked):
         """Standard deviations (m,) of the ratings predicted for indices asked (m,).
 
-        solved: the user's rows, one for each item network, from factors.
+        rows: what the models of ratings find for the user.
         """
-        a = self.arrays
-        variance = np.zeros(len(asked)) if solved else np.full(len(asked), a["sigma2"])
-        for n, x in enumerate(solved):
-            more, rest = variance_of(items, values, x, a[f"q{n}"], a[f"base{n}"], a["ridge"],
-                                     a[f"noise{n}"], asked)
-            variance += (more * a["sigma2"] + rest) / len(solved)
-        return np.sqrt(variance)
+        a, b = self.models["rating"].variance(items, values, rows, asked)
+        return np.sqrt(a * self.arrays["sigma2"] + b)
 
-    def shares(self, items, values, asked, by, parts):
-        """What each rating adds to the scores of indices asked, (m, len(items)).
-
-        parts: what each network gives (items,), from part_scores. The matrix of each solve stands;
-        its right-hand side is a sum over the ratings.
-        """
-        a = self.side(by)[0]
-        solved = [*zip(weights_of(a, len(items)), parts)]["M1" in a:]    # without LFG's
-        used = values >= a["like"] if by == "rank" else None
-        total = np.zeros((len(asked), len(items)), np.float32)
-        for n, (weight, part) in enumerate(solved):
-            if by == "rank":
-                pull = influence(items[used], a[f"q{n}"], a["ridge"], None, asked)
-                total[:, used] += weight * a["value"] / deviation(part) * pull
-            else:
-                pull = influence(items, a[f"q{n}"], a["ridge"], a[f"noise{n}"], asked)
-                total += weight * pull * (values - a[f"base{n}"][items])
-        return total
+    def model(self, by):
+        """The model that orders a list by "rank" or by "rating". Raises DataError."""
+        if by not in self.models:
+            raise DataError(f"by is {by!r}; it must be rank or rating")
+        return self.models[by]
 
     def among(self, genre=None, years=None):
         """True for each item (n_items,) of a genre and of years such as "1980-1999", if given."""
@@ -289,31 +260,11 @@ class Recommender:
         items: indices (n,) into item_ids, each once; values: ratings (n,), float32; profile: a row
         of E, for example E_mean. Nothing is checked: the fast way in for a server.
         """
-        factors = self.factors(items, values, profile)
-        return join(self.arrays, part_scores(self.arrays, *factors), len(items))
+        return self.models["rating"].answer(items, values, profile)
 
     def ranks(self, items, values, profile):
         """Scores of all items (n_items,) to order a list by: LFGRank.scores for one user."""
-        factors = self.rank_factors(items, values, profile)
-        return join(self.rank, part_scores(self.rank, *factors), len(items), standardised)
-
-    def factors(self, items, values, profile):
-        """Rows of a user for ratings: [generated] by LFG, or [], and [solved] for each LFG-item."""
-        a = self.arrays
-        generated = [np.tanh(generate_one(a, items, values, profile))] if "M1" in a else []
-        solved = []
-        for n in range(self.n_solved):
-            q = a[f"q{n}"]
-            c = prior_features(q, items, profile) @ a[f"prior{n}"]
-            solved.append(fold_in(items, values, q, a[f"base{n}"], a["ridge"], c, a[f"noise{n}"]))
-        return generated, solved
-
-    def rank_factors(self, items, values, profile):
-        """Rows of a user for lists, as in factors."""
-        a = self.rank
-        liked = values >= a["like"]
-        generated = [generate_one(a, items, liked.astype(np.float32), profile)] if "M1" in a else []
-        return generated, [solve_one(a, n, items, liked, profile) for n in range(self.n_ranked)]
+        return self.models["rank"].answer(items, values, profile)
 
     def indices(self, ratings):
         """Indices (n,) and ratings (n,) of {id or title: rating}. Raises DataError.
@@ -412,21 +363,16 @@ class Recommender:
         """Raise an error unless the arrays fit together and give finite ratings."""
         a = self.arrays
         n = len(self.item_ids)
-        fits = [len(a[name]) == n for name in ("titles", "genres", "years", "rated")]
-        fits += [np.abs(x).max(initial=0) < 1e10 for x in a.values() if x.dtype == np.float32]
-        fits += [a["format"] == FORMAT, len(self.E_names) == len(self.E_mean)]
-        fits += [("M1" in part) == (part["weights"].max() > 0) and f"base{count(part)}" not in part
-                 for part in (a, self.rank)]
-        users = [(np.arange(size), np.full(size, self.high, np.float32)) for size in (n, 1, 0)]
-        scores = np.array([ask(*user, self.E_mean) for user in users      # read by all arrays
-                           for ask in (self.scores, self.ranks)])
-        fits += [scores.shape == (6, n), np.isfinite(scores).all()]
-        for by in ("rank", "rating"):
-            _, _, ratings, spreads, shares = self.best(*users[1], self.E_mean, 1, by, why=True)
-            fits += [len(shares) == len(spreads), np.isfinite(shares).all(), (spreads > 0).all()]
-        if self.n_ranked:
+        one, every = ((np.arange(size), np.full(size, self.high, np.float32), self.E_mean)
+                      for size in (1, n))
+        found = [part for by in self.models for part in self.best(*one, n, by, why=True)]
+        found += [model.answer(*every) for model in self.models.values()]            # of all rows
+        if self.models["rank"].solved:
             self.similar_rows(self.item_ids[0], 1)
-        if not all(fits):
+        if not (a["format"] == FORMAT and len(self.E_names) == len(self.E_mean)
+                and all(len(a[name]) == n for name in ("titles", "genres", "years", "rated"))
+                and all(np.abs(x).max(initial=0) < 1e10 for x in (*a.values(), *found)
+                        if x.dtype.kind == "f")):
             raise ValueError("arrays do not fit together")
 
 
@@ -443,35 +389,6 @@ def frame(rows, columns):
     except ImportError:
         return rows
     return pd.DataFrame(rows, columns=columns)
-
-
-def part_scores(a, generated, solved, asked=slice(None)):
-    """What each network gives for items asked, one array each: first LFG, then item networks."""
-    parts = [a["base"][asked] + a["M1"][asked] @ x for x in generated]
-    return parts + [a[f"base{n}"][asked] + a[f"q{n}"][asked] @ x for n, x in enumerate(solved)]
-
-
-def join(a, parts, n, change=None):
-    """The weighted mean of part_scores, each changed first, for a user with n ratings."""
-    scores = np.float32(0)
-    for weight, part in zip(weights_of(a, n), parts):
-        scores = scores + weight * (change(part) if change else part)
-    return scores
-
-
-def weights_of(a, n):
-    """The weight of each network for a user with n ratings: LFG's first, if there is one."""
-    weight = forward_weight(n, *a["weights"])
-    n_solved = count(a)
-    return [weight] * ("M1" in a) + [(1 - weight) / max(1, n_solved)] * n_solved
-
-
-def count(arrays):
-    """How many item networks the arrays of a model hold."""
-    n = 0
-    while f"q{n}" in arrays:
-        n += 1
-    return n
 
 
 def plain_title(title):
@@ -562,15 +479,57 @@ def fit_all(groups, shared, jobs, what, quiet):
                 yield dict(pair for task in groups.pop(0)
                            for pair in fit(shared, lambda *_: bar.update(), *task))
             return
-        # each thread waits for a process; these end first
-        with ThreadPoolExecutor(jobs) as threads, processes(min(jobs, len(parts)), shared) as idle:
-            waiting = [[threads.submit(ask, idle, task, bar) for task in group] for group in groups]
+        ended = Value("i")                                 # number of epochs
+        ours, theirs = Pipe()
+        pool = ProcessPoolExecutor(min(jobs, len(parts)), initializer=start_process,
+                                   initargs=(shared, ended, ours, theirs))
+        try:
+            waiting = [[(task[2:], pool.submit(fit_there, task)) for task in group]
+                       for group in groups]
             groups.clear()
             while waiting:
-                futures = waiting.pop(0)
-                for future in wait(futures, return_when=FIRST_EXCEPTION).done:
-                    future.result()                        # raises its error before others end
-                yield dict(pair for future in futures for pair in future.result())
+                group = waiting.pop(0)
+                left = True
+                while left:
+                    done, left = wait([future for _, future in group], 0.2, FIRST_EXCEPTION)
+                    bar.update(ended.value - bar.n)
+                    for future in done:
+                        future.result()                    # raises its error before others end
+                took = {}
+                for models, future in group:
+                    for model, (copy, seconds) in zip(models, future.result()):
+                        vars(model).update(vars(copy))
+                        took[model] = seconds
+                yield took
+        except BrokenProcessPool as error:
+            raise DataError("a training process died; if memory ran out, use fewer jobs; in a "
+                            'script, train under if __name__ == "__main__":') from error
+        finally:                                           # after Ctrl-C, too
+            ours.close()
+            pool.shutdown(cancel_futures=True)
+
+
+def start_process(shared, ended, ours, theirs):
+    """Make a process ready for fit_there: it ends when the other end of a pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)           # after Ctrl-C, too
+    ours.close()                                           # each process has a copy of it
+    fit_there.given = shared, ended
+
+    def leave():
+        connection.wait([theirs])
+        os._exit(1)
+    Thread(target=leave, daemon=True).start()
+
+
+def fit_there(task):
+    """What fit returns, called in a process that start_process has made ready."""
+    shared, ended = fit_there.given
+
+    def progress(*_):
+        with ended:
+            ended.value += 1
+
+    return fit(shared, progress, *task)
 
 
 def fit(shared, progress, n, transposed, part, *solved):
@@ -588,59 +547,6 @@ def fit(shared, progress, n, transposed, part, *solved):
         fitted.append((model, time.process_time() - began))
         inputs = R, E, F
     return fitted
-
-
-@contextmanager
-def processes(n, shared):
-    """A queue of pipes to n processes, which fit the tasks that are sent until the block ends."""
-    started = []
-    pipes = SimpleQueue()
-    try:
-        for _ in range(n):
-            ours, theirs = Pipe()
-            process = Process(target=work, args=(theirs, ours, shared), daemon=True)
-            process.start()
-            started.append(process)
-            theirs.close()
-            pipes.put(ours)
-        yield pipes
-    finally:                                               # after Ctrl-C, too
-        for process in started:
-            process.terminate()
-            process.join()
-
-
-def work(pipe, other_end, shared):
-    """What a process does until it is ended, or its parent is gone: the tasks that a pipe sends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)           # Ctrl-C: the parent ends this process
-    other_end.close()                                      # each side sees when the other is gone
-    with suppress(EOFError, OSError):
-        while True:
-            task = pipe.recv()
-            try:
-                answer = fit(shared, lambda *_: pipe.send(None), *task)
-            except (DataError, FloatingPointError) as error:
-                answer = error
-            pipe.send(answer)
-
-
-def ask(idle, task, bar):
-    """Have an idle process fit the models of a task: what fit returns. Raises its error."""
-    pipe = idle.get()
-    try:
-        pipe.send(task)
-        while (answer := pipe.recv()) is None:             # an epoch has ended
-            bar.update()
-    except (EOFError, OSError) as error:                   # the other end is closed
-        raise DataError("a training process died; if memory ran out, use fewer jobs; in a script, "
-                        'train under if __name__ == "__main__":') from error
-    finally:
-        idle.put(pipe)
-    if isinstance(answer, Exception):
-        raise answer
-    for model, (copy, _) in zip(task[2:], answer):
-        vars(model).update(vars(copy))
-    return [(model, seconds) for model, (_, seconds) in zip(task[2:], answer)]
 
 
 def progress_bar(total, what, quiet):
@@ -669,11 +575,9 @@ def recommend(options):
     model = Recommender.load(options.model)
     given = {name: getattr(options, name) for name in ("age", "gender", "occupation")}
     profile = {name: value for name, value in given.items() if value is not None}
-    rated = model.indices(rated_rows(options.rate, options.ratings))
-    best = model.best(*rated, model.profile_row(profile), options.n, options.by,
-                      model.among(options.genre, options.years), why=True)
-    rows = [{"rank": rank, "id": str(row.pop("item")), **row}
-            for rank, row in enumerate(model.table(rated[0], *best), 1)]
+    rows = model.recommend_rows(rated_rows(options.rate, options.ratings), options.n, profile,
+                                options.by, options.genre, options.years)
+    rows = [{"rank": rank, "id": str(row.pop("item")), **row} for rank, row in enumerate(rows, 1)]
     if options.json:
         print_json(rows)
         return
@@ -761,7 +665,8 @@ def export(options):
         "type": "float32, little-endian, last index fastest", "arrays": layout,
         "layers": len([name for name in a if re.fullmatch("W[0-9]+", name)]),
         "rank_layers": len([name for name in a if re.fullmatch("rank_W[0-9]+", name)]),
-        "seeds": model.n_solved, "rank_seeds": model.n_ranked, "slope": 0.01,
+        "seeds": len(model.models["rating"].solved),
+        "rank_seeds": len(model.models["rank"].solved), "slope": 0.01,
         "E_names": model.E_names,
         "items": [dict(zip(columns, row)) for row in rows]}
     folder = os.path.realpath(options.out)
@@ -792,17 +697,18 @@ def vectors(model):
                       "profile": profile.tolist()})
         for by, prefix, name, shares in (("rating", "", "predictions", "rating_shares"),
                                          ("rank", "rank_", "scores", "score_shares")):
-            a, factors_of, change = model.side(by)
-            generated, solved = factors_of(items, values, profile)
-            parts = part_scores(a, generated, solved)
-            scores = join(a, parts, len(items), change)
+            part = model.models[by]
+            rows = part.rows(items, values, profile)
+            parts = part.part_scores(rows)
+            scores = part.join(len(items), parts)
+            generated, solved = rows[:len(part.forward)], rows[len(part.forward):]
             found[-1].update({
-                f"{prefix}generated": [x.tolist() for one in generated for x in one],
+                f"{prefix}generated": [float(x) for row in generated for x in row],
                 f"{prefix}solved": [x.tolist() for x in solved],
                 name: [[i, float(scores[i])] for i in asked],
-                shares: model.shares(items, values, asked, by, parts).tolist()})
+                shares: part.shares(items, values, asked, parts).tolist()})
             if by == "rating":
-                found[-1]["spreads"] = model.spreads(items, values, solved, asked).tolist()
+                found[-1]["spreads"] = model.spreads(items, values, rows, asked).tolist()
     return found
 
 

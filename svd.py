@@ -35,9 +35,9 @@ def truncated_svd(R, k, seed=0):
         product = np.zeros_like(Q)
         for block, columns in blocks_of(R):
             product[columns] += block.T @ (block @ Q[columns])
-        Q = np.linalg.qr(product)[0]
+        Q = orthonormal(product)
         powers.append(Q)
-    Q = np.linalg.qr(np.hstack(powers))[0]                 # (items, 8 (k + 10)) or (items, items)
+    Q = orthonormal(np.hstack(powers))                     # (items, 8 (k + 10)) or (items, items)
     RQ = np.vstack([block @ Q[columns] for block, columns in blocks_of(R)])
     # R ~ (R Q) Qt, and (R Q)t (R Q) = W S^2 Wt gives S and V = Q W
     S2, W = np.linalg.eigh(RQ.T.astype(np.float64) @ RQ)
@@ -49,6 +49,18 @@ def truncated_svd(R, k, seed=0):
     left[:, :len(S)] = RQ @ (W / np.sqrt(np.where(S > 0, S, np.inf)))    # U sqrt(S) = R V / sqrt(S)
     right[:len(S)] = np.sqrt(S)[:, None] * (W.T @ Q.T)
     return left, right
+
+
+def orthonormal(A, size=1 << 16):
+    """Q (n, m) of the QR decomposition of A, far longer than wide: in parts if n > size.
+
+    NumPy decomposes in float64; in parts that takes a quarter of the memory where n is 138,493.
+    """
+    if len(A) <= size:
+        return np.linalg.qr(A)[0]
+    parts = [np.linalg.qr(A[part]) for part in even_slices(len(A), size)]
+    joined = np.linalg.qr(np.vstack([R for _, R in parts]))[0]           # A = diag(Q) joined R'
+    return np.vstack([Q @ part for (Q, _), part in zip(parts, np.split(joined, len(parts)))])
 
 
 def blocks_of(R, size=128):
@@ -117,6 +129,11 @@ class BiasSVD(FactorModel):
     rate: float = 0.01                                     # learning rate of items; users: 20 times
     start: float = 0.1
     seed: int = 0
+    of_items = ("q", "bi")                                 # names of the parameters of items
+
+    @property
+    def item_params(self):
+        return [getattr(self, name) for name in self.of_items]
 
     @np.errstate(over="ignore", invalid="ignore")          # end_epoch reports divergence
     def fit(self, R, E=None, F=None, progress=None):
@@ -161,7 +178,6 @@ class BiasSVD(FactorModel):
         self.bu = np.zeros(R.shape[0], np.float32)
         self.bi = np.zeros(R.shape[1], np.float32)
         self.root_n = np.sqrt(np.bincount(R.items, minlength=R.shape[1])).astype(np.float32)
-        self.item_params = [self.q, self.bi]
 
     def part(self, ratings):
         """A model of the items that a block rates, its ratings by these, and their rows for Adam.
@@ -173,10 +189,9 @@ class BiasSVD(FactorModel):
         row, item, value = ratings
         columns, item = np.unique(item, return_inverse=True)
         part = copy(self)
-        part.q, part.bi, part.root_n = (a.take(columns, 0) for a in (self.q, self.bi, self.root_n))
-        if isinstance(self, SVDpp):
-            part.y = self.y.take(columns, 0)
-        return part, (row, item, value), [columns] * len(self.item_params)
+        for name in ("root_n", *self.of_items):
+            setattr(part, name, getattr(self, name).take(columns, 0))
+        return part, (row, item, value), [columns] * len(self.of_items)
 
     def gradients(self, ratings, p, bu, share):
         """Squared error of a block of B users, and the gradients of the loss / B.
@@ -185,18 +200,21 @@ class BiasSVD(FactorModel):
         bu (B,). share: the part of the penalty on items that falls to this block. The gradients are
         with respect to p, bu and item_params.
         """
-        error, dp, dbu, dq, dbi = squared_error(ratings, p, bu, self.q, self.bi, self.mu)
-        weight_u, weight_i = self.penalty_weights(ratings[0], len(p), share)
-        return error, [dp + self.l2 * weight_u[:, None] * p,
-                       dbu + self.l2_bias * weight_u * bu,
-                       dq + self.l2 * weight_i[:, None] * self.q,
-                       dbi + self.l2_bias * weight_i * self.bi]
+        error, grads = self.error_gradients(ratings, p, bu)
+        n_rated = np.bincount(ratings[0], minlength=len(p))
+        weights = np.sqrt(n_rated).astype(p.dtype), self.root_n * p.dtype.type(share)
+        for n, (param, grad) in enumerate(zip([p, bu, *self.item_params], grads)):
+            weight = weights[n > 1] * p.dtype.type(2 / len(p))           # of a user or of an item
+            l2 = self.l2 * weight[:, None] if param.ndim == 2 else self.l2_bias * weight
+            grad += l2 * param
+        return error, grads
 
-    def penalty_weights(self, row, n, share):
-        """Gradient of the penalties over the parameter: for n users (n,), for items (items,)."""
-        two = self.q.dtype.type(2 / n)
-        root_n = np.sqrt(np.bincount(row, minlength=n)).astype(self.q.dtype)
-        return root_n * two, self.root_n * self.q.dtype.type(share * 2 / n)
+    def error_gradients(self, ratings, p, bu):
+        """Squared error of a block, and the gradients of that / B, without penalties."""
+        row, item, value = ratings
+        target = value - self.mu - bu[row] - self.bi[item]
+        mse, d = masked_mse(p @ self.q.T, row, item, target)             # d: (B, items)
+        return mse * len(p), [d @ self.q, d.sum(1), d.T @ p, d.sum(0)]
 
     def user_factors(self, users, shown=None, E=None):
         """x (len(users), k + 1): the trained p and bu, times the unit; `shown`, E are not read."""
@@ -225,43 +243,32 @@ class SVDpp(BiasSVD):
     one product: N (B, items), which is 1 / sqrt(n_u) where u rated the item, times y (items, k).
     """
 
+    of_items = ("q", "bi", "y")
+
     def fit(self, R, E=None, F=None, progress=None):
         """As BiasSVD's; p ends up as p + z, since predictions need only their sum."""
         super().fit(R, progress=progress)
-        self.p += self.implicit_rows(np.arange(R.shape[0]), R)[:, :-1] / self.unit
+        for u in np.flatnonzero(R.counts):
+            self.p[u] += self.implicit_row(R.of(u)[0])[:-1] / self.unit
         return self
 
     def start_training(self, R):
         """As BiasSVD's, and y from 0."""
         super().start_training(R)
         self.y = np.zeros_like(self.q)                     # (items, k)
-        self.item_params.append(self.y)
 
-    def gradients(self, ratings, p, bu, share):
+    def error_gradients(self, ratings, p, bu):
         """Like BiasSVD's, with p + z in place of p, and last the gradient with respect to y."""
-        N = self.indicators(ratings[0], ratings[1], len(p))
-        x = p + N @ self.y                                 # (B, items), (items, k) -> (B, k)
-        error, dx, dbu, dq, dbi = squared_error(ratings, x, bu, self.q, self.bi, self.mu)
-        weight_u, weight_i = self.penalty_weights(ratings[0], len(p), share)
-        return error, [dx + self.l2 * weight_u[:, None] * p,
-                       dbu + self.l2_bias * weight_u * bu,
-                       dq + self.l2 * weight_i[:, None] * self.q,
-                       dbi + self.l2_bias * weight_i * self.bi,
-                       N.T @ dx + self.l2 * weight_i[:, None] * self.y]
+        row, item, _ = ratings
+        N = np.zeros((len(p), len(self.y)), p.dtype)
+        N[row, item] = (1 / np.sqrt(np.maximum(1, np.bincount(row, minlength=len(p)))))[row]
+        error, grads = super().error_gradients(ratings, p + N @ self.y, bu)
+        return error, [*grads, N.T @ grads[0]]
 
-    def indicators(self, row, item, n_users):
-        """N (n_users, items) of a block of users."""
-        N = np.zeros((n_users, len(self.y)), self.y.dtype)
-        N[row, item] = (1 / np.sqrt(np.maximum(1, np.bincount(row, minlength=n_users))))[row]
-        return N
-
-    def implicit_rows(self, users, shown):
-        """[z, 0] (len(users), k + 1), times the unit, of any users, from the items in `shown`."""
-        x = np.zeros((len(users), self.n_factors + 1), np.float32)
-        for b in even_slices(len(users), 512):
-            row, item, _ = shown.rows(users[b])
-            x[b, :-1] = self.unit * (self.indicators(row, item, len(users[b])) @ self.y)
-        return x
+    def implicit_row(self, items):
+        """[z, 0] (k + 1,), times the unit, of any user, from the items that they rated."""
+        z = self.y[items].sum(0) / np.sqrt(max(1, len(items)))
+        return self.unit * np.append(z, z.dtype.type(0))
 
 
 @dataclass(eq=False)
@@ -277,8 +284,8 @@ class FoldIn(FactorModel):
     folded in, too: among the solved training users its row moves away from the model's.
 
     model: fitted or not; l2, l2_bias: the ridge of a user's factors and bias; l2_item: that of an
-    item's; strength: of the regression that finds W. All are above 0. centre: a function of (users,
-    shown) that gives c in place of the prior, (len(users), k + 1); v is then 1, and items stay.
+    item's; strength: of the regression that finds W. All are above 0. centre: a function of what
+    items a user rated that gives c (k + 1,) in place of the prior; v is then 1, and items stay.
     """
 
     model: FactorModel
@@ -355,61 +362,82 @@ class FoldIn(FactorModel):
         ridge[-1] = 10                                     # flat: 3 to 30 do as well
         own = np.hstack([self.q1[:, :-1], self.base[:, None]])           # (items, k + 1)
         for i in np.flatnonzero(Rt.counts):
-            row = slice(Rt.starts[i], Rt.starts[i + 1])
-            at = np.searchsorted(users, Rt.items[row])
-            own[i] = fold_in(at, Rt.values[row], rows, x[:, -1], ridge, own[i])
+            raters, values = Rt.of(i)
+            at = np.searchsorted(users, raters)
+            own[i] = fold_in(at, values, rows, x[:, -1], ridge, own[i])
         self.q1 = with_ones(own[:, :-1])
         self.base = own[:, -1].copy()
 
     def features(self, q, users, shown, E):
         """z (len(users), columns) of some users, from item factors q."""
-        rows = [slice(shown.starts[u], shown.starts[u + 1]) for u in users]
-        return np.array([prior_features(q, shown.items[row], E[u], self.liked(shown.values[row]))
-                         for u, row in zip(users, rows)])
+        return np.array([prior_features(q, items, E[u], self.liked(values))
+                         for u in users for items, values in [shown.of(u)]])
 
     def liked(self, values):
         """Which ratings z tells apart, as prior_features takes them: none."""
 
+    def prior(self, items, values, profile):
+        """c (k + 1,) of one user; 0 as long as W is not known."""
+        if self.centre:
+            return self.centre(items)
+        if self.W is None:
+            return np.zeros(self.q1.shape[1], self.q1.dtype)
+        return prior_features(self.q1, items, profile, self.liked(values)) @ self.W
+
+    def row(self, items, values, profile):
+        """x (k + 1,) of one user: ratings values (n,) of items (n,), profile (columns,)."""
+        c = self.prior(items, values, profile)
+        return fold_in(items, values, self.q1, self.base, self.ridge, c, self.noise)
+
     def user_factors(self, users, shown, E=None):
         """x (len(users), k + 1), solved; a user without ratings gets c."""
-        x = self.centres(users, shown, E)
-        told = self.targets(shown)
+        E = side_of(shown, E)
+        x = np.empty((len(users), self.q1.shape[1]), self.q1.dtype)
         for n, u in enumerate(users):
-            row = slice(told.starts[u], told.starts[u + 1])
-            x[n] = fold_in(told.items[row], told.values[row], self.q1, self.base, self.ridge, x[n],
-                           self.noise)
+            x[n] = self.row(*shown.of(u), E[u])
         return x
 
+    def variance(self, items, values, x, asked):
+        """a and b (m,): the ratings predicted for items asked have the variance a sigma^2 + b.
+
+        It is s2_u (v + q1 G^-1 q1), with s2_u the variance of what user u gives to items of average
+        noise: from the residuals of each rating in a fit without it, as if there were eight more of
+        variance sigma^2. x: the user's row, solved from values (n,) of items (n,).
+        """
+        _, leverage, own = influence(items, self.q1, self.ridge, self.noise, asked)
+        residual = values - self.base[items] - self.q1[items] @ x
+        squares = residual ** 2 / (1 - leverage) / self.noise[items]
+        relative = (self.noise[asked] + own) / (8 + len(items))
+        return 8 * relative, squares.sum() * relative
+
+    def shares(self, items, values, asked):
+        """What each rating adds to the rating predicted for items asked, (m, n)."""
+        pull = influence(items, self.q1, self.ridge, self.noise, asked)[0]
+        return pull * (values - self.base[items])
+
     def variance_terms(self, users, items, shown, E=None):
-        """a and b (n,): the ratings predict gives for pairs have the variance a sigma^2 + b."""
+        """a and b (n,) of variance, for the pairs users[i], items[i]."""
         a, b = np.empty((2, len(users)))
-        rows, at = np.unique(users, return_inverse=True)
-        x = self.user_factors(rows, shown, E)
-        order = np.argsort(at, kind="stable")              # pairs user by user
-        pairs = np.split(order, np.cumsum(np.bincount(at))[:-1])
-        for n, u in enumerate(rows):
-            row = slice(shown.starts[u], shown.starts[u + 1])
-            a[pairs[n]], b[pairs[n]] = variance_of(
-                shown.items[row], shown.values[row], x[n], self.q1, self.base, self.ridge,
-                self.noise, items[pairs[n]])
+        for u in np.unique(users):
+            pairs = np.flatnonzero(users == u)
+            x, = self.user_factors([u], shown, E)
+            a[pairs], b[pairs] = self.variance(*shown.of(u), x, items[pairs])
         return a, b
 
+    # what row reads, and its names in a file, where {} tells models apart
+    saved = {"q{}": "q1", "base{}": "base", "prior{}": "W", "noise{}": "noise", "ridge": "ridge"}
+
     def serving_arrays(self, n):
-        """What fold_in reads, by name; n tells several models in one file apart."""
-        return {f"q{n}": self.q1, f"base{n}": self.base, f"prior{n}": self.W,
-                f"noise{n}": self.noise, "ridge": self.ridge}
+        """What a FoldIn needs to serve users, by name; n tells several models in one file apart."""
+        return {name.format(n): getattr(self, own) for name, own in self.saved.items()}
 
-    def centres(self, users, shown, E):
-        """What each user is shrunk towards, (len(users), k + 1)."""
-        if self.centre is not None:
-            return self.centre(users, shown).copy()
-        if self.W is None or len(users) == 0:              # not known yet, or nobody asks
-            return np.zeros((len(users), len(self.ridge)), self.q1.dtype)
-        return self.features(self.q1, users, shown, side_of(shown, E)) @ self.W
-
-    def targets(self, shown):
-        """The entries, as Ratings, that a user is solved from: the ratings themselves."""
-        return shown
+    @classmethod
+    def from_arrays(cls, arrays, n):
+        """The model whose serving_arrays(n) are among some arrays; it cannot be fitted."""
+        model = cls.__new__(cls)
+        for name, own in cls.saved.items():
+            setattr(model, own, arrays[name.format(n)])
+        return model
 
 
 @np.errstate(invalid="ignore")                             # BLAS can raise it in lanes it discards
@@ -430,54 +458,30 @@ def fold_in(items, values, q1, base, ridge, centre, noise=None):
 
 @np.errstate(invalid="ignore")                             # as fold_in
 def influence(items, q1, ridge, noise, asked):
-    """By how much the rating predicted for asked[i] rises if rating j is higher by 1: (m, n).
+    """How ratings of items (n,) pull predictions for items asked (m,): (m, n), (n,) and (m,).
 
-    It is q1_i G^-1 q1_j / noise_j, where G is the matrix of the solve. Arguments as in fold_in.
+    pull: by how much the rating predicted for asked[i] rises if rating j is higher by 1. leverage:
+    how much each rating pulls its own prediction; the residual of a fit without a rating is its
+    residual / (1 - leverage). And q1 G^-1 q1 of asked, G the matrix of the solve: the variance of
+    predictions that comes from x, in units of that of a rating. Other arguments as in fold_in.
     """
     A, weight = weighted_rows(items, q1, noise)
     Q = q1[asked]                                          # (m, k + 1)
     if len(items) >= len(ridge):
-        return np.linalg.solve(A.T @ A + np.diag(ridge), Q.T).T @ A.T * weight
-    AD = A / ridge                                         # G^-1 At = D^-1 At (A D^-1 At + I)^-1
-    return np.linalg.solve(AD @ A.T + np.eye(len(A), dtype=A.dtype), AD @ Q.T).T * weight
-
-
-@np.errstate(invalid="ignore")                             # as fold_in
-def leverages(items, q1, ridge, noise, asked):
-    """How much each rating pulls its own prediction (n,), and q1 G^-1 q1 of items asked (m,).
-
-    The residual of a fit without a rating is its residual / (1 - leverage). The second is the
-    variance of predictions that comes from x, in units of the variance of a rating.
-    """
-    A, _ = weighted_rows(items, q1, noise)
-    Q = q1[asked]
-    if len(items) >= len(ridge):
-        inverse = np.linalg.inv(A.T @ A + np.diag(ridge))
-        return (A @ inverse * A).sum(1), (Q @ inverse * Q).sum(1)
-    AD = A / ridge                                         # A G^-1 At = I - P
-    P = np.linalg.inv(AD @ A.T + np.eye(len(A), dtype=A.dtype))
-    QA = Q @ AD.T                                          # (m, n)
-    return 1 - np.diag(P), (Q * Q) @ (1 / ridge) - (QA @ P * QA).sum(1)
+        inverse = np.linalg.inv(A.T @ A + np.diag(ridge))  # G^-1
+        QG = Q @ inverse
+        return QG @ A.T * weight, (A @ inverse * A).sum(1), (QG * Q).sum(1)
+    AD = A / ridge
+    inverse = np.linalg.inv(AD @ A.T + np.eye(len(A), dtype=A.dtype))
+    QA = Q @ AD.T
+    pull = QA @ inverse                                    # G^-1 At = D^-1 At (A D^-1 At + I)^-1
+    return pull * weight, 1 - np.diag(inverse), (Q * Q) @ (1 / ridge) - (pull * QA).sum(1)
 
 
 def weighted_rows(items, q1, noise):
     """Rows of q1, each times its weight 1 / sqrt(noise), and the weights (n,)."""
     weight = np.ones(len(items), q1.dtype) if noise is None else 1 / np.sqrt(noise[items])
     return q1[items] * weight[:, None], weight
-
-
-@np.errstate(invalid="ignore")                             # as fold_in
-def variance_of(items, values, x, q1, base, ridge, noise, asked):
-    """a and b (m,), so that the variance of the ratings predicted for items asked is a sigma^2 + b.
-
-    It is s2_u (noise + v): v as in leverages, and s2_u the variance of what user u gives to items
-    of average noise, from the residuals of each rating in a fit without it, as if there were eight
-    more of variance sigma^2. x: the user's row; other arguments as in fold_in.
-    """
-    leverage, v = leverages(items, q1, ridge, noise, asked)
-    squares = (values - base[items] - q1[items] @ x) ** 2 / (1 - leverage) / noise[items]
-    relative = (noise[asked] + v) / (8 + len(items))
-    return 8 * relative, squares.sum() * relative
 
 
 def prior_features(q, items, profile, liked=None):
@@ -667,14 +671,6 @@ def likes_of(R, like, value=1):
     """Only the ratings of at least `like`, all with the same value."""
     likes = R.where(R.values >= like)
     return likes.with_values(np.full(len(likes), value))
-
-
-def squared_error(ratings, x, bu, q, bi, mu):
-    """Squared error of B users, and gradients / B with respect to x (B, k), bu (B,), q and bi."""
-    row, item, value = ratings
-    target = value - mu - bu[row] - bi[item]
-    mse, d = masked_mse(x @ q.T, row, item, target)        # d: (B, items)
-    return mse * len(x), d @ q, d.sum(1), d.T @ x, d.sum(0)
 
 
 def ensure_fitted(model, R, E, F, progress=None):
