@@ -1,7 +1,6 @@
 """Ratings, data sets and their folds; reading and fetching MovieLens. Imports pandas if needed."""
 
 import csv
-import fnmatch
 import hashlib
 import io
 import os
@@ -12,10 +11,11 @@ import tempfile
 import urllib.request
 import zipfile
 import zlib
+from collections import namedtuple
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from http.client import HTTPException
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -34,7 +34,6 @@ OCCUPATIONS = ("other,academic/educator,artist,clerical/admin,college/grad stude
                "technician/engineer,tradesman/craftsman,unemployed,writer").split(",")  # by code
 RATED = ["user", "item", "rating"]
 PROFILE = ["user", "age", "gender", "occupation"]
-ABOUT = ["item", "title", "genres", "year"]
 ALIASES = {"userid": "user", "itemid": "item", "movieid": "item", "movie": "item",
            "movietitle": "title", "releaseyear": "year", "class": "genres", "genre": "genres"}
 LAYOUTS = {  # file of ratings: files, separators and columns (None: the first line names them)
@@ -45,7 +44,6 @@ LAYOUTS = {  # file of ratings: files, separators and columns (None: the first l
                     ("movies.dat", "::", ["item", "title", "genres"])],
     "*.inter": [("*.inter", "\t", None), ("*.user", "\t", None), ("*.item", "\t", None)],
     "ratings.csv": [("*", ",", None), ("", ",", None), ("movies.csv", ",", None)]}
-DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)         # archives
 
 
 class DataError(ValueError):
@@ -69,14 +67,12 @@ class Ratings:
             raise ValueError("users, items and ratings must have the same length")
         types = np.int32, np.int32, np.float32
         users, items, values = map(np.asarray, (users, items, values), types)
-        order = _lexsort(items, users)
+        cells = np.ravel_multi_index((users, items), shape)        # ValueError if outside
+        order = slice(None) if (cells[1:] >= cells[:-1]).all() else np.argsort(cells)
+        if not (np.diff(cells[order]).all() and np.isfinite(values).all()):
+            raise ValueError("a pair is rated twice, or a rating is not finite")
         self.users, self.items, self.values = users[order], items[order], values[order]
         self.shape = shape
-        inside = all((0 <= ids).all() and (ids < n).all()
-                     for ids, n in zip((self.users, self.items), shape))
-        twice = (np.diff(self.users) == 0) & (np.diff(self.items) == 0)
-        if not inside or not np.isfinite(self.values).all() or twice.any():
-            raise ValueError("a rating is outside the shape or not finite, or a pair occurs twice")
         self.counts = np.bincount(self.users, minlength=shape[0])
         self.starts = np.concatenate([[0], np.cumsum(self.counts)])
 
@@ -116,7 +112,7 @@ class Ratings:
 
     def ranks(self, rng):
         """Rank (n,) of each rating, from 0, in a random order of its user's ratings."""
-        order = _lexsort(rng.permutation(len(self)), self.users)         # shuffled per user
+        order = np.argsort(self.users.astype(np.int64) * len(self) + rng.permutation(len(self)))
         rank = np.empty(len(self), np.int64)
         rank[order] = np.arange(len(self)) - self.starts[self.users]
         return rank
@@ -129,17 +125,6 @@ class Ratings:
             block = np.zeros((len(users), self.shape[1]), np.float32)
             block[row, item] = value
             yield block
-
-
-def _lexsort(minor, major):
-    """np.lexsort((minor, major)) of int32 (n,), but faster; slice(None) if they are in order."""
-    if ((major[1:] > major[:-1]) | (major[1:] == major[:-1]) & (minor[1:] >= minor[:-1])).all():
-        return slice(None)
-    order = np.arange(len(major))
-    for ids in (minor, major):         # NumPy sorts numbers far faster than it finds their order
-        keys = np.sort(ids[order].astype(np.int64) << 32 | np.arange(len(ids)))
-        order = order[keys & 0xFFFFFFFF]
-    return order
 
 
 @dataclass(frozen=True)
@@ -160,12 +145,8 @@ class Dataset:
     folder: object = None      # of ML-100k: a Path or zipfile.Path, for u1.base and so on
 
 
-class Split(NamedTuple):
-    """Ratings to train on, to show to the model (`profile`), and to predict; all of one shape."""
-
-    train: Ratings
-    profile: Ratings
-    target: Ratings
+# Ratings to train on, to show to the model, and to predict; all of one shape
+Split = namedtuple("Split", "train profile target")
 
 
 def load(dataset, data_dir="data", seed=0, progress=False, columns=None):
@@ -184,13 +165,11 @@ def load(dataset, data_dir="data", seed=0, progress=False, columns=None):
     if dataset in SOURCES:
         return _load_named(dataset, Path(data_dir), progress)
     path = Path(dataset)
-    if path.is_file():
-        return _load_files(path.parent, path.name, path.name, columns)
-    found = _load_folder(path, path.resolve().name, columns)
-    if not found:
+    ratings = path if path.is_file() else _find_ratings(path)
+    if not ratings:
         raise DataError(f"{path}: no such file or folder, or no ratings in it; give ml-100k, "
                         "ml-1m, synthetic, a CSV file or a folder in a known layout")
-    return found
+    return _load_files(ratings, os.path.basename(os.path.abspath(path)), columns)
 
 
 def split(ratings, test, fold, seed):
@@ -201,25 +180,23 @@ def split(ratings, test, fold, seed):
     (at least one) is the target and the rest is the profile.
     "published": a tenth of all ratings is the target, another random tenth for each fold.
     """
-    if test not in ("basic", "realtime", "published") or fold not in range(1, 6):
-        raise DataError(f"no fold {fold!r} of test {test!r}; give fold 1 to 5 of basic or realtime")
-    if test == "published":
-        order = np.random.default_rng(seed + fold - 1).permutation(len(ratings))
-        train = ratings.where(order >= len(ratings) / 10)
-        return Split(train, train, ratings.where(order < len(ratings) / 10))
     rng = np.random.default_rng(seed)
     counts = ratings.counts                                    # (users,)
     rank = ratings.ranks(rng)
+    if test == "realtime":
+        rated = rng.permutation(np.flatnonzero(counts))
+        new = np.isin(ratings.users, rated[fold - 1::5])
+        target = rank < np.maximum(1, (counts + 2) // 5)[ratings.users]      # n / 5, rounded
+        return Split(ratings.where(~new), ratings.where(new & ~target), ratings.where(new & target))
     if test == "basic":
         # A random first fold; otherwise users with few ratings would only fill the first folds.
         first = rng.integers(5, size=len(counts))
         target = (rank + first[ratings.users]) % 5 == fold - 1
-        train = ratings.where(~target)
-        return Split(train, train, ratings.where(target))
-    rated = rng.permutation(np.flatnonzero(counts))
-    new = np.isin(ratings.users, rated[fold - 1::5])
-    target = rank < np.maximum(1, (counts + 2) // 5)[ratings.users]          # n / 5, rounded
-    return Split(ratings.where(~new), ratings.where(new & ~target), ratings.where(new & target))
+    else:
+        order = np.random.default_rng(seed + fold - 1).permutation(len(ratings))
+        target = order < len(ratings) / 10
+    train = ratings.where(~target)
+    return Split(train, train, ratings.where(target))
 
 
 def official(data, fold):
@@ -229,20 +206,18 @@ def official(data, fold):
     """
     if data.folder is None:
         return None
-    import pandas as pd
     R = data.ratings
-    left = {row: n for n, row in enumerate(zip(*(
-        column.tolist() for column in (data.user_ids[R.users], data.item_ids[R.items], R.values))))}
+    pairs = zip(data.user_ids[R.users].tolist(), data.item_ids[R.items].tolist())
+    left = {pair: n for n, pair in enumerate(pairs)}
     parts = []
     for path in (data.folder / f"u{fold}.base", data.folder / f"u{fold}.test"):
         if not path.exists():
             raise DataError(f"{path}: no such file; take it from ml-100k.zip of "
                             "grouplens.org/datasets/movielens")
         table = _read_table(path, *LAYOUTS["u.data"][0][1:], RATED)
-        values = pd.to_numeric(table["rating"], errors="coerce").astype(np.float32)
-        at = np.array([left.pop(row, -1) for row in zip(table["user"], table["item"], values)])
-        _check_rows(table, "", at < 0, "rating {rating!r} of item {item!r} by user {user!r} is "
-                    f"not in the data set, or is twice in u{fold}.base and u{fold}.test")
+        at = np.array([left.pop(pair, -1) for pair in zip(table["user"], table["item"])])
+        _check_rows(table, "", at < 0, "the rating of item {item!r} by user {user!r} is not in "
+                    f"the data set, or is twice in u{fold}.base and u{fold}.test")
         parts.append(R.where(at))
     return Split(parts[0], *parts)                             # base is train and profile
 
@@ -278,10 +253,10 @@ def synthetic(n_users=943, n_items=1682, n_ratings=100_000, seed=0):
     ages = rng.normal(33, 12, n_users).clip(10, 75).round()
     genders = rng.choice(["F", "M"], n_users)
     jobs = rng.choice(OCCUPATIONS, n_users)
-    E, E_names = _user_columns(ages, {"gender": genders, "occupation": jobs})
+    E, E_names = _one_hot({"age": ages, "gender": genders, "occupation": jobs})
     years = (1999 - rng.exponential(12, n_items)).clip(1920).astype(np.int32)
     genres = ["|".join(dict.fromkeys(pair)) for pair in rng.choice(GENRES[1:], (n_items, 2))]
-    F, F_names = _item_columns(genres, years)
+    F, F_names = _one_hot({"genre": genres, "decade": (years // 10 * 10).astype(str)})
     users, items = np.divmod(_draw_pairs(n_users, n_items, n_ratings, rng), n_items)
     P = _draw_taste(E, rng)                                    # (users, 6): bias, five factors
     Q = _draw_taste(F, rng)                                    # (items, 6)
@@ -323,10 +298,9 @@ def to_dataset(name, ratings, users=None, items=None):
     zeros. Integer ids stay integers, others become text. Raises DataError about the first mistake.
     """
     import pandas as pd
-    place = ratings.attrs.get("file", "ratings")
-    _check_columns(place, ratings, RATED)
+    _check_columns(ratings.attrs.get("file", "ratings"), ratings, RATED)
     if len(ratings) == 0:
-        raise DataError(f"{place}: no ratings")
+        raise DataError(f"{ratings.attrs.get('file', 'ratings')}: no ratings")
     user_ids, rows, users = _match_ids("user", ratings, users)
     item_ids, columns, items = _match_ids("item", ratings, items)
     codes, distinct = pd.factorize(ratings["rating"])          # few, and text is slow to convert
@@ -339,107 +313,92 @@ def to_dataset(name, ratings, users=None, items=None):
     except ValueError:
         twice = pd.DataFrame({"user": rows, "item": columns}).duplicated()
         _check_rows(ratings, "ratings", twice, "user {user!r} rates item {item!r} twice")
-        raise
 
     profile = users.to_dict("list")
     listed = np.array(profile.pop("user")) != ""
     ages = pd.to_numeric(profile.pop("age", [""] * len(listed)), errors="coerce")
-    E, E_names = _user_columns(ages, profile)
-    E[~listed] = E[listed].mean(0) if listed.any() else 0
-    items = items.reindex(columns=ABOUT, fill_value="")
-    titles, years = _titles_and_years(items["title"], items["year"])
-    titles = [title or str(one) for title, one in zip(titles, item_ids)]
-    genres = items["genres"].tolist()
-    F, F_names = _item_columns(genres, years)
-    return Dataset(name, R, user_ids, item_ids, E, E_names, F, F_names, titles, genres, years)
+    E, E_names = _one_hot({"age": ages, **profile})
+    E[~listed] = E[listed].mean(0)
+    items = items.reindex(columns=["title", "genres", "year"], fill_value="")
+    genres, titles, dates = (items[column] for column in ("genres", "title", "year"))
+    dated = titles.str.extract(r"(?s).*\(([0-9]{4})\)", expand=False)       # "Heat (1995)"
+    years = dates.str.extract("(?s).*([0-9]{4})", expand=False)
+    titles = titles.mask((titles != "") & years.notna() & dated.isna(), titles + " (" + years + ")")
+    titles = titles.where(titles != "", item_ids.astype(str)).tolist()
+    years = years.fillna(dated).fillna("0").astype(np.int32).to_numpy()
+    decades = np.where(years > 0, (years // 10 * 10).astype(str), "")
+    F, F_names = _one_hot({"genre": genres, "decade": decades})
+    return Dataset(name, R, user_ids, item_ids, E, E_names, F, F_names, titles, genres.tolist(),
+                   years)
 
 
 def _match_ids(kind, ratings, listed):
-    """Sorted ids, the index of each rating's id, and the table `listed` with one row per id.
-
-    kind: "user" or "item"; listed: a DataFrame or None; what is returned is text, "" if unknown.
-    """
+    """Sorted ids of "user" or "item", the index of each rating's, and a row of text for each."""
     import pandas as pd
-    table = pd.DataFrame({kind: []}) if listed is None else listed
-    first = ratings[~ratings[kind].duplicated()]               # a row per id: objects are slow
-    ids = []
-    for one, name in ((first, "ratings"), (table, f"{kind}s")):
-        _check_columns(one.attrs.get("file", name), one, [kind])
-        ids.append(one[kind].astype(object))
-        _check_rows(one, name, ids[-1].isna() | (ids[-1] == ""), f"{kind} id is empty")
-        if pd.api.types.infer_dtype(ids[-1]) not in ("integer", "string"):
-            ids[-1] = ids[-1].map(str)
-    codes, ids = pd.factorize(pd.concat(ids).to_numpy())
-    ids = ids.tolist()
-    rows, at = np.split(codes, [len(first)])
-    if listed is not None and not np.isin(rows, at).any():
-        raise DataError(f"{table.attrs.get('file', name)}: none of the rated {name}, such as "
-                        f"{ids[0]!r}, is among {[ids[n] for n in at[:3]]}; do the types of ids "
-                        "differ?")
-    _check_rows(table, name, pd.Series(at).duplicated(), f"{kind} {{{kind}!r}} is listed twice")
-    text = table.astype(object).where(table.notna(), "").astype(str).set_axis(at)
-    numeric = all(re.fullmatch("-?[0-9]{1,18}", str(one)) for one in ids)
-    order = sorted(range(len(ids)), key=lambda n: (int(ids[n]) if numeric else 0, ids[n]))
-    rows = np.argsort(order)[rows].astype(np.int32)[pd.factorize(ratings[kind])[0]]
-    return (np.array([ids[n] for n in order]), rows, text.reindex(order, fill_value=""))
+    name = f"{kind}s"
+    codes, rated = _factorize(ratings, "ratings", kind)
+    listed = pd.DataFrame({kind: list(dict.fromkeys(rated))}) if listed is None else listed
+    at, known = _factorize(listed, name, kind)
+    known = [known[n] for n in at]                             # one per row
+    if not {*rated} & {*known}:
+        raise DataError(f"{listed.attrs.get('file', name)}: none of the rated {name}, such as "
+                        f"{rated[0]!r}, is among {known[:3]}; do the types of ids differ?")
+    _check_rows(listed, name, pd.Series(known).duplicated(), f"{kind} {{{kind}!r}} is listed twice")
+    numeric = all(re.fullmatch("-?[0-9]{1,18}", str(one)) for one in rated + known)
+    ids = sorted({*rated, *known}, key=lambda one: (int(one) if numeric else 0, one))
+    rows = pd.Index(ids).get_indexer(rated).astype(np.int32)[codes]
+    text = listed.astype(object).where(listed.notna(), "").astype(str).set_axis(known)
+    return np.array(ids), rows, text.reindex(ids, fill_value="")           # "": unknown
+
+
+def _factorize(table, name, kind):
+    """The index of the id in each row of a table, and the distinct ids, integers or text."""
+    import pandas as pd
+    _check_columns(table.attrs.get("file", name), table, [kind])
+    codes, ids = pd.factorize(table[kind])
+    ids = pd.Series(ids, dtype=object)                         # few: objects are slow
+    _check_rows(table, name, np.append(ids == "", True)[codes], f"{kind} id is empty")   # -1: NaN
+    if pd.api.types.infer_dtype(ids) not in ("integer", "string"):
+        ids = ids.map(str)
+    return codes, ids.tolist()
 
 
 def _check_rows(table, name, bad, problem):
     """Raise DataError about the first row where bad (n,); problem: a template over the columns."""
     for row in np.flatnonzero(bad)[:1]:
-        place = f"{table.attrs['file']}, line" if table.attrs else f"{name}, row"
+        place = f"{table.attrs['file']}, line" if "file" in table.attrs else f"{name}, row"
         problem = problem.format_map(table.iloc[[row]].to_dict("records")[0])
-        raise DataError(f"{place} {table.index[row]}: {problem}")
+        raise DataError(f"{place} {table.index[row]}: {problem}; correct or delete it")
 
 
 def _check_columns(place, found, needed):
     """Raise DataError unless all columns that are needed are found in a place, a table or file."""
     missing = [column for column in needed if column not in found]
     if missing:
-        raise DataError(f"{place}: no column {' or '.join(missing)} among "
-                        f"{', '.join(map(str, found))}; rename it, use --columns, or put commas "
-                        "between columns")
-
-
-def _user_columns(ages, others):
-    """E of Section 4.1 and its names: brackets of ages (n,), NaN if unknown; {column: n texts}."""
-    brackets = np.array(AGES)[np.searchsorted(AGES[1:], ages, side="right")].astype(str)
-    columns = {"age": np.where(np.isnan(ages), "", brackets), **others}
-    return _one_hot({column: [[text] for text in texts] for column, texts in columns.items()})
-
-
-def _item_columns(genres, years):
-    """F and its names: genres, perhaps several per item, joined by "|", and decades."""
-    return _one_hot({"genre": [text.split("|") for text in genres],
-                     "decade": [[f"{year // 10 * 10}" if year else ""] for year in years]})
+        found = ", ".join(map(str, found)) or "none"
+        raise DataError(f"{place}: no column {' or '.join(missing)} among {found}; rename it, use "
+                        "--columns, or put commas between columns")
 
 
 def _one_hot(columns):
-    """(n, values) float32 zeros and ones, and names; columns: {name: n lists of texts or ""}."""
-    pairs = []
-    for column, rows in columns.items():
+    """(n, values) float32 zeros and ones, and names; columns: {name: n texts, "" if unknown}.
+
+    Ages, numbers or NaN, become brackets, all of them if any is known; genres are split at "|".
+    """
+    X, names = [], []
+    for column, texts in columns.items():
+        if column == "age":
+            brackets = np.array(AGES)[np.searchsorted(AGES[1:], texts, side="right")].astype(str)
+            texts = np.where(np.isnan(texts), "", brackets)
+        rows = [text.split("|") if column == "genre" else [text] for text in texts]
         values = sorted(set().union(*rows) - {""})
         if len(values) > MOST_VALUES:
             raise DataError(f"column {column} has more than {MOST_VALUES} values; leave it out")
-        if column == "age" and values:                         # all brackets, used or not
-            values = map(str, AGES)
-        pairs += [(column, value) for value in values]
-    index = {pair: n for n, pair in enumerate(pairs)}
-    X = np.zeros((len(rows), len(pairs)), np.float32)
-    for column, rows in columns.items():
-        for x, texts in zip(X, rows):
-            x[[index[column, text] for text in texts if text]] = 1
-    return X, [f"{column}={value}" for column, value in pairs]
-
-
-def _titles_and_years(titles, dates):
-    """Titles as GroupLens writes them, "Heat (1995)", and years (n,) by date or else by title."""
-    dated = re.compile(r"\(([0-9]{4})\)")
-    found = [re.findall("[0-9]{4}", date) or dated.findall(title)
-             for title, date in zip(titles, dates)]
-    years = np.array([int(one[-1]) if one else 0 for one in found], np.int32)
-    return [f"{title} ({year})" if title and year and not dated.search(title) else title
-            for title, year in zip(titles, years)], years
+        if column == "age" and values:
+            values = [str(age) for age in AGES]
+        X.append([[value in row for value in values] for row in rows])
+        names += [f"{column}={value}" for value in values]
+    return np.concatenate(X, axis=1).astype(np.float32), names
 
 
 def read_ratings(path, columns=None):
@@ -455,33 +414,31 @@ def csv_records(path):
     return ((reader.line_num, fields) for fields in reader if "".join(fields).strip())
 
 
-def _load_folder(folder, name, columns=None):
-    """Dataset of the first format whose ratings are in a folder; None if there are none."""
-    files = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    found = [file for pattern in LAYOUTS for file in fnmatch.filter(files, pattern)]
-    return _load_files(folder, found[0], name, columns) if found else None
+def _find_ratings(folder):
+    """The file of ratings of the first known layout in a folder; None if there is none."""
+    files = sorted(folder.iterdir(), key=str) if folder.is_dir() else []
+    return next((file for one in LAYOUTS for file in files if fnmatch(file.name, one)), None)
 
 
-def _load_files(folder, ratings, name, columns=None):
+def _load_files(ratings, name, columns=None):
     """Dataset of a file of ratings and of the files about users and items that belong to it."""
-    layout = next((one for one in LAYOUTS if fnmatch.fnmatch(ratings, one)), "ratings.csv")
-    first, *more = [(folder / file.replace("*", ratings.removesuffix(".inter")), sep, fields)
-                    for file, sep, fields in LAYOUTS[layout]]
+    layout = next((one for one in LAYOUTS if fnmatch(ratings.name, one)), "ratings.csv")
+    first, *more = [(ratings.parent / file.replace("*", ratings.name.removesuffix(".inter")), *how)
+                    for file, *how in LAYOUTS[layout]]
     rated = _read_table(*first, RATED, columns)
     users, items = (_read_table(path, sep, fields) if fields or path.is_file() else None
                     for path, sep, fields in more)
-    if users is not None:
-        users = users.filter(PROFILE)
+    users = None if users is None else users.filter(PROFILE)
     if layout == "ratings.dat":
-        codes = {str(code): occupation for code, occupation in enumerate(OCCUPATIONS)}
-        users["occupation"] = users["occupation"].map(codes)
+        jobs = {str(code): job for code, job in enumerate(OCCUPATIONS)}
+        users["occupation"] = users["occupation"].map(jobs)
     elif layout == "u.data":
         flags = items.to_numpy()[:, -len(GENRES):] == "1"      # (items, 19)
         items["genres"] = ["|".join(np.array(GENRES)[row]) for row in flags]
     elif layout == "*.inter" and items is not None and "genres" in items:
         items["genres"] = items["genres"].str.replace(" ", "|", regex=False)
-    ml_100k = layout == "u.data" or name == "ml-100k"
-    return replace(to_dataset(name, rated, users, items), folder=folder if ml_100k else None)
+    folder = ratings.parent if layout == "u.data" or name == "ml-100k" else None
+    return replace(to_dataset(name, rated, users, items), folder=folder)
 
 
 def _read_table(path, sep, fields, kept=None, columns=None):
@@ -495,10 +452,10 @@ def _read_table(path, sep, fields, kept=None, columns=None):
         raw, sep = raw.replace(b"::", b"\t"), "\t"
     if fields:                                                 # now line 1 names them, as elsewhere
         raw = sep.join(fields).encode() + b"\n" + raw
-    quoting = csv.QUOTE_MINIMAL if sep == "," else csv.QUOTE_NONE
+    style = {"delimiter": sep, "skipinitialspace": True,
+             "quoting": csv.QUOTE_MINIMAL if sep == "," else csv.QUOTE_NONE}
     csv.field_size_limit(2 ** 31 - 1)                          # if a quote is not closed
-    rows = csv.reader(map(bytes.decode, io.BytesIO(raw)), delimiter=sep, quoting=quoting,
-                      skipinitialspace=True)
+    rows = csv.reader(map(bytes.decode, io.BytesIO(raw)), **style)
     names = [name.strip() for name in next(rows, [])]
     line = sep.encode() * (len(names) - 1) + b"\n"
     marks = raw.translate(None, bytes(set(range(256)) - set(sep.encode() + b"\n"))) + b"\n"
@@ -506,31 +463,24 @@ def _read_table(path, sep, fields, kept=None, columns=None):
     for row in rows if marks.replace(line, b"") or sep == "," and b'"' in raw else ():
         if len(row) != len(names):
             raise DataError(f"{path}, line {rows.line_num - bool(fields)}: {len(row)} fields "
-                            f"instead of {len(names)}")
-    at = _find_columns(path, names, columns or {})
-    kept = kept or list(at)
+                            f"instead of {len(names)}; correct the line")
+    columns = columns or {}
+    _check_columns(path, names, columns)
+    labels = []
+    for name in names:                                         # userId or user_id:token -> user
+        plain = re.sub("[_ ]|:.*", "", name.lower())
+        label = columns.get(name, ALIASES.get(plain, plain))
+        taken = label in labels or label in columns.values() and name not in columns
+        labels.append(len(labels) if taken else label)
+    _check_columns(path, labels, kept or [])
     try:      # Names are read as a row: of a column of numbers alone, pandas makes "007" a 7.
-        table = pd.read_csv(
-            io.BytesIO(raw), sep=sep, quoting=quoting, header=None, names=range(len(names)),
-            usecols=[at[name] for name in kept if name in at], dtype="category", na_filter=False,
-            skip_blank_lines=False, skipinitialspace=True)
+        table = pd.read_csv(io.BytesIO(raw), header=None, names=labels, usecols=kept,
+                            dtype="category", na_filter=False, skip_blank_lines=False, **style)[1:]
     except ValueError as error:
-        raise DataError(f"{path}: {str(error).rpartition('error: ')[2]}") from error
-    _check_columns(path, at, kept)
-    table = table[[at[name] for name in kept]].set_axis(kept, axis=1)[1:]
+        raise DataError(f"{path}: {str(error).rpartition('error: ')[2]}; correct it") from error
     table.index += 0 if fields else 1                          # line numbers
     table.attrs["file"] = str(path)
     return table
-
-
-def _find_columns(path, names, columns):
-    """{name here: place} of the columns of a file, of equals the first; columns: as in load."""
-    _check_columns(path, names, columns)
-    at = {ours: names.index(theirs) for theirs, ours in columns.items()}
-    for n, name in enumerate(names):                           # userId or user_id:token -> user
-        plain = re.sub("[_ ]|:.*", "", name.lower())
-        at.setdefault(ALIASES.get(plain, plain), n)
-    return at
 
 
 def _read_bytes(path, encoding="utf-8"):
@@ -542,8 +492,6 @@ def _read_bytes(path, encoding="utf-8"):
         return raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n").rstrip(b"\n") or b"\n"
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
-    except DAMAGED as error:
-        raise DataError(f"{path}: {error}; delete the archive and load again") from error
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}, line {line}: not UTF-8 text; save it as UTF-8") from error
@@ -552,17 +500,17 @@ def _read_bytes(path, encoding="utf-8"):
 def _load_named(name, folder, progress):
     """Dataset of folder/NAME/ or folder/NAME.zip, fetched if neither is there."""
     archive = folder / f"{name}.zip"
-    found = _load_folder(folder / name, name)
-    if not found and not archive.is_file():
+    ratings = _find_ratings(folder / name)
+    if not ratings and not archive.is_file():
         _fetch(name, archive, progress)
     try:
         for inside in (f"{name}/", "recbole/dataset_example/ml-100k/"):
-            found = found or _load_folder(zipfile.Path(archive, inside), name)
-    except DAMAGED as error:
+            ratings = ratings or _find_ratings(zipfile.Path(archive, inside))
+        if ratings:
+            return _load_files(ratings, name)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise DataError(f"{archive}: {error}; delete it and load again") from error
-    if not found:
-        raise DataError(f"{archive}: no ratings below {name}/; delete it and load again")
-    return found
+    raise DataError(f"{archive}: no ratings below {name}/; delete it and load again")
 
 
 def _fetch(name, archive, progress):
@@ -573,9 +521,8 @@ def _fetch(name, archive, progress):
             print(f"{name} is not in {archive.parent}: fetching it from {source}", file=sys.stderr)
         try:
             raw = _download(source)
-            found = hashlib.md5(raw, usedforsecurity=False).hexdigest()
-            if found != md5:
-                raise ValueError(f"MD5 {found} instead of {md5}")
+            if hashlib.md5(raw, usedforsecurity=False).hexdigest() != md5:
+                raise ValueError(f"its MD5 is not {md5}")
             os.makedirs(archive.parent, exist_ok=True)
             return write_whole(archive, lambda file: file.write(raw))
         except (OSError, ValueError, subprocess.SubprocessError, HTTPException) as error:
@@ -620,11 +567,12 @@ def output_path(path, *inputs):
     Neither an input nor data in a folder that is an input may be overwritten.
     """
     real = os.path.realpath(path)
+    folder = os.path.dirname(real)
     inputs = [os.path.realpath(one) for one in inputs]
     is_data = re.search(r"\.(data|user|item|dat|inter|csv|base|test)$", real)
-    if os.path.isfile(real) and (real in inputs or is_data and os.path.dirname(real) in inputs):
+    if os.path.isfile(real) and (real in inputs or is_data and folder in inputs):
         raise DataError(f"{path}: would overwrite an input; choose another file")
-    no_file = path in ("", "-") or os.path.exists(real) and not os.path.isfile(real)
-    if no_file or not os.access(os.path.dirname(real), os.W_OK):
+    special = path == "-" or os.path.exists(real) and not os.path.isfile(real)
+    if special or not os.access(folder, os.W_OK):
         raise DataError(f"{path}: cannot be written; choose another file in a folder that exists")
     return real

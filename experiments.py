@@ -1,9 +1,12 @@
-"""The paper's experiments (Section 4): four tables of RMSE on MovieLens.
+"""The paper's experiments (Section 4), four tables of RMSE on MovieLens, and tests of our own.
 
-There are also tests that the paper does not have: the first ten items of a list, by measures of
-ranking and by genre, new items, how many ratings a new user has to give, how sure ratings are, the
-splits that others use, the effect of each choice, the cost of a new user, and the grid around each
-hyperparameter.
+basic: 20% of each user's ratings are held out. realtime: 20% of the users are new. all: both.
+newitem: 20% of the items are new. coldstart: new users by number of ratings. topn: lists for new
+users. published: u1 to u5, in the folder of ml-100k, or, of other data, 10% of all ratings held
+out. calibration: how sure ratings for new users are. taste: lists for fans of a genre. sample:
+trained on a share of the users. ablation: from the paper to LFG-dual, one choice per row. speed:
+time per new user of fold 1, training time, and memory. growth: time per epoch, and memory. tune:
+validation RMSE around each setting, within fold 1's training part.
 """
 
 import os
@@ -27,11 +30,6 @@ from timeit import timeit
 
 import numpy as np
 
-try:
-    import resource
-except ImportError:                                        # Windows
-    resource = None
-
 from data import DataError, Ratings, Split, first_ratings, load, official, output_path
 from data import sample_users, split, write_whole
 from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, PaperLFG, RankLFG
@@ -40,19 +38,17 @@ from settings import COUNTS, GRID, SHARES, for_genres, settings_for
 from svd import EASE, SVD, BiasSVD, FoldIn, MultVAE, Popularity, SVDpp, like_threshold, likes_of
 
 NETWORKS = {"lfg": ["LFG"], "lfg-item": ["LFG-item"], "lfg-dual": ["LFG-dual"]}
+BASIC = {"svd": ["SVD"], "biassvd": ["BiasSVD"], "svdpp": ["SVD++"], "lfg-paper": ["LFG (paper)"],
+         **NETWORKS}
 COLUMNS = {                                                # rows that each of --models adds
-    "basic": {"svd": ["SVD"], "biassvd": ["BiasSVD"], "svdpp": ["SVD++"],
-              "lfg-paper": ["LFG (paper)"], **NETWORKS},
-    "realtime": {"svd": ["SVD"], "biassvd": ["BiasSVD", "BiasSVD fold-in"],
-                 "svdpp": ["SVD++ fold-in"], "lfg-paper": ["LFG (paper)"], **NETWORKS},
+    "basic": BASIC, "published": BASIC,
+    "realtime": {**BASIC, "biassvd": ["BiasSVD", "BiasSVD fold-in"], "svdpp": ["SVD++ fold-in"]},
     "newitem": {"biassvd": ["μ + bu", "BiasSVD fold-in"], **NETWORKS},
     "coldstart": {"biassvd": ["μ + bi", "BiasSVD fold-in"], **NETWORKS},
     "topn": {"biassvd": ["BiasSVD fold-in"], "lfg-dual": ["LFG-dual"],
              "popularity": ["Popularity"], "ease": ["EASE"], "mult-vae": ["Mult-VAE"],
              "lfg-rank": ["LFG-rank user", "LFG-rank item", "LFG-rank"]},
-    "coldstart topn": {"popularity": ["Popularity"], "ease": ["EASE"], "lfg-rank": ["LFG-rank"]},
-}
-COLUMNS["published"] = COLUMNS["basic"]
+    "coldstart topn": {"popularity": ["Popularity"], "ease": ["EASE"], "lfg-rank": ["LFG-rank"]}}
 CLASSES = {"SVD": SVD, "BiasSVD": BiasSVD, "SVD++": SVDpp, "LFG": LFG, "LFG-item": LFG,
            "LFG (paper)": PaperLFG, "Popularity": Popularity, "EASE": EASE, "Mult-VAE": MultVAE,
            "LFG-rank user": RankLFG, "LFG-rank item": CellsLFG}
@@ -61,20 +57,25 @@ JOINED = {"LFG-dual": (LFGDual, "LFG", "LFG-item"),
           "SVD++ mean": (LFGDual, None, "SVD++"),          # of as many seeds as LFG-dual has
           "SVD++ fold-in mean": (LFGDual, None, "SVD++ fold-in")}
 TASTES = {"Horror": 5, "Children's": 5, "Sci-Fi": 5, "Romance": 5, "War": 3}       # of ten
-TITLES = {"basic": "LFG Rating Prediction", "realtime": "LFG Real-Time Rating Prediction",
-          "newitem": "New Items,", "coldstart": "Cold Start by Ratings in the Profile,",
-          "topn": "Lists for New Users,",
-          "coldstart topn": "Lists by Ratings in the Profile,",
-          "taste": "The First Ten of Fans,", "ablation": "What Each Choice Buys,",
-          "speed": "What a New User Costs,", "calibration": "How Sure Ratings Are,",
-          "published": "Public Protocol", "sample": "Trained on a Share of the Users,",
-          "growth": "What an Epoch Costs, One Thread:"}
+TITLES = {                                                 # without {results}: of RMSE
+    "basic": "LFG Rating Prediction", "realtime": "LFG Real-Time Rating Prediction",
+    "published": "Public Protocol", "newitem": "New Items,", "ablation": "What Each Choice Buys,",
+    "coldstart": "Cold Start by Ratings in the Profile,",
+    "coldstart topn": "Lists by Ratings in the Profile, {results}\n(NDCG@10, higher is better)",
+    "topn": "Lists for New Users, {results}\n(higher is better)",
+    "sample": "Trained on a Share of the Users, {results}\n"
+              "(RMSE and seconds of LFG-dual, NDCG@10 and seconds of LFG-rank)",
+    "calibration": "How Sure Ratings Are, {results}\n(LFG-dual: ratings within each interval; NLL, "
+                   "and with one spread for all; RMSE by fifth)",
+    "taste": "The First Ten of Fans, on {name}",
+    "speed": "What a New User Costs, Fold 1, One Thread, on {name}",
+    "growth": "What an Epoch Costs, One Thread: {users:,} users, {items:,} items, {ratings:,} "
+              "ratings"}
 PAPER = {                                                  # table and its averages of RMSE
     ("ml-100k", "basic"): (1, {"SVD": 0.9404, "BiasSVD": 0.9136, "LFG (paper)": 0.9130}),
     ("ml-1m", "basic"): (2, {"SVD": 0.8672, "BiasSVD": 0.8607, "LFG (paper)": 0.8566}),
     ("ml-100k", "realtime"): (3, {"SVD": 1.1274, "BiasSVD": 1.0305, "LFG (paper)": 0.9255}),
-    ("ml-1m", "realtime"): (4, {"SVD": 1.1151, "BiasSVD": 0.9835, "LFG (paper)": 0.8837}),
-}
+    ("ml-1m", "realtime"): (4, {"SVD": 1.1151, "BiasSVD": 0.9835, "LFG (paper)": 0.8837})}
 OTHERS = {                                                 # what others report, and where
     "ml-100k": ("u1", [
         "0.905 GC-MC (arXiv 1706.02263)", "0.905 IGMC (arXiv 1904.12058)",
@@ -88,8 +89,7 @@ OTHERS = {                                                 # what others report,
         "0.8290 IMC-GAE (arXiv 2108.11124)", "0.824 SparseFC (Muller et al., ICML 2018)",
         "0.8227 GLocal-K (arXiv 2108.12184): its best test epoch",
         "0.8161 myFM with dates (github.com/tohtsky/myFM)",
-        "0.8140 myFM with dates, ordered probit (github.com/tohtsky/myFM)"]),
-}
+        "0.8140 myFM with dates, ordered probit (github.com/tohtsky/myFM)"])}
 LEVELS = {"50": 0.67449, "80": 1.28155, "95": 1.95996}      # normal quantiles, by coverage in %
 T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}          # Student's t by number of folds
 
@@ -103,28 +103,26 @@ def run(argv):
         options.json = output_path(options.json, options.dataset, *folders)
     loaded = [load(name, options.data_dir, options.seed, not options.quiet, options.columns)
               for name in names]
-    others = {"tune": tune, "speed": speed, "taste": taste, "calibration": calibration,
-              "sample": sample, "growth": growth}
-    make = others.get(options.test, cross_validate)
+    make = {"tune": tune, "speed": speed, "taste": taste, "sample": sample,
+            "growth": growth}.get(options.test, cross_validate)
     tables = []
     for test in options.tests:
         for data in loaded:
-            for table in make(data, test, options):
+            for more, *texts in make(data, test, options):
+                table = {"table": None, "dataset": data.name, "test": test, "seed": options.seed,
+                         **more}
                 tables.append(table)
+                if texts and table["test"] in TITLES:
+                    texts = [title(table), *texts]
+                if texts:
+                    print(*texts, sep="\n\n", end="\n\n", flush=True)
                 if options.json:
                     write_whole(options.json, json.dumps(tables, indent=1))
 
 
-def columns_of(test, options):
-    """The rows of a test's table that --models asks for."""
-    return [column for model in options.models for column in COLUMNS[test].get(model, [])]
-
-
 def turned(data, test):
     """The Dataset, transposed if the test is newitem: users and items exchanged."""
-    if test != "newitem":
-        return data
-    return replace(data, ratings=data.ratings.T, E=data.F, F=data.E)
+    return replace(data, ratings=data.ratings.T, E=data.F, F=data.E) if test == "newitem" else data
 
 
 class Fold:
@@ -143,6 +141,10 @@ class Fold:
         self.groups = {}
         self.models = {row: self.model_of(column, settings, seed)
                        for row, (column, settings) in plan.items()}
+        if test == "calibration":
+            settings = plan["LFG-dual"][1]
+            spare = LFGItem(LFG(**settings["LFG-item"], seed=seed), **settings["LFG-item fold-in"])
+            self.groups["noise"] = {"": Noise(spare)}
 
     def model_of(self, column, settings, seed):
         """The model of a column, made of parts.
@@ -180,28 +182,26 @@ class Fold:
 
 def train(folds, options):
     """Yield each Fold, taken off the list, when its models are trained, in processes."""
-    data, test = folds[0].data, folds[0].test
-    shared = [fold.inputs for fold in folds]
     tasks = [[(n, key[0] in fold.solved, *group.values())
               for key, group in reversed(fold.groups.items())]           # the longest first
              for n, fold in enumerate(folds)]
-    for took in fit_all(tasks, shared, options.jobs, f"{data.name} {test}", options.quiet):
-        fold = folds.pop(0)
-        fold.took = took
-        yield fold
+    what = f"{folds[0].data.name} {folds[0].test}"
+    shared = [fold.inputs for fold in folds]
+    for took in fit_all(tasks, shared, options.jobs, what, options.quiet):
+        folds[0].took = took
+        yield folds.pop(0)
 
 
 def cases_of(ratings, test, fold, seed, given=None):
     """The Splits of a fold, all with one training part: one, or in coldstart one for each count.
 
-    given: the Split, if it is not to be drawn.
-
-    coldstart keeps the new users with enough ratings for the largest count, so that all cases
-    score the same ratings. Raises DataError if there are too few data.
+    given: the Split, if it is not to be drawn. coldstart keeps the new users with enough ratings
+    for the largest count, so that all cases score the same ratings. Raises DataError if there are
+    too few data.
     """
     of = test if test in ("basic", "published") else "realtime"
-    parts = given or split(ratings, of, fold, seed)
-    if not (len(parts.train) and len(parts.target)):
+    train_part, *shown = parts = given or split(ratings, of, fold, seed)
+    if not (len(train_part) and len(parts.target)):
         raise DataError("too few users or ratings for five folds; use a larger data set")
     if not test.startswith("coldstart"):
         return [parts]
@@ -209,8 +209,8 @@ def cases_of(ratings, test, fold, seed, given=None):
     if not steady.any():
         raise DataError(f"no new user of fold {fold} has {COUNTS[-1]} ratings to show; use data "
                         "with more ratings per user")
-    profile, target = (r.where(steady[r.users]) for r in parts[1:])
-    return [Split(parts.train, first_ratings(profile, n, seed), target) for n in COUNTS]
+    profile, target = (r.where(steady[r.users]) for r in shown)
+    return [Split(train_part, first_ratings(profile, n, seed), target) for n in COUNTS]
 
 
 def rmse_of(model, case, E):
@@ -261,35 +261,37 @@ def measures(top, relevant, users, n_candidates):
 def measured(fold):
     """JSON object of a trained Fold; for each row a value or, if it has several cases, a list."""
     train_part, _, target = fold.cases[0]
-    key = measure_of(fold.test)
-    score = rmse_of if key == "rmse" else ranking_of
+    sizes = {"fold": fold.number, "n_train": len(train_part), "n_test": len(target)}
+    if fold.test == "calibration":
+        return {**sizes, **calibrated(fold)}
+    key, score = ("metrics", ranking_of) if fold.test.endswith("topn") else ("rmse", rmse_of)
     results = {}
     for row, model in fold.models.items():
         found = [score(model, case, fold.data.E) for case in fold.cases]
         results[row] = found if len(found) > 1 else found[0]
     means = {row: results.pop(row) for row in fold.plan if fold.plan[row][0].endswith(" mean")}
-    return {"fold": fold.number, "n_train": len(train_part), "n_test": len(target), key: results,
-            "seconds": {row: fold.seconds(row) for row in results},
+    return {**sizes, key: results, "seconds": {row: fold.seconds(row) for row in results},
             **({"ensemble": means} if means else {})}
 
 
 def cross_validate(data, test, options):
-    """Train and score a table fold by fold, then print it and yield its JSON objects.
+    """Train and score a table fold by fold, then yield its JSON objects and texts.
 
     The ablation is one table of two tests, coldstart is two tables. Ctrl-C leaves the tables of the
     complete folds.
     """
     several = {"ablation": ("basic", "realtime"), "coldstart": ("coldstart", "coldstart topn")}
-    plans = {}
-    for of in several.get(test, (test,)):
-        settings = settings_for(len(data.ratings), of, options.seeds)
-        plans[of] = choices(settings) if test == "ablation" else plan_of(of, settings, options)
+    if test == "calibration":
+        plans = {test: plan_of(data, "realtime", options, ["LFG-dual"])}
+    else:
+        plans = {of: plan_of(data, of, options) for of in several.get(test, (test,))}
+    if test == "ablation":
+        plans = {of: choices(plan["LFG-dual"][1]) for of, plan in plans.items()}
     data = turned(data, test)
     drawn = test == "published" and data.folder is None
-    asked = options.drawn_folds if drawn else options.folds
-    given = {n: official(data, n) for n in asked if test == "published"}
-    folds = [Fold(data, of, n, plan, options.seed, given.get(n))
-             for n in asked for of, plan in plans.items() if plan]
+    folds = [Fold(data, of, n, plan, options.seed, official(data, n) if of == "published" else None)
+             for n in (options.drawn_folds if drawn else options.folds)
+             for of, plan in plans.items() if plan]
     found = {fold.test: [] for fold in folds}
     try:
         for fold in train(folds, options):
@@ -297,16 +299,16 @@ def cross_validate(data, test, options):
     finally:                                               # after Ctrl-C, too, which then goes on
         complete = min(map(len, found.values()))
         if complete:
-            tables = [table_object(data, test, of, objects[:complete], options)
-                      for of, objects in found.items()]
-            for together in [tables] if test == "ablation" else [[table] for table in tables]:
-                show(together)
-            yield from tables
+            found = {of: objects[:complete] for of, objects in found.items()}
+            yield from tables_of(data.name, test, found)
 
 
-def plan_of(test, settings, options):
-    """The plan of a table, and, for the same number of seeds as ours, the mean of SVD++ models."""
-    plan = {column: (column, settings) for column in columns_of(test, options)}
+def plan_of(data, test, options, columns=None):
+    """The plan of columns, else of those that --models asks for; and the mean of as many SVD++."""
+    if columns is None:
+        columns = [column for model in options.models for column in COLUMNS[test].get(model, [])]
+    settings = settings_for(len(data.ratings), test, options.seeds)
+    plan = {column: (column, settings) for column in columns}
     column = "SVD++ fold-in" if test == "realtime" else "SVD++"
     if {column, "LFG-dual"} <= plan.keys():
         n = settings["LFG-dual"]["seeds"]
@@ -314,21 +316,56 @@ def plan_of(test, settings, options):
     return plan
 
 
-def measure_of(test):
-    """The key of the results of a test in the JSON object of a fold."""
-    return "metrics" if test.endswith("topn") else "rmse"
+def tables_of(name, test, found):
+    """Yield what is a table's own in its JSON object, and texts to print.
 
-
-def table_object(data, test, of, folds, options):
-    """The JSON object of a table; averages are of the shape that each fold has, by model."""
-    average = mean_of([fold[measure_of(of)] for fold in folds])
-    number, paper = PAPER.get((data.name, test), (None, None))
-    more = {"coldstart": {"ratings": COUNTS}, "ablation": {"of": of}, "topn": {}}
-    ensembles = [fold["ensemble"] for fold in folds if "ensemble" in fold]
-    return {"table": number, "dataset": data.name, "test": test if test == "ablation" else of,
-            "seed": options.seed, "models": list(average), "folds": folds, "average": average,
-            **({"ensemble": mean_of(ensembles)} if ensembles else {}),
-            **more.get(test, {"paper": paper})}
+    found: {test: JSON objects of folds}; averages are of the shape that each fold has, by model.
+    """
+    if test == "calibration":
+        yield {"models": ["LFG-dual"], "folds": found[test]}, markdown(
+            ["Fold", *(f"  {level} %" for level in LEVELS), "   NLL", "NLL, one", "RMSE 1",
+             *(f"     {fifth}" for fifth in range(2, 6))],
+            [[f["fold"], *f["coverage"].values(), f["nll"], f["nll_constant"], *f["rmse_by_fifth"]]
+             for f in found.pop(test)])
+    columns = {}                                           # {header: {row: number}}
+    for of, folds in found.items():
+        mean = mean_of(folds)
+        average = mean.get("rmse") or mean["metrics"]
+        table = {"test": of, "models": list(average), "folds": folds, "average": average,
+                 **{key: mean[key] for key in mean if key == "ensemble"}}
+        texts = [f"{what}: RMSE {rmse:.4f}" for what, rmse in mean.get("ensemble", {}).items()]
+        first = "Model"
+        if test == "ablation":
+            first = "Choice".ljust(66)
+            columns["Real-time" if columns else " Basic"] = average
+            table.update(test=test, of=of)
+        elif test.startswith("coldstart"):
+            first = "Ratings shown"
+            columns = {f"{count:>6}": {row: values[n] if "rmse" in mean else values[n]["NDCG@10"]
+                                       for row, values in average.items()}
+                       for n, count in enumerate(COUNTS)}
+            table["ratings"] = COUNTS
+        elif test == "topn":
+            columns = {measure: {row: values[measure] for row, values in average.items()}
+                       for measure in next(iter(average.values()))}
+        else:
+            number, paper = PAPER.get((name, test), (None, None))
+            columns = {f"Fold {fold['fold']}": fold["rmse"] for fold in folds}
+            columns.update({"Average": average, **({" Paper": paper} if paper else {})})
+            table.update(table=number, paper=paper, differences=differences(folds))
+            if table["differences"]:
+                texts.append("\n".join(
+                    "- {model} minus {baseline}: {mean:+.4f}, 95 % interval {interval[0]:+.4f} to "
+                    "{interval[1]:+.4f}".format(**one) for one in table["differences"]))
+            if test == "published" and name in OTHERS:
+                texts += [f"RMSE that others report on {OTHERS[name][0]}; ours read no dates:",
+                          "\n".join(f"- {report}" for report in OTHERS[name][1])]
+        if test != "ablation":
+            columns["Seconds"] = {row: sum(f["seconds"][row] for f in folds) for row in average}
+        text = markdown([first.ljust(15), *columns],
+                        [[row, *(column.get(row, "") for column in columns.values())]
+                         for row in average])
+        yield (table,) if (test, of) == ("ablation", "basic") else (table, text, *texts)
 
 
 def mean_of(values):
@@ -340,64 +377,25 @@ def mean_of(values):
     return float(np.mean(values))
 
 
-def show(tables):
-    """Print the table of a test; its columns are {header: {row: number}}."""
-    table = tables[0]
-    average = table["average"]
-    seconds = {name: sum(f["seconds"][name] for f in table["folds"]) for name in average}
-    first = "Model".ljust(15)
-    if table["test"] == "ablation":
-        first = "Choice".ljust(66)
-        columns = {" Basic": average, "Real-time": tables[1]["average"], "Seconds": None}
-    elif table["test"].startswith("coldstart"):
-        first = "Ratings shown".ljust(15)
-        columns = {f"{count:>6}": {name: values[n] if table["test"] == "coldstart" else
-                                   values[n]["NDCG@10"] for name, values in average.items()}
-                   for n, count in enumerate(COUNTS)}
-    elif table["test"] == "topn":
-        columns = {measure: {name: average[name][measure] for name in average}
-                   for measure in next(iter(average.values()))}
-    else:
-        columns = {f"Fold {f['fold']}": f["rmse"] for f in table["folds"]}
-        columns.update({"Average": average, " Paper": table["paper"]})
-    columns.setdefault("Seconds", seconds)
-    columns = {header: column for header, column in columns.items() if column}
-    print(f"Table {table['table']}: {title(table)}" if table["table"] else title(table))
-    print_table([first, *columns], [[name, *(column.get(name, "") for column in columns.values())]
-                                    for name in average])
-    for what, rmse in table.get("ensemble", {}).items():
-        print(f"{what}: RMSE {rmse:.4f}\n")
-    if "paper" in table:
-        table["differences"] = differences(table["folds"], average)
-    if table["test"] == "published" and table["dataset"] in OTHERS:
-        which, reports = OTHERS[table["dataset"]]
-        print(f"RMSE that others report on {which}; ours read no dates:\n")
-        print(*(f"- {report}" for report in reports), "", sep="\n", flush=True)
-
-
-def differences(folds, average):
-    """Print and return mean differences with intervals: between the last LFG and each baseline.
+def differences(folds):
+    """Mean differences with intervals: between the last LFG and each baseline.
 
     And between the paper's LFG and BiasSVD, its own claim. Averages have no say in which pairs.
     Paired t with the correction of Nadeau and Bengio (2003): training sets overlap, so the variance
     of the mean over J folds is (1 / J + n_test / n_train) times that of a fold.
     """
+    names = list(folds[0]["rmse"])
     paper = "LFG (paper)"
-    ours = [name for name in average if name.startswith("LFG") and name != paper][-1:]
-    pairs = [(one, name) for one in ours for name in average if not name.startswith("LFG")]
-    pairs += [(paper, name) for name in average if name.startswith("BiasSVD") and paper in average]
+    ours = [name for name in names if name.startswith("LFG") and name != paper][-1:]
+    pairs = [(one, name) for one in ours for name in names if not name.startswith("LFG")]
+    pairs += [(paper, name) for name in names if name.startswith("BiasSVD") and paper in names]
     found = []
     for model, baseline in pairs if len(folds) > 1 else []:
         d = np.array([f["rmse"][model] - f["rmse"][baseline] for f in folds])
         overlap = np.mean([f["n_test"] / f["n_train"] for f in folds])
         half = T_975[len(d)] * np.sqrt((1 / len(d) + overlap) * d.var(ddof=1))
-        low, high = float(d.mean() - half), float(d.mean() + half)
         found.append({"model": model, "baseline": baseline, "mean": float(d.mean()),
-                      "interval": [low, high]})
-        print(f"- {model} minus {baseline}: {d.mean():+.4f}, "
-              f"95 % interval {low:+.4f} to {high:+.4f}")
-    if found:
-        print()
+                      "interval": [float(d.mean() - half), float(d.mean() + half)]})
     return found
 
 
@@ -407,6 +405,8 @@ def choices(settings):
     item, dual = settings["LFG-item"], settings["LFG-dual"]
     published = {**paper, "l2": 0.0, "l2_M": 0.0, "dropout": 0.0}
     dropout = {**published, "dropout": LFG().dropout}
+    no_priors = {**settings["LFG-item fold-in"], "centre": partial(no_prior, item["n_factors"] + 1)}
+    plain = "LFG-item fold-in", no_priors
     steps = [
         ("LFG (paper)", "as published, tuned: LFG (paper)", paper),
         ("LFG", "+ deviations from μ and the item's mean, 0/1 indicator, smaller M", published),
@@ -417,16 +417,13 @@ def choices(settings):
         ("LFG", "+ 200 factors", {**lfg, "mask": 0.1}),
         ("LFG", "+ mask 0.3 (LFG)", lfg),
         ("LFG-item", "turned around: items generated, users solved",
-         {**item, "mask": lfg["mask"], "shown_weight": 1.0}),
-        ("LFG-item", "+ mask 0.5, weight 0.2 for ratings that the input shows", item),
+         {**item, "mask": lfg["mask"], "shown_weight": 1.0}, plain),
+        ("LFG-item", "+ mask 0.5, weight 0.2 for ratings that the input shows", item, plain),
         ("LFG-item", "+ prior, noise, and items folded in (LFG-item)", item),
         ("LFG-dual", "+ mean over seeds", {**dual, "user_weight": 0}),
         ("LFG-dual", "+ the user side, with its weight (LFG-dual)", dual)]
-    rows = {what: (name, {**settings, name: setting}) for name, what, setting in steps}
-    plain = {**settings["LFG-item fold-in"], "centre": partial(no_prior, item["n_factors"] + 1)}
-    for what in list(rows)[7:9]:
-        rows[what][1]["LFG-item fold-in"] = plain
-    return rows
+    return {what: (name, {**settings, name: setting, **dict(more)})
+            for name, what, setting, *more in steps}
 
 
 def no_prior(width, items):
@@ -435,33 +432,29 @@ def no_prior(width, items):
 
 
 def tune(data, test, options):
-    """Print the validation RMSE around the settings of each model; yield the JSON objects.
+    """Yield the validation RMSE around the settings of each model: JSON objects and texts.
 
     Validation is cut out of fold 1's training part just as the test part was cut out of the whole.
     """
-    used = settings_for(len(data.ratings), test, options.seeds)
-    key = measure_of(test)
+    plan = plan_of(data, test, options)
+    measure = "NDCG@100" if test == "topn" else "RMSE"
     # lists of few users are noisy: of small data, several validation parts
     inner = (1, 2, 3) if test == "topn" and len(data.ratings) < 500_000 else (1,)
     data = turned(data, test)
     training = replace(data, ratings=cases_of(data.ratings, test, 1, options.seed)[0].train)
-    for column in columns_of(test, options):
-        if column.startswith("μ") or column == "Popularity":             # nothing to tune
+    for column, (_, used) in plan.items():
+        if column not in GRID:                             # nothing to tune
             continue
-        values, plan = neighbours(column, used)
-        folds = [Fold(training, test, n, plan, options.seed) for n in inner]
-        folds = [measured(fold) for fold in train(folds, options)]
-        found = mean_of([fold[key] for fold in folds])
-        seconds = mean_of([fold["seconds"] for fold in folds])
-        name = "NDCG@100" if test == "topn" else "rmse"
-        grid = [{"changed": changed, name: float(np.mean(         # rmse: mean of the counts
-                    value[name] if test == "topn" else value)), "seconds": seconds[changed]}
-                for changed, value in found.items()]
-        name = name.replace("rmse", "RMSE")
-        print(f"Validation {name}, {data.name} {test}, {column}: {', '.join(values)}\n")
-        print_table(["Changed".ljust(27), name.rjust(6), "Seconds"], [row.values() for row in grid])
-        yield {"table": None, "dataset": data.name, "test": "tune", "of": test,
-               "seed": options.seed, "models": [column], "grid": grid}
+        values, around = neighbours(column, used)
+        folds = [Fold(training, test, n, around, options.seed) for n in inner]
+        mean = mean_of([measured(fold) for fold in train(folds, options)])
+        found = mean.get("rmse") or {row: lists[measure] for row, lists in mean["metrics"].items()}
+        grid = [{"changed": row, measure.replace("RMSE", "rmse"): float(np.mean(value)),
+                 "seconds": mean["seconds"][row]} for row, value in found.items()]
+        yield ({"test": "tune", "of": test, "models": [column], "grid": grid},
+               f"Validation {measure}, {data.name} {test}, {column}: {', '.join(values)}",
+               markdown(["Changed".ljust(27), measure.rjust(6), "Seconds"],
+                        map(dict.values, grid)))
 
 
 def neighbours(column, used):
@@ -477,7 +470,7 @@ def neighbours(column, used):
             for factor in factors if value is not None else ():
                 other = scaled(value, factor)
                 changed = {**used, group: {**used[group], key: other}}
-                plan[f"{prefix}{key} = {other}"] = (column, changed)
+                plan[f"{prefix}{key} = {other}"] = column, changed
     return values, plan
 
 
@@ -490,81 +483,72 @@ def scaled(value, factor):
 
 
 def taste(data, test, options):
-    """Print and yield how much of a genre is in the first ten of its fans; LFG-rank on all ratings.
+    """Yield how much of a genre is in the first ten of its fans; LFG-rank on all ratings.
 
     A fan has rated four of the genre's 20 most rated items with the highest rating: 50 draws.
     """
     R = data.ratings
-    settings = settings_for(len(R), "coldstart topn", options.seeds)
-    plan = {"LFG-rank": ("LFG-rank", settings)}
+    plan = plan_of(data, "coldstart topn", options, ["LFG-rank"])
     fold, = train([Fold(data, test, None, plan, options.seed, Split(R, R, R))], options)
-    model = fold.models["LFG-rank"]
     rng = np.random.default_rng(options.seed)
     n_rated = np.bincount(R.items, minlength=R.shape[1])
+    users = np.repeat(np.arange(50), 4)
+    profiles = np.tile(data.E.mean(0), (50, 1))
     rows = []
     for genre, least in TASTES.items():
         of_genre = np.array([genre in genres.split("|") for genres in data.genres])
         if of_genre.sum() < 20:
             continue
         famous = np.argsort(-n_rated * of_genre, kind="stable")[:20]
-        liked = np.array([rng.choice(famous, 4, replace=False) for _ in range(50)])
-        users = np.repeat(np.arange(50), 4)
-        shown = Ratings(users, liked.ravel(), np.full(200, R.values.max()), (50, R.shape[1]))
-        scores = model.scores(np.arange(50), shown, np.tile(data.E.mean(0), (50, 1)))
-        scores[users, liked.ravel()] = -np.inf
+        liked = np.ravel([rng.choice(famous, 4, replace=False) for _ in range(50)])
+        shown = Ratings(users, liked, np.full(200, R.values.max()), (50, R.shape[1]))
+        scores = fold.models["LFG-rank"].scores(np.arange(50), shown, profiles)
+        scores[users, liked] = -np.inf
         scores[:, n_rated == 0] = -np.inf
         found = of_genre[np.argsort(-scores, axis=1)[:, :10]].sum(1)      # (50,)
         rows.append({"genre": genre, "mean": float(found.mean()), "least": least,
                      "share": float((found >= least).mean())})
     if not rows:
         raise DataError(f"no 20 items have one of the genres {', '.join(TASTES)}; use ml-100k")
-    print(f"{TITLES[test]} on {data.name.replace('ml-', 'MovieLens-')}\n")
-    print_table(["Genre".ljust(11), "Of ten", "At least", "Share of draws"],
-                [[row["genre"], row["mean"], row["least"], row["share"]] for row in rows])
-    yield {"table": None, "dataset": data.name, "test": test, "seed": options.seed, "rows": rows,
-           "seconds": fold.seconds("LFG-rank")}
+    yield {"rows": rows, "seconds": fold.seconds("LFG-rank")}, markdown(
+        ["Genre".ljust(11), "Of ten", "At least", "Share of draws"], map(dict.values, rows))
 
 
 def sample(data, test, options):
-    """Print and yield how LFG-dual and LFG-rank serve new users, trained on a share of the others.
+    """Yield how LFG-dual and LFG-rank serve new users, trained on a share of the others.
 
     The new users of a fold and what is hidden of them are the same for all shares, and each share
     has the users of the smaller ones. Settings are those of the data set nearest in size.
     """
     folds = []
     for n in options.folds:
-        train_part, profile, target = split(data.ratings, "realtime", n, options.seed)
-        others = replace(data, ratings=train_part)
+        train_part, *shown = split(data.ratings, "realtime", n, options.seed)
         n_users = np.count_nonzero(train_part.counts)
         for share in SHARES:
-            part = sample_users(others, max(1, n_users * share // 100), options.seed)
-            plan = {name: (name, settings_for(len(part.ratings), of, options.seeds))
-                    for name, of in (("LFG-dual", "realtime"), ("LFG-rank", "topn"))}
-            fold = Fold(data, "realtime", n, plan, options.seed,
-                        Split(part.ratings, profile, target))
-            fold.inputs = part.ratings, part.E, part.F
-            folds.append(fold)
+            part = sample_users(replace(data, ratings=train_part),
+                                max(1, n_users * share // 100), options.seed)
+            plan = {**plan_of(part, "realtime", options, ["LFG-dual"]),
+                    **plan_of(part, "topn", options, ["LFG-rank"])}
+            given = Split(part.ratings, *shown)
+            folds.append(Fold(data, "realtime", n, plan, options.seed, given))
+            folds[-1].inputs = part.ratings, part.E, part.F
     found = []
     for fold in train(folds, options):
-        dual, rank = fold.models.values()
         case, = fold.cases
-        users = np.count_nonzero(case.train.counts)
-        found.append({"users": users, "ratings": len(case.train),
+        dual, rank = fold.models.values()
+        found.append({"users": np.count_nonzero(case.train.counts), "ratings": len(case.train),
                       "rmse": rmse_of(dual, case, data.E), "dual_seconds": fold.seconds("LFG-dual"),
                       "ndcg": ranking_of(rank, case, data.E)["NDCG@10"],
                       "rank_seconds": fold.seconds("LFG-rank")})
     rows = [{"share": share, **mean_of(found[n::len(SHARES)])} for n, share in enumerate(SHARES)]
-    table = {"table": None, "dataset": data.name, "test": test, "seed": options.seed, "rows": rows,
-             "folds": [{"fold": n} for n in options.folds]}
-    print(title(table))
-    print_table(["Share of users", "Users", " Ratings", "  RMSE", "Seconds", "NDCG@10", "Seconds"],
-                [[f"{row['share']} %", round(row["users"]), round(row["ratings"]), row["rmse"],
-                  row["dual_seconds"], row["ndcg"], row["rank_seconds"]] for row in rows])
-    yield table
+    yield {"rows": rows, "folds": [{"fold": n} for n in options.folds]}, markdown(
+        ["Share of users", "Users", " Ratings", "  RMSE", "Seconds", "NDCG@10", "Seconds"],
+        [[f"{share} %", round(users), round(ratings), *measures]
+         for share, users, ratings, *measures in map(dict.values, rows)])
 
 
 def growth(data, test, options):
-    """Print and yield the seconds of an epoch, and the peak memory, of one network of each kind.
+    """Yield the seconds of an epoch, and the peak memory, of one network of each kind.
 
     LFG and LFG-item of the setting for rating prediction, on all ratings, their second epoch.
     """
@@ -576,57 +560,34 @@ def growth(data, test, options):
         LFG(**{**settings[name], "epochs": 2}).fit(
             *inputs, progress=lambda *_, times=times: times.append(time.process_time()))
         rows.append({"model": name, "seconds": times[1] - times[0], "peak_mb": peak_mb()})
-    users, items = R.shape
-    print(f"{TITLES[test]} {users:,} users, {items:,} items, {len(R):,} ratings\n")
-    print_table(["Model".ljust(8), "Seconds per epoch", "Peak memory in MB, data included"],
-                [[row["model"], row["seconds"], f"{row['peak_mb']:.0f}"] for row in rows])
-    yield {"table": None, "dataset": data.name, "test": test, "seed": options.seed, "users": users,
-           "items": items, "ratings": len(R), "rows": rows}
+    yield dict(zip(("users", "items"), R.shape), ratings=len(R), rows=rows), markdown(
+        ["Model".ljust(8), "Seconds per epoch", "Peak memory in MB, data included"],
+        [[row["model"], row["seconds"], f"{row['peak_mb']:.0f}"] for row in rows])
 
 
 def peak_mb():
     """Peak memory of this process until now, in MB; NaN on Windows."""
+    if find_spec("resource") is None:
+        return np.nan
+    import resource
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6 if resource else np.nan
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-def calibration(data, test, options):
-    """Print and yield how far predictions of LFG-dual for new users are off, against their spreads.
+def calibrated(fold):
+    """How far predictions of LFG-dual for new users are off, against their spreads.
 
     Coverage: the share of held-out ratings within the interval of 50, 80 and 95 %; NLL: mean
     negative log likelihood of a normal distribution with that spread, and with one spread for all,
     the error on the same users as sigma^2 (lfg.measure_noise); RMSE by fifth of the spread.
-    Ctrl-C leaves the complete folds.
     """
-    settings = settings_for(len(data.ratings), "realtime", options.seeds)
-    plan = {"LFG-dual": ("LFG-dual", settings)}
-    folds = [Fold(data, "realtime", n, plan, options.seed) for n in options.folds]
-    for fold in folds:
-        spare = LFG(**settings["LFG-item"], seed=options.seed)
-        fold.groups["noise"] = {"": Noise(LFGItem(spare, **settings["LFG-item fold-in"]))}
-    found = []
-    try:
-        for fold in train(folds, options):
-            R, profile, target = fold.cases[0]
-            if len(target) < 5:
-                raise DataError(f"fold {fold.number} hides too few ratings; use a larger data set")
-            model = fold.models["LFG-dual"]
-            sigma2, constant = fold.groups["noise"][""].found
-            pairs = target.users, target.items, profile, data.E
-            predicted = model.predict(*pairs).clip(R.values.min(), R.values.max())
-            a, b = model.variance_terms(*pairs)
-            found.append({"fold": fold.number, "n_train": len(R), "n_test": len(target),
-                          **calibration_of(predicted - target.values, a * sigma2 + b, constant)})
-    finally:
-        if found:
-            table = {"table": None, "dataset": data.name, "test": test, "seed": options.seed,
-                     "models": ["LFG-dual"], "folds": found}
-            print(title(table))
-            print_table(["Fold", *(f"  {level} %" for level in LEVELS), "   NLL", "NLL, one",
-                         "RMSE 1", *(f"     {fifth}" for fifth in range(2, 6))],
-                        [[f["fold"], *f["coverage"].values(), f["nll"], f["nll_constant"],
-                          *f["rmse_by_fifth"]] for f in found])
-            yield table
+    R, profile, target = fold.cases[0]
+    model = fold.models["LFG-dual"]
+    sigma2, constant = fold.groups["noise"][""].found
+    pairs = target.users, target.items, profile, fold.data.E
+    predicted = model.predict(*pairs).clip(R.values.min(), R.values.max())
+    a, b = model.variance_terms(*pairs)
+    return calibration_of(predicted - target.values, a * sigma2 + b, constant)
 
 
 def calibration_of(error, variance, constant):
@@ -642,57 +603,64 @@ def calibration_of(error, variance, constant):
 
 
 def speed(data, test, options):
-    """What a new user of the real-time test's fold 1 costs, by model, and what training costs.
+    """Yield what a new user of fold 1 (real-time) costs, by model, and what training costs.
 
-    Settings are those of coldstart, as in a saved model. Yields one JSON object.
+    Settings are those of coldstart, as in a saved model.
     """
-    settings = settings_for(len(data.ratings), "coldstart", options.seeds)
-    lists = settings_for(len(data.ratings), "coldstart topn", options.seeds)
-    plan = {column: (column, settings) for column in ("BiasSVD fold-in", "SVD", "LFG-dual")}
-    plan["LFG-rank"] = "LFG-rank", lists
+    plan = {**plan_of(data, "coldstart", options, ["BiasSVD fold-in", "SVD", "LFG-dual"]),
+            **plan_of(data, "coldstart topn", options, ["LFG-rank"])}
     fold, = train([Fold(data, test, 1, plan, options.seed)], options)
     bias, _, dual, rank = fold.models.values()
     R, profile, target = fold.cases[0]
     new = np.flatnonzero(target.counts)
-    models = {name: Recommender.from_model(LFGDual(*parts, dual.weights), rank, data, R)
-              for name, *parts in (("LFG", dual.forward, []), ("LFG-item", [], dual.solved[:1]),
-                                   ("LFG-dual", dual.forward, dual.solved),
-                                   ("BiasSVD fold-in", [], [bias]))}
-    seconds = {"LFG, dense forward pass": timed(dual.forward[0].scores,
-                                                [(u[None], profile, data.E) for u in new])}
     users = [(*profile.rows(u[None])[1:], data.E[u]) for u in new]       # items, ratings, profile
-    seconds.update({name: timed(model.scores, users) for name, model in models.items()})
-    served = models["LFG-dual"]
-    seconds["LFG-rank"] = timed(served.ranks, users)
-    seconds["LFG-rank, LFG-dual"] = timed(
-        lambda *user: (served.ranks(*user), served.scores(*user)), users)
-    seconds["Ten, ±, because"] = timed(lambda *user: served.best(*user, 10, why=True), users)
-    every = np.arange(len(served.item_ids))
-    seconds["Ten, because, all ±"] = timed(
-        lambda *user: (served.best(*user, 10, why=True),
-                       served.spreads(*user[:2], served.models["rating"].rows(*user), every)),
-        users)
-    rater = data.ratings.users
+
+    def served(*parts):
+        return Recommender.from_model(LFGDual(*parts, dual.weights), rank, data, R)
+
+    model = served(dual.forward, dual.solved)
+    every = np.arange(len(model.item_ids))
+    answers = {
+        "LFG": served(dual.forward, []).scores, "LFG-item": served([], dual.solved[:1]).scores,
+        "LFG-dual": model.scores, "BiasSVD fold-in": served([], [bias]).scores,
+        "LFG-rank": model.ranks,
+        "LFG-rank, LFG-dual": lambda *user: (model.ranks(*user), model.scores(*user)),
+        "Ten, ±, because": lambda *user: model.best(*user, 10, why=True),
+        "Ten, because, all ±": lambda *user: (
+            model.best(*user, 10, why=True),
+            model.spreads(*user[:2], model.models["rating"].rows(*user), every))}
+    dense = timed(dual.forward[0].scores, [(u[None], profile, data.E) for u in new])
+    seconds = {"LFG, dense forward pass": dense,
+               **{what: timed(answer, users) for what, answer in answers.items()}}
+    rater = data.ratings.users                             # again, with the ratings of one new user
     more = [data.ratings.where((R.counts[rater] > 0) | (rater == u)) for u in new[:3]]
-    for name in ("BiasSVD", "SVD"):                        # with the ratings of one new user
-        plan = {name: (name, settings)}
-        again = [Fold(data, test, 1, plan, options.seed, Split(one, one, one)) for one in more]
-        seconds[f"Retraining {name}"] = [one.seconds(name) for one in train(again, options)]
+    plan = plan_of(data, "coldstart", options, ["BiasSVD", "SVD"])
+    again = [Fold(data, test, 1, plan, options.seed, Split(one, one, one)) for one in more]
+    again = list(train(again, options))
+    seconds.update((f"Retraining {name}", [one.seconds(name) for one in again]) for name in plan)
     median = {what: float(np.median(values)) for what, values in seconds.items()}
     rows = [{"what": what, "calls": len(values), "median": median[what],
              "p99": float(np.percentile(values, 99, method="higher")),     # of an actual call
-             "times_dense": median[what] / median["LFG, dense forward pass"]}
-            for what, values in seconds.items()]
+             "times_dense": median[what] / np.median(dense)} for what, values in seconds.items()]
     parts = [(name, group[""]) for (name, _, seed), group in fold.groups.items()
              if seed == options.seed]
     training = [{"model": name, "seconds": fold.took[part], "epochs": part.epochs,
                  "seconds_an_epoch": fold.took[part] / part.epochs} for name, part in parts]
-    table = {"table": None, "dataset": data.name, "test": test, "seed": options.seed,
-             "rows": rows, "training": training, "peak_mb": peak_mb(),
-             "file_mb": sum(a.nbytes for a in served.arrays.values()) / 1e6,
+    table = {"rows": rows, "training": training, "peak_mb": peak_mb(),
+             "file_mb": sum(a.nbytes for a in model.arrays.values()) / 1e6,
              "retraining_to_lfg": median["Retraining BiasSVD"] / median["LFG"]}
-    show_speed(table)
-    yield table
+    yield (
+        table,
+        markdown(
+            ["What".ljust(23), "Calls", "  Median", "99th percentile", "Times dense forward pass"],
+            [[what, calls, span(middle), span(p99), f"{times:,.{0 if times >= 100 else 2}f}"]
+             for what, calls, middle, p99, times in map(dict.values, rows)]),
+        markdown(["Model".ljust(13), "Seconds to train", "Epochs", "Seconds per epoch"],
+                 [[name, f"{took:.2f}", epochs, f"{an_epoch:.3f}"]
+                  for name, took, epochs, an_epoch in map(dict.values, training)]),
+        "- Retraining BiasSVD takes {retraining_to_lfg:,.0f} times as long as LFG's answer\n"
+        "- Peak memory of the process, training included: {peak_mb:.0f} MB\n"
+        "- LFG-rank and LFG-dual are a file of {file_mb:.1f} MB".format(**table))
 
 
 def timed(answer, calls):
@@ -702,24 +670,6 @@ def timed(answer, calls):
     return [timeit(lambda: answer(*call), number=1) for call in calls]
 
 
-def show_speed(table):
-    """Print the JSON object of speed."""
-    name = table["dataset"].replace("ml-", "MovieLens-")
-    print(f"{TITLES['speed']} Fold 1, One Thread, on {name}\n")
-    print_table(["What".ljust(23), "Calls", "  Median", "99th percentile",
-                 "Times dense forward pass"],
-                [[r["what"], r["calls"], span(r["median"]), span(r["p99"]),
-                  f"{r['times_dense']:,.{0 if r['times_dense'] >= 100 else 2}f}"]
-                 for r in table["rows"]])
-    print_table(["Model".ljust(13), "Seconds to train", "Epochs", "Seconds per epoch"],
-                [[t["model"], f"{t['seconds']:.2f}", t["epochs"], f"{t['seconds_an_epoch']:.3f}"]
-                 for t in table["training"]])
-    print(f"- Retraining BiasSVD takes {table['retraining_to_lfg']:,.0f} times as long as LFG's "
-          "answer")
-    print(f"- Peak memory of the process, training included: {table['peak_mb']:.0f} MB")
-    print(f"- LFG-rank and LFG-dual are a file of {table['file_mb']:.1f} MB\n")
-
-
 def span(seconds):
     """A time as text with three significant digits and a unit, such as 81.2 µs."""
     unit, factor = ("s", 1) if seconds >= 1 else ("ms", 1e3) if seconds >= 1e-3 else ("µs", 1e6)
@@ -727,30 +677,27 @@ def span(seconds):
 
 
 def title(table):
-    """What a table is of, and a blank line; five folds are a cross-validation, fewer are named."""
+    """What a table is of; five folds are a cross-validation, fewer are named."""
+    text = TITLES[table["test"]]
+    if "{" not in text:
+        text += " {results}\n(RMSE, lower is better)"
     name = table["dataset"].replace("ml-", "MovieLens-")
-    what, which = "5-Fold Cross-Validation Results", ""
-    folds = [str(fold["fold"]) for fold in table["folds"]]
+    folds = [str(fold["fold"]) for fold in table.get("folds", [])]
+    results = f"5-Fold Cross-Validation Results on {name}"
     if len(folds) < 5 or table["test"] == "published":
-        what, which = "Results", f", fold{'s' * (len(folds) > 1)} {', '.join(folds)}"
-    measured = {"topn": "higher is better", "coldstart topn": "NDCG@10, higher is better",
-                "sample": "RMSE and seconds of LFG-dual, NDCG@10 and seconds of LFG-rank",
-                "calibration": "LFG-dual: ratings within each interval; NLL, and with one spread "
-                               "for all; RMSE by fifth"}
-    return (f"{TITLES[table['test']]} {what} on {name}{which}\n"
-            f"({measured.get(table['test'], 'RMSE, lower is better')})\n")
+        results = f"Results on {name}, fold{'s' * (len(folds) > 1)} {', '.join(folds)}"
+    number = f"Table {table['table']}: " if table["table"] else ""
+    return number + text.format(name=name, results=results, **table)
 
 
-def print_table(header, rows):
-    """Print a Markdown table, as wide as its header; floats have four decimals, seconds one."""
+def markdown(header, rows):
+    """A Markdown table, as wide as its header; floats have four decimals, seconds one."""
     widths = [len(name) for name in header]
     line = "| " + " | ".join(f"{{:{'<>'[n > 0]}{w}}}" for n, w in enumerate(widths)) + " |"
-    print(line.format(*header))
-    print("|" + "|".join("-" * (w + 1) + "-:"[n > 0] for n, w in enumerate(widths)) + "|")
-    for row in rows:
-        print(line.format(*(f"{cell:.{1 if name == 'Seconds' else 4}f}" if isinstance(cell, float)
-                            else cell for cell, name in zip(row, header))))
-    print(flush=True)
+    rule = "|" + "|".join("-" * (w + 1) + "-:"[n > 0] for n, w in enumerate(widths)) + "|"
+    cells = [[f"{cell:.{1 if name == 'Seconds' else 4}f}" if isinstance(cell, float) else cell
+              for cell, name in zip(row, header)] for row in rows]
+    return "\n".join([line.format(*header), rule, *(line.format(*row) for row in cells)])
 
 
 def parse(argv):
@@ -761,17 +708,9 @@ def parse(argv):
                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
     add_shared_options(add)
-    add("--test", default="all",
+    add("--test", default="all", help="what to print, as said above",
         choices=[*tests, "published", "calibration", "taste", "sample", "ablation", "speed",
-                 "growth", "tune", "all"],
-        help="basic: 20%% of each user's ratings held out; realtime: 20%% of the users are new; "
-             "all: both; newitem: 20%% of the items are new; coldstart: new users by number of "
-             "ratings; topn: lists for new users; published: u1 to u5, in the folder of ml-100k, "
-             "or, of other data, 10%% of all ratings held out; calibration: how sure ratings for "
-             "new users are; taste: lists for fans of a genre; sample: trained on a share of the "
-             "users; ablation: from the paper to LFG-dual, one choice per row; speed: time per new "
-             "user of fold 1, training time, and memory; growth: time per epoch, and memory; tune: "
-             "validation RMSE around each setting, within fold 1's training part")
+                 "growth", "tune", "all"])
     add("--of", nargs="+", default=tests, choices=tests, help="tests to tune")
     add("--models", nargs="+", choices=models, help="rows of the tables; if not given, all")
     add("--folds", nargs="+", type=int, choices=range(1, 6), metavar="{1..5}",

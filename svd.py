@@ -52,12 +52,10 @@ def truncated_svd(R, k, seed=0):
 
 
 def orthonormal(A, size=1 << 16):
-    """Q (n, m) of the QR decomposition of A, far longer than wide: in parts if n > size.
+    """Q (n, m) of the QR decomposition of A, longer than wide: in parts of `size` rows.
 
     NumPy decomposes in float64; in parts that takes a quarter of the memory where n is 138,493.
     """
-    if len(A) <= size:
-        return np.linalg.qr(A)[0]
     parts = [np.linalg.qr(A[part]) for part in even_slices(len(A), size)]
     joined = np.linalg.qr(np.vstack([R for _, R in parts]))[0]           # A = diag(Q) joined R'
     return np.vstack([Q @ part for (Q, _), part in zip(parts, np.split(joined, len(parts)))])
