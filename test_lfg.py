@@ -2945,6 +2945,8 @@ def test_a_port_reproduces_the_vectors_and_one_user_gets_the_scores_of_the_model
             np.float32(one.pop(name)) for name in ("ratings", "profile"))
         shown = Ratings(np.zeros(len(user[0]), int), *user[:2], (1, 40))
         got = ported(folder)(*user)
+        more, rest = dual.variance_terms(np.zeros(40, int), np.arange(40), shown, user[2][None])
+        assert np.sqrt(0.8 * unit ** 2 * more + rest) == pytest.approx(got["spreads"], abs=1e-4)
         for by, ask, fitted, name, shares in (
                 ("rating", model.scores, dual, "predictions", "rating_shares"),
                 ("rank", model.ranks, rank, "scores", "score_shares")):
