@@ -363,10 +363,10 @@ class Recommender:
         """Raise an error unless the arrays fit together and give finite ratings."""
         a = self.arrays
         n = len(self.item_ids)
-        one, every = ((np.arange(size), np.full(size, self.high, np.float32), self.E_mean)
-                      for size in (1, n))
-        found = [part for by in self.models for part in self.best(*one, n, by, why=True)]
-        found += [model.answer(*every) for model in self.models.values()]            # of all rows
+        users = [(np.arange(size), np.full(size, self.high, np.float32), self.E_mean)
+                 for size in (0, 1, n)]                    # the last reads all rows
+        found = [part for by in self.models for part in self.best(*users[1], n, by, why=True)]
+        found += [model.answer(*user) for user in users for model in self.models.values()]
         if self.models["rank"].solved:
             self.similar_rows(self.item_ids[0], 1)
         if not (a["format"] == FORMAT and len(self.E_names) == len(self.E_mean)

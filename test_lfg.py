@@ -2510,7 +2510,7 @@ class Trap:
     (".*", lambda a: None), (".*", lambda a: a * np.nan if a.dtype == np.float32 else None),
     ("(?!.*generated).*", lambda a: a[1:] if a.ndim else np.array([2, 2])),
     ("W_H|rank_b0", lambda a: a + 1e11), ("titles|M1", lambda a: np.array([Trap()])),
-    ("(rank_)?ridge|format|noise0", lambda a: 0 * a), ("sigma2", lambda a: -99 * a),
+    ("(rank_)?ridge|rank_few|format|noise0", lambda a: 0 * a), ("sigma2", lambda a: -99 * a),
     ("scale|rank_M1|years|rank_generated0", lambda a: a.ravel()[0])])
 def test_a_damaged_model_is_refused_and_no_pickle_run(model, tmp_path, monkeypatch, names, damage):
     monkeypatch.chdir(tmp_path)
