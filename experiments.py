@@ -32,8 +32,8 @@ import numpy as np
 
 from data import DataError, Ratings, Split, first_ratings, load, official, output_path
 from data import sample_users, split, write_whole
-from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, PaperLFG, RankLFG
-from serve import Noise, Parser, Recommender, add_shared_options, fit_all, int_range, run_command
+from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, Noise, PaperLFG, RankLFG
+from serve import Parser, Recommender, add_shared_options, fit_all, int_range, run_command
 from settings import COUNTS, GRID, SHARES, for_genres, settings_for
 from svd import EASE, SVD, BiasSVD, FoldIn, MultVAE, Popularity, SVDpp, like_threshold, likes_of
 
@@ -580,15 +580,15 @@ def calibrated(fold):
 
     Coverage: the share of held-out ratings within the interval of 50, 80 and 95 %; NLL: mean
     negative log likelihood of a normal distribution with that spread, and with one spread for all,
-    the error on the same users as sigma^2 (lfg.measure_noise); RMSE by fifth of the spread.
+    the error on the same users as sigma^2 (lfg.Noise); RMSE by fifth of the spread.
     """
     R, profile, target = fold.cases[0]
     model = fold.models["LFG-dual"]
-    sigma2, constant = fold.groups["noise"][""].found
+    noise = fold.groups["noise"][""]
     pairs = target.users, target.items, profile, fold.data.E
     predicted = model.predict(*pairs).clip(R.values.min(), R.values.max())
     a, b = model.variance_terms(*pairs)
-    return calibration_of(predicted - target.values, a * sigma2 + b, constant)
+    return calibration_of(predicted - target.values, a * noise.sigma2 + b, noise.constant)
 
 
 def calibration_of(error, variance, constant):

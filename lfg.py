@@ -656,37 +656,45 @@ class LFGDual:
         return 1
 
 
-def measure_noise(model, R, E=None, F=None, progress=None):
-    """sigma^2 of variance_terms, and one mean squared error for all, of users not seen in training.
+class Noise:
+    """How far ratings that a model predicts for users not seen in training are off.
 
-    model: an LFGItem, or another model, that is not fitted. It is trained without a tenth of the
-    users; residuals of training itself are too small. For sigma^2, a random part of the ratings of
-    each of these is shown, from none to all, and the rest predicted; for the mean squared error,
-    four fifths are shown. With fewer than 20 users, or without errors, both are the variance of R.
+    fit sets sigma2, that of variance_terms, and constant, one mean squared error for all. It trains
+    `spare`, an LFGItem or another model that is not fitted, without a tenth of the users: residuals
+    of training itself are too small. For sigma^2, a random part of the ratings of each of these is
+    shown, from none to all, and the rest predicted; for the mean squared error, four fifths are
+    shown. With fewer than 20 users, or without errors, both are the variance of R.
     """
-    users = np.flatnonzero(R.counts)
-    variance = float(R.values.var()) or 1.0
-    if len(users) < 20:
-        return variance, variance
-    rng = np.random.default_rng(0)
-    held = np.isin(R.users, rng.permutation(users)[:len(users) // 10])
-    model.fit(R.where(~held), E, F, progress)
-    known = R.where(held)
-    rank = known.ranks(rng)
-    found = []
-    for sizes in (0.8 * known.counts, random_sizes(known, rng)):
-        shown = rank < sizes[known.users]
-        target = known.where(~shown)
-        pairs = target.users, target.items, known.where(shown), E
-        found.append((target.values - model.predict(*pairs)).astype(np.float64) ** 2)
-    constant, squares = found
-    if not (constant.any() and squares.any()):
-        return variance, variance
-    a, b = model.variance_terms(*pairs)
-    sigma2 = squares.mean()
-    for _ in range(200):                                   # until errors are as large as foreseen
-        sigma2 *= np.mean(squares / (a * sigma2 + b))
-    return float(sigma2), float(constant.mean())
+
+    def __init__(self, spare):
+        self.spare = spare
+        self.epochs = getattr(spare, "model", spare).epochs
+
+    def fit(self, R, E=None, F=None, progress=None):
+        """Train the spare model and measure."""
+        users = np.flatnonzero(R.counts)
+        self.sigma2 = self.constant = float(R.values.var()) or 1.0
+        if len(users) < 20:
+            return self
+        rng = np.random.default_rng(0)
+        held = np.isin(R.users, rng.permutation(users)[:len(users) // 10])
+        self.spare.fit(R.where(~held), E, F, progress)
+        known = R.where(held)
+        rank = known.ranks(rng)
+        found = []
+        for sizes in (0.8 * known.counts, random_sizes(known, rng)):
+            shown = rank < sizes[known.users]
+            target = known.where(~shown)
+            pairs = target.users, target.items, known.where(shown), E
+            found.append((target.values - self.spare.predict(*pairs)).astype(np.float64) ** 2)
+        constant, squares = found
+        if constant.any() and squares.any():
+            a, b = self.spare.variance_terms(*pairs)
+            sigma2 = squares.mean()
+            for _ in range(200):                           # until errors are as large as foreseen
+                sigma2 *= np.mean(squares / (a * sigma2 + b))
+            self.sigma2, self.constant = float(sigma2), float(constant.mean())
+        return self
 
 
 class LFGRank(LFGDual):

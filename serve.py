@@ -23,8 +23,7 @@ import numpy as np
 
 from data import AGES, RATED, DataError, csv_records, load, output_path, read_ratings
 from data import sample_users, to_dataset, write_whole
-from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, RankLFG
-from lfg import measure_noise
+from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, Noise, RankLFG
 from settings import epochs_for, for_genres, settings_for
 
 SERVED = {  # the test whose settings are used, their names, and the classes of the parts
@@ -104,7 +103,7 @@ class Recommender:
     def from_model(cls, model, rank, data, R, sigma2=1.0, scale=None):
         """The Recommender for an LFGDual and an LFGRank, fitted on R, ratings of a Dataset.
 
-        sigma2: as lfg.measure_noise gives it. scale: lowest and highest rating, if not those of R.
+        sigma2: as lfg.Noise finds it. scale: lowest and highest rating, if not those of R.
         """
         numbers = {"E_mean": data.E[R.counts > 0].mean(0), **model.serving_arrays(),
                    "sigma2": sigma2, "scale": scale or [R.values.min(), R.values.max()]}
@@ -429,7 +428,7 @@ def train_model(data, generator="dual", epochs=None, factors=None, seeds=None, s
         predicted = model.predict(R.users, R.items, R, some.E).clip(R.values.min(), R.values.max())
         rmse = np.sqrt(np.mean((predicted - R.values) ** 2, dtype=np.float64))
         print(f"training RMSE {rmse:.4f}", file=sys.stderr)
-    return Recommender.from_model(model, rank, data, data.ratings, noise.found[0], scale)
+    return Recommender.from_model(model, rank, data, data.ratings, noise.sigma2, scale)
 
 
 def assemble(name, data, changed, generator, seeds, seed):
@@ -449,18 +448,6 @@ def assemble(name, data, changed, generator, seeds, seed):
     solved = [Solved(network(Network, item, seed + n),
                      **for_genres(settings[f"{item} fold-in"], data)) for n in range(n_solved)]
     return Joined(forward, solved, (joined["user_weight"], joined["empty_weight"]))
-
-
-class Noise:
-    """measure_noise as a model: found is what it returns for `spare`, an LFGItem or LFG."""
-
-    def __init__(self, spare):
-        self.spare = spare
-        self.epochs = getattr(spare, "model", spare).epochs
-
-    def fit(self, R, E, F, progress):
-        """Train the spare model and measure."""
-        self.found = measure_noise(self.spare, R, E, F, progress)
 
 
 def fit_all(groups, shared, jobs, what, quiet):

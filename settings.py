@@ -116,7 +116,7 @@ SETTINGS["ml-100k", "coldstart topn"] = SETTINGS["ml-100k", "topn"]
 SETTINGS["ml-1m", "coldstart topn"] = {
     **SETTINGS["ml-1m", "topn"],
     "LFG-rank item fold-in": dict(l2=300.0, few=200.0, strength=100.0, known=12.0, power=0.0),
-    "LFG-rank": dict(seeds=2, user_weight=0.6, empty_weight=1.0),
+    "LFG-rank": dict(seeds=2, user_weight=0.6, empty_weight=0.5),
 }
 
 RIDGE_GRID = {"l2": (0.5, 2), "l2_bias": (0.3, 3), "l2_item": (0.5, 2), "strength": (0.3, 3)}
@@ -147,7 +147,7 @@ GRID = {                                                   # multiplies one valu
                       "epochs": (0.7, 1.4), "rate": (0.6, 1.6)},
     "LFG-rank item fold-in": {"l2": (0.7, 1.4), "few": (0.3, 3), "strength": (0.3, 3),
                               "known": (0.3, 2)},
-    "LFG-rank": {"user_weight": (0, 0.5, 1.5), "empty_weight": (0, 0.25, 0.5, 0.75)},
+    "LFG-rank": {"user_weight": (0, 0.5, 1.5), "empty_weight": (0, 0.5, 2)},
 }
 
 

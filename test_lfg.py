@@ -37,8 +37,8 @@ import settings
 from data import DataError, Ratings, first_ratings, load, official, output_path, read_ratings
 from data import sample_users, split, synthetic, to_dataset, write_whole
 from experiments import COLUMNS, Fold, cases_of, choices, differences
-from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, PaperLFG, RankLFG
-from lfg import measure_noise, standardised
+from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, Noise, PaperLFG, RankLFG
+from lfg import standardised
 from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Sequential, Tanh
 from nn import cosine, end_epoch, even_slices, multinomial
 from serve import Recommender
@@ -628,8 +628,9 @@ def test_noise_is_measured_on_users_not_seen_in_training(small):
         """What is found, and the calls behind it; and the squares of a fifth, then of a part."""
         model = MODELS[name](0)
         calls = [record(model, method) for method in ("fit", "predict", "variance_terms")]
-        found = measure_noise(model, R, small.E, small.F)
-        return found, calls, [(H[asked[:2]] - got) ** 2 for asked, got in calls[1]]
+        found = Noise(model).fit(R, small.E, small.F)
+        squares = [(H[asked[:2]] - got) ** 2 for asked, got in calls[1]]
+        return (found.sigma2, found.constant), calls, squares
 
     (sigma2, mse), (fits, predictions, terms), (fifth, squares) = measured("LFGItem")
     ((train, *_), _), = fits
@@ -649,7 +650,8 @@ def test_noise_is_measured_on_users_not_seen_in_training(small):
     for few in (R.where(R.users < 19), R.where(R.ranks(np.random.default_rng(0)) < 4),
                 R.with_values(np.ones(900))):
         variance = pytest.approx(few.values.var() or 1)
-        assert measure_noise(MODELS["FoldIn"](0), few) == (variance, variance)
+        noise = Noise(MODELS["FoldIn"](0)).fit(few)
+        assert (noise.sigma2, noise.constant) == (variance, variance)
 
 
 class Constant:
@@ -2351,7 +2353,7 @@ def test_calibration_worked_by_hand_and_of_normal_errors():
 
 def test_calibration_is_a_row_per_fold_and_its_noise_does_not_see_the_target(cli, monkeypatch):
     made = record_folds(monkeypatch)
-    noise = record(serve, "measure_noise", monkeypatch.setattr)
+    noise = record(Noise, "fit", monkeypatch.setattr)
     predict = LFGDual.predict                              # beyond the scale, so it is clipped
     monkeypatch.setattr(LFGDual, "predict", lambda *arguments: 3 * predict(*arguments) - 7)
     out, (table,) = printed(cli, "calibration", "--folds", 2, 3)
@@ -2362,21 +2364,21 @@ def test_calibration_is_a_row_per_fold_and_its_noise_does_not_see_the_target(cli
                                 "LFG-dual: ratings within each interval; NLL, and with one spread "
                                 "for all; RMSE by fifth")
     assert (len(header), len(folds)) == (11, 2)
-    for fold, row, one, (_, (sigma2, constant)) in zip(folds, rows, made, noise):
+    for fold, row, one, (_, found) in zip(folds, rows, made, noise):
         model = one.models["LFG-dual"]
         train, profile, target = parts_of(cli.data, "realtime", fold["fold"])
         pairs = target.users, target.items, profile, cli.data.E
         error = model.predict(*pairs).clip(1, 5) - target.values
         a, b = model.variance_terms(*pairs)
         assert fold == {"fold": fold["fold"], "n_train": len(train), "n_test": len(target),
-                        **experiments.calibration_of(error, a * sigma2 + b, constant)}
+                        **experiments.calibration_of(error, a * found.sigma2 + b, found.constant)}
         assert row == [str(fold["fold"]), *texts([
             *fold["coverage"].values(), fold["nll"], fold["nll_constant"], *fold["rmse_by_fifth"]])]
-    spare, ridge = noise[0][0][0], QUICK["ml-100k", "realtime"]["LFG-item fold-in"]
+    spare, ridge = noise[0][1].spare, QUICK["ml-100k", "realtime"]["LFG-item fold-in"]
     assert (spare.l2, spare.l2_bias, spare.model.seed) == (ridge["l2"], ridge["l2_bias"], 7)
     cli.data = with_ratings(cli.data, target, 3)           # of fold 3
     again = printed(cli, "calibration", "--folds", 2, 3)[1][0]["folds"][1]
-    assert noise[1][1] == noise[3][1]
+    assert noise[1][1].sigma2 == noise[3][1].sigma2
     assert all_same(made[1].models.values(), made[3].models.values())
     assert again["coverage"] != folds[1]["coverage"]
 
@@ -2723,8 +2725,8 @@ def lfg_py(monkeypatch, capsys):
 @pytest.mark.parametrize("kind", ["user", "item", "dual"])
 def test_train_takes_any_csv_and_scale_and_gives_the_same_bits_whatever_jobs(
         lfg_py, small, tmp_path, monkeypatch, kind):
-    noise, pools = (record(serve, name, monkeypatch.setattr)
-                    for name in ("measure_noise", "ProcessPoolExecutor"))
+    noise = record(Noise, "fit", monkeypatch.setattr)
+    pools = record(serve, "ProcessPoolExecutor", monkeypatch.setattr)
     R = small.ratings
     rows = [f"{2 * v:g},{u},{i}\n" for u, i, v in zip(R.users, R.items, R.values)]
     write(tmp_path, {"x.csv": "stars,customer,film\n" + "".join(rows), "1": "old"})
@@ -2741,9 +2743,9 @@ def test_train_takes_any_csv_and_scale_and_gives_the_same_bits_whatever_jobs(
     assert differing(*(arrays(model.arrays) for model in found)) == []
     a = found[0].arrays
     assert a["scale"].tolist() == [2, 10]
-    (((spare, told, *_), (sigma2, _)),) = noise            # from a network trained for it alone
-    assert type(spare) is (LFG if kind == "user" else LFGItem) and len(told) == 900
-    assert a["sigma2"] == np.float32(sigma2)
+    (((own, told, *_), _),) = noise                        # from a network trained for it alone
+    assert type(own.spare) is (LFG if kind == "user" else LFGItem) and len(told) == 900
+    assert a["sigma2"] == np.float32(own.sigma2)
     assert [name in a for name in ("M1", "q0", "q1")] == [
         kind != "item", kind != "user", kind == "dual"]
     assert all((x == x.astype(np.float16)).all() for x in a.values() if x.ndim == 2)
