@@ -36,11 +36,11 @@ import serve
 import settings
 from data import DataError, Ratings, first_ratings, load, official, output_path, read_ratings
 from data import sample_users, split, synthetic, to_dataset, write_whole
-from experiments import COLUMNS, Fold, cases_of, choices, differences
+from experiments import COLUMNS, cases_of, choices, differences
 from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, Noise, PaperLFG, RankLFG
 from lfg import standardised
 from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Sequential, Tanh
-from nn import cosine, end_epoch, even_slices, multinomial
+from nn import cosine, multinomial
 from serve import Recommender
 from settings import COUNTS, GRID, SETTINGS
 from svd import EASE, SVD, BiasSVD, FactorModel, FoldIn, MultVAE, Popularity, SVDpp, few_columns
@@ -183,35 +183,14 @@ def test_adam_moves_rows_that_waited_as_far_as_if_they_had_not():
     assert few.params[0][0, 0] < 0.1
 
 
-@pytest.mark.parametrize("values", [[1, 5], [5, 5], [-5, -5], [0, 5]])
-def test_an_epoch_that_diverged_raises(values):
-    values, told = np.array(values), []                    # most = 2 * 5 + 1 = 11: from 0 to 5
-    end_epoch(lambda *epoch: told.append(epoch), 6, 120.9, values, [np.array([-1099.0, 2])])
-    end_epoch(None, 6, 120.9, values, [])
-    assert told == [(6, 120.9)]
-    for mse, p in ((121.1, 0), (np.inf, 0), (np.nan, 0), (1, 1101), (1, -1101), (1, np.nan)):
-        with pytest.raises(FloatingPointError, match=r"epoch 7 \(mean squared error .*\); use a l"):
-            end_epoch(told.append, 6, mse, values, [np.zeros(2), np.array([[0.0, p]])])
-
-
-def test_slices_are_nearly_equal_and_the_cosine_runs_from_one_to_zero():
-    for n, size, lengths in ((7, 3, [2, 2, 3]), (8, 4, [4, 4]), (9, 8, [4, 5]), (0, 5, [])):
-        parts = [list(range(n))[part] for part in even_slices(n, size)]
-        assert [len(part) for part in parts] == lengths and sum(parts, []) == list(range(n))
-    assert [cosine(p) for p in (0, 1 / 3, 0.5, 1)] == pytest.approx([1, 0.75, 0.5, 0])
-
-
 def test_multinomial_worked_by_hand_and_without_overflow():
     # softmax 1/4 1/2 1/4, of which entries 0 and 1 are drawn; 1/3 1/3 1/3, of which entry 2 is
     logits = np.log([[1.0, 2, 1], [7, 7, 7], [1, 2, 3]])   # and nothing of the last row
     row, column = np.array([0, 0, 1]), np.array([0, 1, 2])
     loss, d = multinomial(logits, row, column)
     assert loss == pytest.approx(np.log(4 * 2 * 3) / 3)
-    expected = [[2 / 4 - 1, 2 / 2 - 1, 2 / 4], [1 / 3, 1 / 3, 1 / 3 - 1], [0, 0, 0]]
-    assert d == pytest.approx(np.array(expected) / 3)
     check_gradients(lambda: multinomial(logits, row, column)[0], [logits], [d])
-    huge = np.array([[1e4, 0, -1e4]], np.float32)
-    loss, d = multinomial(huge, np.array([0]), np.array([1]))
+    loss, d = multinomial(np.array([[1e4, 0, -1e4]], np.float32), np.array([0]), np.array([1]))
     assert (loss, d.tolist(), d.dtype) == (1e4, [[1, -1, 0]], np.float32)
 
 
@@ -271,11 +250,9 @@ def test_few_columns_is_by_the_share_that_a_batch_rates():
     R = Ratings([0, 0, 1, 3], [0, 1, 0, 0], [1, 1, 1, 1], (4, 4))
     # of 3 users who rate, all have item 0 and one has item 1: 2 rate 1 + 1 - (2/3)^2 of 4 items
     assert few_columns(R, 2) == (14 / 9 / 4 < 0.45) and not few_columns(R, 5)
-    R = random_ratings(300, 400, share=0.003)[0]
-    assert few_columns(R, 128)
-    # in BiasSVD one of the two blocks bears the whole penalty of an item rated once
-    once = R.T.counts == 1
-    assert once.any() and (BiasSVD(n_factors=2, epochs=1).fit(R).root_n[once] == 2).all()
+    R = random_ratings(300, 400, share=0.003)[0]           # an item rated once has its whole
+    once = R.T.counts == 1                                 # penalty in one of the two blocks
+    assert few_columns(R, 128) and (BiasSVD(n_factors=2, epochs=1).fit(R).root_n[once] == 2).all()
 
 
 def test_an_orthonormal_basis_in_parts_spans_the_same():
@@ -428,18 +405,15 @@ def test_fold_in_influence_and_variance_are_what_solving_again_gives(n, noisy):
     assert a * 0.3 + b == pytest.approx(0.3 * user * (noise[asked] + v))
 
 
-def test_folding_in_recovers_planted_users_and_asks_a_function_for_the_centre():
+def test_folding_in_takes_a_fitted_model_and_asks_a_function_for_the_centre():
     rng = np.random.default_rng(1)
     model = FactorModel()                                  # has no fit: it is taken as it is
-    model.q1, model.base, planted = (rng.normal(size=s) for s in ((30, 4), 30, (9, 4)))
-    R = Ratings(*np.nonzero(np.ones((9, 30))), (model.base + planted @ model.q1.T).ravel(), (9, 30))
-    R = R.where(R.users != 3)
-    users = np.array([7, 3, 0, 7])
-    centres = rng.normal(size=(2, 4))                      # without ratings, and with all 30
-    for l2 in (1e-4, 1e9):                                 # weakly and strongly shrunk
-        solved = FoldIn(model, l2, l2, centre=lambda items: centres[len(items) // 30]).fit(R)
-        expected = np.where((users[:, None] == 3) | (l2 > 1), centres[[1, 0, 1, 1]], planted[users])
-        assert solved.user_factors(users, R) == pytest.approx(expected, abs=1e-3)
+    model.q1, model.base, centres = (rng.normal(size=s) for s in ((30, 4), 30, (2, 4)))
+    R = random_ratings(9, 30)[0]
+    R = R.where(R.users != 3)                              # without ratings, and with all 30
+    solved = FoldIn(model, 1e9, 1e9, centre=lambda items: centres[len(items) // 30]).fit(R)
+    got = solved.user_factors(np.array([7, 3, 0, 7]), R)   # strongly shrunk
+    assert got == pytest.approx(centres[[1, 0, 1, 1]], abs=1e-3)
 
 
 # LFG
@@ -565,7 +539,8 @@ def test_lfg_trains_all_its_parameters_penalises_matrices_and_tells_the_error(sm
     model.fit(small.ratings, small.E, progress=lambda *epoch: told.append(epoch))
     errors = [len(x) * mse / 900 for (x, *_), (mse, _) in calls]           # four batches an epoch
     assert told == [(0, pytest.approx(sum(errors[:4]))), (1, pytest.approx(sum(errors[4:])))]
-    assert [rate for (_, _, rate, *_), _ in steps] == pytest.approx(0.01 * cosine(np.arange(8) / 8))
+    rates = 0.005 * (1 + np.cos(np.pi * np.arange(8) / 8))
+    assert [rate for (_, _, rate, *_), _ in steps] == pytest.approx(rates)
     adam = steps[0][0][0]
     trained = [*model.network.params, model.M.T, model.bi]
     assert len(adam.params) == 10 and all(np.shares_memory(p, q) and p.shape == q.shape
@@ -654,40 +629,7 @@ def test_noise_is_measured_on_users_not_seen_in_training(small):
         assert (noise.sigma2, noise.constant) == (variance, variance)
 
 
-class Constant:
-    def __init__(self, *ratings):
-        self.ratings = ratings                             # which it predicts for each item
-        self.fits = []
-        if sum(ratings) > 3:                               # is fitted
-            self.base = 0
-
-    def fit(self, *arguments):
-        self.fits.append(arguments)
-
-    def predict(self, users, items, shown, E):
-        return np.full(len(users), self.ratings[0])
-
-    def scores(self, users, shown, E):
-        return np.tile(self.ratings, (len(users), 1))
-
-
-def test_lfg_dual_and_standardised_scores_are_joined_as_by_hand():
-    shown = Ratings(np.repeat([1, 2], [5, 20]), [*range(5), *range(20)], np.ones(25), (3, 30))
-    users = np.array([2, 0, 1, 0])
-    # of no ratings, of 5: 0.2 + 0.4 * 5 / 10, of 20: 0.2 + 0.4 * 5 / 25
-    w = np.array([0.6, 0.4, 0.28])[users]
-    for forward, solved, expected in (([1, 3], [4, 5, 9], w * 2 + (1 - w) * 6),
-                                      ([1, 3], [], 0 * w + 2), ([], [4, 5, 9], 0 * w + 6)):
-        parts = [Constant(rating) for rating in forward + solved]
-        dual = LFGDual(parts[:len(forward)], parts[len(forward):], [0.2, 0.6])
-        assert dual.fit(shown, "E", "F", "progress") is dual
-        for part in parts:                                 # those handed over fitted stay
-            assert part.fits == [(shown, "E", "F", "progress")] * (part.ratings[0] <= 3)
-        assert dual.predict(users, users, shown, "E") == pytest.approx(expected)
-        assert dual.scores(users, shown, "E") == pytest.approx(expected[:, None])
-    rank = LFGRank([Constant(1, 3)], [Constant(9, 5), Constant(40, 20)], [0.2, 0.6])
-    expected = np.outer((1 - w) - w, [1, -1])              # of 1, 3: mean 2, deviation 1
-    assert rank.scores(users, shown, "E") == pytest.approx(expected)
+def test_standardised_scores_by_hand():
     assert standardised(np.array([[1.0, 3], [7, 7 + 1e-7], [0, 0]])).tolist() == [
         [-1, 1], [0, 0], [0, 0]]                           # the same but for rounding: 0
 
@@ -1118,7 +1060,6 @@ def test_ratings_with_other_names_from_a_file_or_standard_input(tmp_path, monkey
     assert "r.csv, line 4: user '2' rates item '3' twice; correct or delete it" in fail(
         path, {"userId": "user"}, call=read_ratings)
     assert "user '1' rates" in fail(path, call=read_ratings)      # the first one that fits
-    assert "none.csv: No such file" in fail(tmp_path / "none.csv", call=read_ratings)
 
 
 # Mistakes
@@ -1131,19 +1072,15 @@ MISTAKES = [                                            # files, file, old, new,
     (ML_100K, "u.data", "10\t9", "1\t9", "u.data, line 3: user '1' rates item '9' twice; correct"),
     (ML_100K, "u.data", ML_100K["u.data"], "1\t9\t4\t8\t0\n2\t5\t3\n",
      "u.data, line 1: 5 fields instead of 4"),
-    (ML_100K, "u.item", "11|", "|", "u.item, line 3: item id is empty"),
-    (ATOMIC, "x.inter", "rating:", "stars:", "x.inter: no column rating among user, item, stars"),
     (ATOMIC, "x.inter", "2\t10", b"2\t\xff", "x.inter, line 2: not UTF-8 text; save it as UTF-8"),
     (ATOMIC, "x.inter", ATOMIC["x.inter"], "", "x.inter: no column user or item or rating among"),
     (ATOMIC, "x.item", "9\t", "10\t", "x.item, line 3: item '10' is listed twice"),
     (CSV, "ratings.csv", "2,10", "2, ", "ratings.csv, line 2: item id is empty"),
-    (CSV, "ratings.csv", "2,10", '"2",3,10', "ratings.csv, line 2: 5 fields instead of 4"),
     (CSV, "ratings.csv", "1,9", '1,"' + "9" * 140_000, "ratings.csv, line 3: 2 fields instead"),
     (CSV, "ratings.csv", "5,2", '5,"2', "ratings.csv: EOF inside string starting at row 2"),
     (CSV, "ratings.csv", CSV["ratings.csv"], "userId;movieId;rating\n1;2;3,5\n",
      "ratings.csv, line 2: 2 fields instead of 1"),
     (WHOLE, "u2.base", "2\t10", "2\t77", "u2.base, line 2: the rating of item '77' by user '2' is"),
-    (WHOLE, "u2.base", "2\t10", "1\t9", "u2.base, line 2: the rating of item '9' by user '1' is"),
     (WHOLE, "u2.test", "10\t9", "2\t10", "u2.test, line 1: the rating of item '10' by user '2' is "
      "not in the data set, or is twice in u2.base and u2.test; correct or delete it")]
 
@@ -1175,7 +1112,7 @@ def frame(user=("b", "a", "b"), item=("x", "x", "y"), rating=(4.5, 3, 0.5), **mo
 @pytest.mark.parametrize("users,expected", [
     ([10, 9, 10], [9, 10]), (["10", "9", "10"], ["9", "10"]), ([2.5, 10.0, 2.5], ["10.0", "2.5"]),
     ([1, "b", "1"], ["1", "b"]), (pd.Categorical(["v", "u", "v"], list("uvw")), ["u", "v"]),
-    (pd.array([3, 1, 3], "Int64"), [1, 3]), (pd.array(["é", "e", "é"], "string"), ["e", "é"]),
+    (pd.array([3, 1, 3], "Int64"), [1, 3]),
     (pd.to_datetime(["2001-02-03", "2001-02-02", "2001-02-03"]),
      ["2001-02-02 00:00:00", "2001-02-03 00:00:00"])])
 def test_integer_ids_stay_integers_and_others_become_text(users, expected):
@@ -1228,10 +1165,8 @@ USERS = pd.DataFrame({"user": ["a", "b"], "city": ["Rom", "Bonn"]})
 @pytest.mark.parametrize("tables,message", [
     ([frame().rename(columns={"user": "uid", "rating": "stars"})],
      "ratings: no column user or rating among uid, item, stars; rename it, use --columns, or put "),
-    ([frame(), USERS.rename(columns={"user": 0})], "users: no column user among 0, city;"),
     ([frame()[:0]], "ratings: no ratings"),
     ([frame(user=["a", None, "b"])], "ratings, row 1: user id is empty; correct or delete it"),
-    ([frame(item=[1, np.nan, ""])], "ratings, row 1: item id is empty"),
     ([frame(rating=[1, "x", None])], "ratings, row 1: rating 'x' is not a number between -1e10 "
      "and 1e10; correct or delete it"),
     ([frame(rating=[1, 2, np.nan])], "ratings, row 2: rating nan is not a number"),
@@ -1395,22 +1330,11 @@ def test_output_path_protects_inputs(tmp_path):
 # Synthetic data
 
 
-@pytest.mark.parametrize("shape", [(30, 40, 300), (5, 4, 20)])
-def test_synthetic_shapes_and_seeds(shape):
-    a, b = load("synthetic:{}x{}x{}".format(*shape), seed=1), synthetic(*shape, seed=2)
-    assert a.ratings.shape == shape[:2] and len(a.ratings) == shape[2]
-    assert set(a.ratings.values.tolist()) <= {1, 2, 3, 4, 5}
-    assert pairs(a.ratings) != pairs(b.ratings)
-    assert a.E.shape == (shape[0], len(a.E_names)) and a.F.shape == (shape[1], len(a.F_names))
-    assert (a.E.sum(1) == 3).all() and a.user_ids[-1] == str(shape[0])
-    assert a.titles[3] == f"Item 4 ({a.years[3]})"
-    for genres, names in zip(a.genres, told(a.F, a.F_names)):
-        assert sorted(f"genre={one}" for one in genres.split("|")) == names.split()[:-1]
-    assert "give between 1 and users x items" in fail(3, 4, 13, call=synthetic)
-
-
-def test_synthetic_data_stay_the_same_from_version_to_version():
-    d = synthetic(60, 80, 900, seed=1)
+def test_synthetic_data_are_as_asked_for_and_stay_the_same_from_version_to_version():
+    d = load("synthetic:60x80x900", seed=1)
+    assert d.ratings.shape == (60, 80) and len(d.ratings) == 900 and d.user_ids[-1] == "60"
+    assert pairs(d.ratings) != pairs(synthetic(60, 80, 900, seed=2).ratings)
+    assert set(d.ratings.values) == {1, 2, 3, 4, 5} and d.titles[3] == f"Item 4 ({d.years[3]})"
     arrays = (d.ratings.users, d.ratings.items, d.ratings.values, d.E, d.F)
     raw = b"".join(array.tobytes() for array in arrays)
     text = "".join(d.titles + d.E_names + d.F_names)
@@ -1418,6 +1342,8 @@ def test_synthetic_data_stay_the_same_from_version_to_version():
     R = load("synthetic", seed=5).ratings                   # like ML-100k
     assert R.shape == (943, 1682) and len(R) == 100_000
     assert np.sort(R.counts)[-188:].sum() > 0.4 * len(R)    # a fifth of the users
+    assert len(synthetic(5, 4, 20).ratings) == 20
+    assert "give between 1 and users x items" in fail(3, 4, 13, call=synthetic)
 
 
 ROOT = Path(experiments.__file__).parent
@@ -1511,8 +1437,6 @@ def one_line(done, name):
 
 NAMES = {test: [c for added in models.values() for c in added] for test, models in COLUMNS.items()}
 CASES = [(test, column) for test in NAMES if test != "published" for column in NAMES[test]]
-OF_NEW = [(test, column) for test, column in CASES if test != "basic"]
-PLACEHOLDERS = ("SVD", "BiasSVD", "μ + bi", "μ + bu", "Popularity")
 OPTIONS = [test for test in COLUMNS if test != "coldstart topn"]           # which has two tables
 TUNED = [case for case in CASES if case[0] in OPTIONS and case[1][0] not in "μP"]    # not averages
 
@@ -1579,12 +1503,13 @@ def record_folds(monkeypatch):
     return folds
 
 
-def run_recorded(monkeypatch, test, column, d, tune=False, fold=2):
-    """Figures, fitted models and predictions, or scores, of one column's table, of seed 7."""
+def run_recorded(monkeypatch, test, column, d, tune=False):
+    """Figures, fitted models and predictions, or scores, of fold 1 of one column, of seed 7."""
+    only = {of: {"x": [column] * (of == test)} for of in COLUMNS}
     with monkeypatch.context() as patch:
         folds = record_folds(patch)
-        patch.setattr(experiments, "COLUMNS", {of: {"x": [column] * (of == test)} for of in COLUMNS})
-        options = experiments.parse(["--folds", str(fold), "--seed", "7", "--quiet"])
+        patch.setattr(experiments, "COLUMNS", only)
+        options = experiments.parse(["--folds", "1", "--seed", "7", "--quiet"])
         (table, *_), = (experiments.tune if tune else experiments.cross_validate)(d, test, options)
     found = [row.get("rmse", row) for row in table["grid"]] if tune else np.ravel(
         table["average"][column]).tolist()
@@ -1622,17 +1547,17 @@ def check_parts(model, test, column):
                          + [(*case, True) for case in TUNED])
 def test_no_test_rating_leaks_into_training_or_prediction(cli, monkeypatch, small, test, column,
                                                           tune):
+    run = partial(run_recorded, monkeypatch, test, column, tune=tune)
     outer = parts_of(small, test, 1)
     scored = split(outer.train, "basic" if test == "basic" else "realtime", 1, 7) if tune else outer
-    rmse, models, predicted = run_recorded(monkeypatch, test, column, small, tune, 1)
+    rmse, models, predicted = run(small)
     if column not in experiments.JOINED:
         check_parts(models[0], test, column)
     parts = [scored.target, outer.target][:1 + tune]
     if tune and test == "topn":                            # has three validation parts, which train
         parts = parts[1:]                                  # each other
     for part in parts:
-        changed = with_ratings(small, part, 5 if "topn" in test else 3)    # all liked
-        again = run_recorded(monkeypatch, test, column, changed, tune, 1)
+        again = run(with_ratings(small, part, 5 if "topn" in test else 3))     # 5: all liked
         assert all_same(models, again[1]) and same(predicted, again[2])
         if part is not scored.target:                       # validation does not look at test
             assert again[0] == rmse
@@ -1645,32 +1570,12 @@ def test_no_test_rating_leaks_into_training_or_prediction(cli, monkeypatch, smal
             each = np.reshape(each, (len(rmse), -1)).mean(1)    # tune averages over the counts
             assert again[0] == pytest.approx(each.tolist())
             assert np.abs(np.subtract(rmse, again[0])).min() > 0.01
-
-
-@pytest.mark.parametrize("test,column", OF_NEW)
-def test_what_is_new_is_not_in_training_and_predicted_from_its_own_profile_alone(
-        cli, small, monkeypatch, test, column):
-    d = experiments.turned(small, test)
-    cases = cases_of(d.ratings, test, 2, 7)
-    target = cases[-1].target
-    theirs = parts_of(small, test).profile
-    theirs = theirs.where(theirs.users == target.users[0])
-    changed = with_ratings(small, theirs, np.where(theirs.values > 3, 1, 5))
-    _, models, before = run_recorded(monkeypatch, test, column, small)
-    _, again, after = run_recorded(monkeypatch, test, column, changed)
-    assert all_same(models, again) and len(before) == len(after) == len(cases)
-    for case, a, b in zip(cases, before, after):
-        change = np.abs(a - b)
-        assert change[target.users != target.users[0]].max() < 1e-6
-        read = case.profile.counts[target.users[0]] > 0 and column not in PLACEHOLDERS
-        own = change[target.users == target.users[0]]
-        if "topn" in test:                                 # near an item there may be no like
-            own = 10 * own.max(keepdims=True)
-        assert own.min() > 1e-4 if read else not own.any()
-    d.E[np.unique(target.users)], E = 7, d.E.copy()        # nor are their profiles in training
-    again = run_recorded(monkeypatch, test, column, small)[1]
-    d.E[:] = E
-    assert all_same(models, again)
+    if test != "basic":                                    # nor does what is new train anything
+        changed = with_ratings(small, outer.profile, 2)
+        side = "F" if test == "newitem" else "E"
+        new = np.isin(np.arange(outer.train.shape[0]), outer.target.users)
+        changed = replace(changed, **{side: np.where(new[:, None], 7, getattr(small, side))})
+        assert all_same(models, run(changed)[1])
 
 
 @pytest.mark.parametrize("test", OPTIONS)
@@ -1782,19 +1687,12 @@ def test_differences_worked_by_hand():
     assert found == [{                                      # of the last, not of the best
         "model": "LFGb", "baseline": "SVD", "mean": pytest.approx(-0.03),
         "interval": pytest.approx([-0.19072, 0.13072], abs=1e-5)}]
-    # five folds, -0.01 to -0.05: mean -0.03, variance 0.00025
-    # half = 2.776 sqrt((1 / 5 + 0.25) * 0.00025) = 0.029444
-    ours = [0.99, 0.98, 0.97, 0.96, 0.95]
-    found, = differences_of([25] * 5, SVD=[1] * 5, LFG=ours)
-    assert found["interval"] == pytest.approx([-0.059444, -0.000556], abs=1e-6)
 
 
 @pytest.mark.parametrize("rows,compared", [
     ("SVD, BiasSVD, BiasSVD fold-in, LFG (paper), LFG, LFG-dual",
      "LFG-dual SVD, LFG-dual BiasSVD, LFG-dual BiasSVD fold-in, LFG (paper) BiasSVD, "
      "LFG (paper) BiasSVD fold-in"),
-    ("SVD, LFG (paper), LFG", "LFG SVD"),
-    ("BiasSVD, LFG (paper)", "LFG (paper) BiasSVD"),
     ("LFG, LFG-item", ""), ("SVD, LFG (paper)", ""), ("SVD, BiasSVD", "")])
 def test_differences_are_of_the_last_lfg_and_of_the_papers_claim(rows, compared):
     rmse = {name: [n, n + 0.1] for n, name in enumerate(rows.split(", "))}
@@ -2042,7 +1940,6 @@ def test_tune_shows_every_model_that_has_something_to_tune(cli, monkeypatch):
 
 @pytest.mark.parametrize("test,calls,title", [
     ("all", 2, "LFG Rating Prediction"), ("all", 0, ""),
-    ("calibration", 2, "How Sure Ratings Are,"),
     ("coldstart", 2, "Cold Start by Ratings in the Profile,"),
     ("ablation", 5, "What Each Choice Buys,"), ("ablation", 1, "")])
 def test_ctrl_c_prints_the_complete_folds(cli, monkeypatch, test, calls, title):
@@ -2061,28 +1958,14 @@ def test_ctrl_c_prints_the_complete_folds(cli, monkeypatch, test, calls, title):
         assert table.get("average", {}).keys() <= {row[0] for row in rows_of(out)}
 
 
-class Stream(io.TextIOWrapper):
-    """A text stream in memory that may claim to be a terminal."""
-
-    def __init__(self, terminal, encoding="utf-8"):
-        super().__init__(io.BytesIO(), encoding=encoding)
-        self.isatty = lambda: terminal
-
-    def text(self):
-        self.flush()
-        return self.buffer.getvalue().decode()
-
-
 @pytest.mark.parametrize("terminal,more", [
     (True, []), (True, ["--jobs", 2]), (True, ["--quiet"]), (False, [])])
 def test_progress_is_for_terminals(cli, monkeypatch, terminal, more):
-    stream = Stream(terminal)
-    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     bars = record(serve, "progress_bar", monkeypatch.setattr)
-    assert cli("--dataset", "synthetic", "--test", "basic", "--folds", 1, *more)[0] == 0
-    text = stream.text()
+    code, _, text = cli("--dataset", "synthetic", "--test", "basic", "--folds", 1, *more)
     (_, bar), = bars
-    assert (bar.total, bar.n) == (16, 16 if text else 0)   # two epochs of eight parts
+    assert (code, bar.total, bar.n) == (0, 16, 16 if text else 0)    # two epochs of eight parts
     assert ("synthetic basic  " in text) == bool(text) == (terminal and "--quiet" not in more)
     assert all(len(part) <= 80 for part in re.split("[\r\n]", text))
 
@@ -2180,20 +2063,24 @@ def test_sample_trains_on_nested_shares_and_asks_the_same_new_users(cli, monkeyp
         out, heading, "RMSE and seconds of LFG-dual, NDCG@10 and seconds of LFG-rank")
     assert (len(header), len(made)) == (7, 5)
     train, profile, target = parts_of(cli.data, "realtime", 2)
+
+    def users_of(R, E):
+        return {(*R.rows(u[None])[1], *E[u]) for u in np.flatnonzero(R.counts)}    # items, profile
+
     before = set()
     for share, row, fold, shown in zip((5, 10, 25, 50, 100), table["rows"], made, rows):
-        R, E, F = fold.inputs
         case, = fold.cases
         assert [pairs(case.profile), pairs(case.target)] == [pairs(profile), pairs(target)]
-        users = {tuple(R.rows(u[None])[1]) for u in np.flatnonzero(R.counts)}    # by items
-        assert before < users and len(E) == R.shape[0] and len(users) == row["users"]
+        users = users_of(*fold.inputs[:2])
+        assert before < users and len(users) == row["users"]
         assert row["users"] == max(1, share * np.count_nonzero(train.counts) // 100)
         before = users
         rmse = experiments.rmse_of(fold.models["LFG-dual"], case, cli.data.E)
         assert row["rmse"] == pytest.approx(rmse)
         assert shown[:3] == [f"{share} %", f"{row['users']:.0f}", f"{row['ratings']:.0f}"]
         assert [shown[3], shown[5]] == texts([row["rmse"], row["ndcg"]])
-    assert row["ratings"] == len(train)
+    assert users == users_of(train, cli.data.E) and row["ratings"] == len(train)
+    assert sample_users(cli.data, 60, 7) is cli.data       # as nobody is left out
 
 
 def test_larger_data_are_trained_in_fewer_epochs(small, monkeypatch):
@@ -2203,18 +2090,6 @@ def test_larger_data_are_trained_in_fewer_epochs(small, monkeypatch):
     for changed, epochs in ({}, [15, 20]), ({"epochs": 7}, [7, 7]):
         model = serve.assemble("LFG-dual", small, {**changed, "n_factors": 3}, "dual", 1, 0)
         assert [one.epochs for one in (model.forward[0], model.solved[0].model)] == epochs
-
-
-def test_sample_users_keeps_whole_users_with_their_ids_and_profiles(small):
-    few, more = (sample_users(small, n, 3) for n in (5, 9))
-    assert set(few.user_ids) < set(more.user_ids) and len(more.user_ids) == len(more.E) == 9
-    for n, name in enumerate(more.user_ids):
-        u = small.user_ids.tolist().index(name)
-        assert (more.E[n] == small.E[u]).all()
-        for one, other in zip(more.ratings.rows(np.array([n])), small.ratings.rows(np.array([u]))):
-            assert one.tolist() == other.tolist()
-    assert sample_users(small, 60, 3) is small and more.ratings.shape == (9, 40)
-    assert set(sample_users(small, 9, 4).user_ids) != set(more.user_ids)
 
 
 def test_a_model_of_a_sample_knows_the_scale_of_all_ratings():
@@ -2244,8 +2119,6 @@ def test_calibration_worked_by_hand_and_of_normal_errors():
     variance = np.exp(rng.normal(size=20000))
     table = experiments.calibration_of(rng.normal(0, np.sqrt(variance)), variance, variance.mean())
     assert list(table["coverage"].values()) == pytest.approx([0.5, 0.8, 0.95], abs=0.01)
-    assert table["nll"] < table["nll_constant"]
-    assert table["rmse_by_fifth"] == sorted(table["rmse_by_fifth"])
 
 
 def test_calibration_is_a_row_per_fold_and_its_noise_does_not_see_the_target(cli, monkeypatch):
@@ -2539,7 +2412,6 @@ def train_own(**changed):
 
 PYTHON_MISTAKES = """
 model.recommend({"Heat": 4}) | fits several items; add the year, or use the id: Heat (1995) (id 51)
-model.recommend({"Film": 4}) | 'Film' fits several items; add the year, or use the id: Film 9 (
 model.recommend({"Toy Stori": 4}) | is not the id or title of an item; the nearest are: Toy Story
 model.recommend({"The Matrix (1998)": 4}) | an item; the nearest are: Matrix, The (1999) (id 50)
 model.recommend({"qqqq": 4}) | an item; the nearest are: none
@@ -2548,28 +2420,20 @@ model.recommend({"": 4}) | '' is not a title
 model.recommend({54: 4, "été": 4}) | ratings: Été, L' (1987) is rated twice
 model.recommend({54: 6}) | rating 6 must be between 1 and 5
 model.recommend({54: 1e39}) | rating 1e+39 must be between 1 and 5
-model.recommend({54: [1, 2]}) | rating [1, 2] is not a number
 model.recommend({54: "good"}) | rating 'good' is not a number
 model.recommend({54: 10 ** 400}) | is not a number
 model.recommend([(54, 5)]) | ratings must be a dict
-model.recommend(None) | ratings must be a dict
 model.recommend({}, n=True) | n is True; it must
-model.recommend({}, profile={"age": "old"}) | age=old: not in the profiles that the model was
 model.recommend({}, profile={"gender": "x"}) | choose from gender=F, gender=M
 model.recommend({}, profile={"city": "x"}) | choose from age, gender, occupation
 model.recommend({}, by="item") | by is 'item'; it must be rank or rating
 model.recommend({}, genre="Jazz") | genre 'Jazz' is unknown; choose from Crime, Drama, War
 model.recommend({}, years="1980-") | years '1980-': must be like 1980-1999 or 1995
 model.recommend({}, years="1999-1980") | years '1999-1980': must be like
-model.recommend({}, years="0000-1990") | years '0000-1990': must be like
-model.recommend({}, years="") | years '': must be like
-model.recommend({}, years="１９９５") | must be like
 model.similar(54, -3) | n is -3; it must be a whole number above 0
 train_own(columns={}) | item or rating
 train_own(ratings=[(1, 2, 3)]) | ratings must be a DataFrame with the columns user,
-train_own(users=pd.DataFrame({"user": [1]})) | user
 train_own(generator="both") | generator is 'both'; it must
-train_own(seeds=0) | seeds is 0; it must
 train_own(factors=2.5) | factors is 2.5; it must
 train_own(seed=-1) | seed is -1; it must be a whole number above -1
 """
@@ -2584,13 +2448,9 @@ def test_mistakes_in_python_are_data_errors_of_one_line(model, line):
 @pytest.mark.parametrize("kind,seeds,weights", [
     ("user", [7], [1, 1, 1, 1]), ("item", [7, 8, 9], [0, 0, 0, 0]),
     ("dual", [7, 7, 8, 9], [0.15, 0.3, 0.5, 0])])
-def test_arguments_of_train_reach_the_networks_and_the_same_seed_gives_the_same_bits(
-        monkeypatch, kind, seeds, weights):
+def test_arguments_of_train_reach_the_networks(monkeypatch, kind, seeds, weights):
     made = record(serve, "assemble", monkeypatch.setattr)
-    ratings, _, items = own_tables()
-    own = {**OWN, "items": items, "seeds": 3, "generator": kind, "seed": 7}
-    a, b = (Recommender.train(ratings, **own).arrays for _ in range(2))
-    assert differing(arrays(a), arrays(b)) == []
+    a = train_own(items=own_tables()[2], seeds=3, generator=kind, seed=7).arrays
     assert [*a["weights"], *a["rank_weights"]] == np.float32(weights).tolist()
     (_, dual), (_, rank) = made[:2]
     for model in (dual, rank):
@@ -2640,8 +2500,6 @@ def test_train_takes_any_csv_and_scale_and_gives_the_same_bits_whatever_jobs(
     (((own, told, *_), _),) = noise                        # from a network trained for it alone
     assert type(own.spare) is (LFG if kind == "user" else LFGItem) and len(told) == 900
     assert a["sigma2"] == np.float32(own.sigma2)
-    assert [name in a for name in ("M1", "q0", "q1")] == [
-        kind != "item", kind != "user", kind == "dual"]
     assert all((x == x.astype(np.float16)).all() for x in a.values() if x.ndim == 2)
 
 
@@ -2872,7 +2730,6 @@ def test_a_port_reproduces_the_vectors_and_one_user_gets_the_scores_of_the_model
 COMMAND_MISTAKES = """
 lfg.py | required
 lfg.py train --out x --epochs 99999999999999999999 | must be a whole number from 1
-lfg.py train --out x --dataset few.csv --columns user=a | few.csv: no column a among
 lfg.py train --out x --dataset few.csv --columns user | invalid column_names value: 'user'
 lfg.py train --out no/x --dataset synthetic | no/x: cannot be written
 lfg.py train --out few.csv --dataset few.csv | few.csv: would overwrite an input
@@ -2883,9 +2740,7 @@ lfg.py recommend --model m --ratings none | none: No such file or directory
 lfg.py recommend --model m --ratings few.csv | few.csv, line 2: must be TITLE=RATING or
 lfg.py recommend --model m --ratings latin.csv | latin.csv, line 1: not UTF-8 text; save it as UTF-8
 lfg.py recommend --model m --ratings bad.csv | bad.csv, line 4: rating 9 must be between
-lfg.py similar --model m qqqq | 'qqqq' is not the id or title of an item; the nearest are: none
 lfg.py score --model m --ratings few.csv --out m | m: would overwrite an input
-lfg.py score --model m --ratings few.csv --out o | few.csv, line 2: '1' is not the id or title
 lfg.py score --model m --ratings high.csv --out o | high.csv, line 3: rating 9 must be between
 lfg.py export --model m --out folder | folder: Directory not empty; choose a new or
 lfg.py export --model m --out no/such/x | no/such/x: No such file or directory
@@ -2893,9 +2748,7 @@ experiments.py --dataset synthetic --test newitem --models svd | newitem has onl
 experiments.py --test speed --models svd | --models svd: speed prints all its rows
 experiments.py --dataset few.csv | few users or ratings for five folds
 experiments.py --dataset synthetic:60x9x300 --test coldstart | no new user of fold 1 has 8 ratings
-experiments.py --dataset synthetic:10x10 | write synthetic:USERSxITEMSxRATINGS
 experiments.py --test tune --of published | invalid choice: 'published'
-experiments.py --dataset few.csv --test published | few users or ratings
 experiments.py --dataset few.csv --json few.csv | few.csv: would overwrite an input
 """
 FILES = {"few.csv": "user,item,rating\n1,1,1\n", "latin.csv": b"\xe9,4\n", "folder/x": "",
@@ -2916,11 +2769,10 @@ def test_mistakes_end_in_one_line_and_code_2(cli, lfg_py, kept, tmp_path, monkey
 
 
 def test_a_terminal_without_greek_shows_question_marks_and_a_bug_its_traceback(monkeypatch):
-    stream = Stream(False, "ascii")
-    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
     with pytest.raises(SystemExit, match="^0$"):
         serve.run_command("x", lambda argv: print("μ + bi"), [], "")
-    assert stream.text() == "? + bi\n"
+    assert sys.stdout.buffer.getvalue() == b"? + bi\n"
     with pytest.raises(ValueError, match="a bug"):          # keeps its traceback
         serve.run_command("x", stop(ValueError("a bug")), [], "")
 
@@ -2992,10 +2844,8 @@ def test_real_ml_100k():
     d = load("ml-100k", os.environ["LFG_DATA"])
     assert len(d.ratings) == 100_000 and d.ratings.shape == (943, 1682)
     assert d.E.shape == (943, 30) and (d.E.sum(1) == 3).all() and d.F.shape == (1682, 27)
-    counts = np.bincount(d.ratings.values.astype(int)).tolist()
-    assert counts == [0, 6110, 11370, 27145, 34174, 21201]
-    raw = b"".join(part.values.tobytes() for part in split(d.ratings, "realtime", 1, 0))
-    assert hashlib.md5(raw).hexdigest() == "05f598bf541ba70885a4f909a17a9a07"
+    assert np.bincount(d.ratings.values.astype(int)).tolist() == [
+        0, 6110, 11370, 27145, 34174, 21201]
 
 
 @pytest.mark.skipif("LFG_DATA" not in os.environ, reason="LFG_DATA is not set")
