@@ -598,29 +598,21 @@ def test_lfg_item_generates_items_and_solves_users_as_by_hand(small, known, time
 def test_noise_is_measured_on_users_not_seen_in_training(small):
     R = small.ratings
     H = next(R.dense_blocks())
-
-    def measured(name):
-        """What is found, and the calls behind it; and the squares of a fifth, then of a part."""
-        model = MODELS[name](0)
-        calls = [record(model, method) for method in ("fit", "predict", "variance_terms")]
-        found = Noise(model).fit(R, small.E, small.F)
-        squares = [(H[asked[:2]] - got) ** 2 for asked, got in calls[1]]
-        return (found.sigma2, found.constant), calls, squares
-
-    (sigma2, mse), (fits, predictions, terms), (fifth, squares) = measured("LFGItem")
+    model = MODELS["LFGItem"](0)
+    fits, predictions, terms = (
+        record(model, method) for method in ("fit", "predict", "variance_terms"))
+    noise = Noise(model).fit(R, small.E, small.F)
     ((train, *_), _), = fits
     for (users, items, shown, _), _ in predictions:
         held = np.union1d(users, shown.users)
         assert len(held) == 6 and not np.isin(train.users, held).any()
         assert len(train) + len(shown) + len(users) == len(R)
         assert not {*zip(users, items)} & {*zip(shown.users, shown.items)}
+    fifth, part = [(H[asked[:2]] - got) ** 2 for asked, got in predictions]
     assert 0.15 < len(fifth) / (len(R) - len(train)) < 0.25
-    assert mse == pytest.approx(fifth.mean()) and sigma2 != pytest.approx(mse, rel=0.01)
+    assert noise.constant == pytest.approx(fifth.mean())
     (_, (a, b)), = terms
-    assert np.mean(squares / (a * sigma2 + b)) == pytest.approx(1, abs=1e-3)
-    assert measured("LFGItem")[0] == (sigma2, mse)         # the same seed
-    (sigma2, _), _, (_, squares) = measured("LFG")         # terms (1, 0)
-    assert sigma2 == pytest.approx(squares.mean())
+    assert np.mean(part / (a * noise.sigma2 + b)) == pytest.approx(1, abs=1e-3)
     # too few users, nothing to predict, ratings all equal: the variance of ratings, or 1
     for few in (R.where(R.users < 19), R.where(R.ranks(np.random.default_rng(0)) < 4),
                 R.with_values(np.ones(900))):
@@ -938,9 +930,6 @@ def told(X, names):
             for row in X]
 
 
-# Ratings
-
-
 @pytest.mark.parametrize("users,items,values", [
     ([0, 5], [0, 0], [1, 2]), ([0, -1], [0, 0], [1, 2]), ([0], [4], [1]), ([0], [-1], [1]),
     ([0], [0], [np.nan]), ([2, 0, 2], [1, 0, 1], [1, 2, 3]), ([0, 1], [0, 1], [1])])
@@ -1062,9 +1051,6 @@ def test_ratings_with_other_names_from_a_file_or_standard_input(tmp_path, monkey
     assert "user '1' rates" in fail(path, call=read_ratings)      # the first one that fits
 
 
-# Mistakes
-
-
 WHOLE = {**ML_100K, **OFFICIAL}
 MISTAKES = [                                            # files, file, old, new, part of the message
     (ML_100K, "u.data", "5\t882\n", "\n", "u.data, line 2: 3 fields instead of 4; correct the"),
@@ -1091,15 +1077,6 @@ def test_mistakes_name_file_and_line(tmp_path, files, name, old, new, message):
     assert old in raw
     folder = write(tmp_path, dict(files, **{name: raw.replace(old, new, 1)}))
     assert f"{os.sep}{message}" in fail(folder, call=lambda folder: official(load(folder), 2))
-
-
-def test_mistakes_of_paths(tmp_path):
-    for path in (tmp_path / "nowhere", tmp_path):
-        assert f"{path}: no such file or folder, or no ratings in it" in fail(path)
-    assert "write synthetic:USERSxITEMSxRATINGS" in fail("synthetic:3x4")
-    assert "u.user: No such file" in fail(write(tmp_path / "a", {"u.data": "1\t1\t1\t1\n"}))
-    (tmp_path / "c" / "ratings.csv").mkdir(parents=True)
-    assert "ratings.csv: Is a directory" in fail(tmp_path / "c")
 
 
 # DataFrames
@@ -1218,10 +1195,8 @@ def test_folds_depend_on_seed_and_pairs_only(R, test):
         assert np.array_equal(x.users, y.users) and np.array_equal(x.items, y.items)
     assert pairs(a.target) != pairs(c.target)
     ones = Ratings(np.arange(0, 400, 2), np.zeros(200), np.ones(200), (400, 1))     # one or none
-    for fold in range(1, 6):
-        train, profile, target = map(len, split(ones, test, fold, 0))
-        assert train == 200 - target and 20 < target < 60   # not all in one fold
-        assert profile == (0 if test == "realtime" else train)            # the only one is a target
+    targets = [len(split(ones, test, fold, 0).target) for fold in range(1, 6)]
+    assert min(targets) > 20 and sum(targets) == 200       # the only one is a target
 
 
 def test_folds_stay_the_same_from_version_to_version(R):
@@ -1238,16 +1213,11 @@ def test_first_ratings_are_nested_and_fixed_by_the_seed(R):
         assert np.array_equal(first.counts, np.minimum(R.counts, n))
 
 
-# Fetching
-
-
 def network(monkeypatch, site=OSError("no network here"), wheel=None):
     """Stands in for the network: what the site and pip send, bytes or an error."""
     def urlopen(url, timeout):
         assert url.startswith("https://files.grouplens.org/") and 0 < timeout < 60
-        if isinstance(site, Exception):
-            raise site
-        return io.BytesIO(site)
+        return io.BytesIO(site) if isinstance(site, bytes) else stop(site)()
 
     def pip(command, check, **_):
         assert command[1:5] == ["-m", "pip", "download", "--no-deps"] and check
@@ -1295,9 +1265,6 @@ def test_damaged_archives(tmp_path):
         assert f"ml-100k.zip: {message}" in found and found.endswith("; delete it and load again")
 
 
-# Writing
-
-
 def test_write_whole_writes_all_or_nothing(tmp_path):
     os.symlink(tmp_path / "x", tmp_path / "link")
     for path, text in (("x", "a"), ("x", "é\n"), ("link", "old")):    # new, old, through a link
@@ -1325,9 +1292,6 @@ def test_output_path_protects_inputs(tmp_path):
                 f"{path}: would overwrite an input; choose another file")
     for path in (folder, tmp_path / "none" / "m.npz", "-", os.devnull):
         assert "cannot be written; choose another file" in fail(path, folder, call=output_path)
-
-
-# Synthetic data
 
 
 def test_synthetic_data_are_as_asked_for_and_stay_the_same_from_version_to_version():
@@ -1482,15 +1446,12 @@ def parts_of(d, test, fold=2, seed=7):
     return split(R, test if test in ("basic", "published") else "realtime", fold, seed)
 
 
-def with_ratings(d, chosen, values):
-    """The data set with other values of some ratings, which may have items for users."""
-    if chosen.shape == d.ratings.shape[::-1]:
-        values = chosen.with_values(np.broadcast_to(values, len(chosen))).T.values
-        chosen = chosen.T
+def with_ratings(d, chosen, value):
+    """The data set with another value of some ratings, which may have items for users."""
+    chosen = chosen.T if chosen.shape == d.ratings.shape[::-1] else chosen
     at = np.isin(d.ratings.users * 40 + d.ratings.items, chosen.users * 40 + chosen.items)
     assert d.ratings.shape[1] == 40 and at.sum() == len(chosen) > 0
-    new = d.ratings.values.copy()
-    new[at] = values
+    new = np.where(at, value, d.ratings.values)
     return replace(d, ratings=d.ratings.with_values(new))
 
 
@@ -1791,7 +1752,6 @@ def test_the_same_seed_prints_the_same_digits_and_each_fold_depends_on_itself(cl
     ("basic", "", "SVD, BiasSVD, SVD++, LFG (paper), LFG, LFG-item, LFG-dual"),
     ("realtime", "", "SVD, BiasSVD, BiasSVD fold-in, SVD++ fold-in, LFG (paper), LFG, LFG-item, "
                      "LFG-dual"),
-    ("realtime", "lfg-paper biassvd", "BiasSVD, BiasSVD fold-in, LFG (paper)"),
     ("realtime", "lfg-dual biassvd svdpp", "BiasSVD, BiasSVD fold-in, SVD++ fold-in, LFG-dual"),
     ("newitem", "", "μ + bu, BiasSVD fold-in, LFG, LFG-item, LFG-dual"),
     ("coldstart", "svd biassvd", "μ + bi, BiasSVD fold-in")])
@@ -1874,7 +1834,7 @@ def test_taste_counts_the_genre_in_the_first_ten_of_its_fans(cli, monkeypatch):
     assert out.startswith("The First Ten of Fans, on synthetic\n")
     assert [row["share"] for row in rows] == [0, 0, 0, 0, 1]
     assert rows_of(out)[-1] == ["War", "10.0000", "3", "1.0000"]
-    assert rows[4]["mean"] == 10 and all(row["mean"] < 4 for row in rows[:4])
+    assert all(row["mean"] < 4 for row in rows[:4])
     for shown, genre in zip(asked, experiments.TASTES):
         assert shown.counts.tolist() == [4] * 50 and set(shown.values) == {5}
         items = set(shown.items.tolist())
@@ -1899,7 +1859,7 @@ def test_ablation_is_a_row_per_choice_in_both_tests(cli, monkeypatch):
             by_model[name] for name in ("LFG (paper)", "LFG", "LFG-item", "LFG-dual")]
 
 
-@pytest.mark.parametrize("test", [*OPTIONS, "ablation", "speed", "calibration"])
+@pytest.mark.parametrize("test", [*OPTIONS, "ablation", "speed", "calibration", "growth"])
 def test_the_settings_of_ml_1m_run_and_ratings_may_be_all_equal(cli, monkeypatch, test):
     monkeypatch.setattr(settings, "SIZES", {"ml-1m": 900})
     folds = record_folds(monkeypatch)
@@ -2097,13 +2057,6 @@ def test_a_model_of_a_sample_knows_the_scale_of_all_ratings():
                          columns=["user", "item", "rating"])
     model = Recommender.train(table, epochs=1, factors=2, seeds=1, sample=2, quiet=True)
     assert (model.low, model.high) == (1, 5) and len(model.item_ids) == 5
-
-
-def test_growth_times_an_epoch_of_each_kind(cli):
-    out, (table,) = printed(cli, "growth")
-    assert out.startswith("What an Epoch Costs, One Thread: 60 users, 40 items, 900 ratings\n")
-    assert [row["model"] for row in table["rows"]] == ["LFG", "LFG-item"]
-    assert all(row["seconds"] > 0 and row["peak_mb"] > 10 for row in table["rows"])
 
 
 def test_calibration_worked_by_hand_and_of_normal_errors():
@@ -2327,7 +2280,6 @@ def test_because_names_the_rated_items_that_speak_most_for_one(model):
     user = {"Heat (1995)": 5, "54": 4, "toy": 4.5, 60: 1, 61: 2, "id:62": 5}
     items = dict(zip(user, [51, 54, 56, 60, 61, 62]))
     profile = {"gender": "F"}
-    lengths = set()
     for by in ("rank", "rating"):
         rows = model.recommend(user, 40, profile, by).to_dict("records")
         *_, shares = model.best(*model.indices(user), model.profile_row(profile), 40, by, why=True)
@@ -2340,8 +2292,6 @@ def test_because_names_the_rated_items_that_speak_most_for_one(model):
             assert row["because"] == [
                 {"id": str(items[name]), "title": TITLES[items[name] - 50],
                  "contribution": pytest.approx(told[name], abs=1e-5)} for name in most]
-            lengths.add(len(most))
-    assert 3 in lengths and len(lengths) > 1
     assert model.recommend({}, 3)["because"].tolist() == [[], [], []]
 
 
@@ -2395,14 +2345,12 @@ def test_a_model_of_ones_own_tables():
     tables = own_tables()
     model = Recommender.train(*tables, **OWN)
     assert all(map(pd.DataFrame.equals, tables, own_tables()))
-    assert (model.low, model.high) == (0.5, 5)
+    assert (model.low, model.high) == (0.5, 5) and model.arrays["q1"].shape == (9, 4)
     assert model.E_names == [*(f"age={a}" for a in data.AGES), "city=Oslo", "city=Rome"]
     rows = model.recommend({"007": 4.5, "heat": 0.5}, 100, {"city": "Oslo", "age": 33})
     assert sorted(rows["item"]) == ["7", "a", "d", "e", "f", "reel"]       # but not new
-    alien, untitled = model.indices({"alien": 1, "reel": 1})[0]
-    assert [model.arrays[name][alien] for name in ("titles", "genres", "years")] == [
-        "Alien (1979)", "Sci-Fi|Horror", 1979]
-    assert model.titles[untitled] == "reel"
+    assert model.titles[model.indices({"alien": 1, "reel": 1})[0]].tolist() == [
+        "Alien (1979)", "reel"]
     assert "'ree' is not the id or title" in fail({"ree": 1}, call=model.recommend)    # of an id
 
 
@@ -2445,22 +2393,6 @@ def test_mistakes_in_python_are_data_errors_of_one_line(model, line):
     assert message in fail(call, {**globals(), "model": model}, call=eval)
 
 
-@pytest.mark.parametrize("kind,seeds,weights", [
-    ("user", [7], [1, 1, 1, 1]), ("item", [7, 8, 9], [0, 0, 0, 0]),
-    ("dual", [7, 7, 8, 9], [0.15, 0.3, 0.5, 0])])
-def test_arguments_of_train_reach_the_networks(monkeypatch, kind, seeds, weights):
-    made = record(serve, "assemble", monkeypatch.setattr)
-    a = train_own(items=own_tables()[2], seeds=3, generator=kind, seed=7).arrays
-    assert [*a["weights"], *a["rank_weights"]] == np.float32(weights).tolist()
-    (_, dual), (_, rank) = made[:2]
-    for model in (dual, rank):
-        parts = [*model.forward, *(one.model for one in model.solved)]
-        assert [(one.seed, one.epochs, one.n_factors) for one in parts] == [
-            (seed, 2, 3) for seed in seeds]
-    assert all((one.centre, one.l2, one.l2_bias) == (None, 300, 6) for one in dual.solved)
-    assert all((one.l2, one.few, {*one.known}) == (200, 50, {0, 20}) for one in rank.solved)
-
-
 # Commands
 
 
@@ -2476,20 +2408,24 @@ def lfg_py(monkeypatch, capsys):
     return run
 
 
-@pytest.mark.parametrize("kind", ["user", "item", "dual"])
-def test_train_takes_any_csv_and_scale_and_gives_the_same_bits_whatever_jobs(
-        lfg_py, small, tmp_path, monkeypatch, kind):
-    noise = record(Noise, "fit", monkeypatch.setattr)
-    pools = record(serve, "ProcessPoolExecutor", monkeypatch.setattr)
+@pytest.mark.parametrize("kind,seeds,weights", [
+    ("user", [7], [1, 1, 1, 1]), ("item", [7, 8, 9], [0, 0, 0, 0]),
+    ("dual", [7, 7, 8, 9], [0.15, 0.3, 0.5, 0])])
+def test_train_takes_any_csv_and_its_options_and_gives_the_same_bits_whatever_jobs(
+        lfg_py, small, tmp_path, monkeypatch, kind, seeds, weights):
+    made, noise, pools = (record(owner, name, monkeypatch.setattr) for owner, name in (
+        (serve, "assemble"), (Noise, "fit"), (serve, "ProcessPoolExecutor")))
     R = small.ratings
     rows = [f"{2 * v:g},{u},{i}\n" for u, i, v in zip(R.users, R.items, R.values)]
-    write(tmp_path, {"x.csv": "stars,customer,film\n" + "".join(rows), "1": "old"})
+    films = [f"{i},Film (1995),War\n" for i in range(40)]
+    write(tmp_path, {"x.csv": "stars,customer,film\n" + "".join(rows), "1": "old",
+                     "movies.csv": "item,title,genres\n" + "".join(films)})
     found = []
     for jobs in ("1", "2"):
         path = tmp_path / jobs
-        code, out, err = lfg_py("train", "--dataset", tmp_path / "x.csv", "--out", path, "--half",
-                                "--generator", kind, "--jobs", jobs, "--columns",
-                                "user=customer,item=film, rating=stars")
+        options = f"--half --generator {kind} --seeds 3 --seed 7 --epochs 1 --factors 3 --columns"
+        code, out, err = lfg_py("train", "--dataset", tmp_path / "x.csv", "--out", path, "--jobs",
+                                jobs, *options.split(), "user=customer,item=film, rating=stars")
         size = re.escape(f"{path}: {path.stat().st_size / 1e6:.1f} MB\n")
         assert re.fullmatch(r"training RMSE [0-4]\.[0-9]{4}\n" + size, err)
         assert (code, out, len(pools)) == (0, "", jobs == "2")
@@ -2497,10 +2433,18 @@ def test_train_takes_any_csv_and_scale_and_gives_the_same_bits_whatever_jobs(
     assert differing(*(arrays(model.arrays) for model in found)) == []
     a = found[0].arrays
     assert a["scale"].tolist() == [2, 10]
+    assert [*a["weights"], *a["rank_weights"]] == np.float32(weights).tolist()
+    assert all((x == x.astype(np.float16)).all() for x in a.values() if x.ndim == 2)
+    (_, dual), (_, rank) = made[:2]
+    for model in (dual, rank):
+        parts = [*model.forward, *(one.model for one in model.solved)]
+        assert [(one.seed, one.epochs, one.n_factors) for one in parts] == [
+            (seed, 1, 3) for seed in seeds]
+    assert all((one.centre, one.l2, one.l2_bias) == (None, 300, 6) for one in dual.solved)
+    assert all((one.l2, one.few, {*one.known}) == (200, 50, {0, 20}) for one in rank.solved)
     (((own, told, *_), _),) = noise                        # from a network trained for it alone
     assert type(own.spare) is (LFG if kind == "user" else LFGItem) and len(told) == 900
     assert a["sigma2"] == np.float32(own.sigma2)
-    assert all((x == x.astype(np.float16)).all() for x in a.values() if x.ndim == 2)
 
 
 def contents(folder):
@@ -2730,6 +2674,10 @@ def test_a_port_reproduces_the_vectors_and_one_user_gets_the_scores_of_the_model
 COMMAND_MISTAKES = """
 lfg.py | required
 lfg.py train --out x --epochs 99999999999999999999 | must be a whole number from 1
+lfg.py train --out x --dataset nowhere | nowhere: no such file or folder, or no ratings in it
+lfg.py train --out x --dataset folder | folder: no such file or folder, or no ratings in it
+lfg.py train --out x --dataset u.data | u.user: No such file
+lfg.py train --out x --dataset synthetic:3x4 | write synthetic:USERSxITEMSxRATINGS
 lfg.py train --out x --dataset few.csv --columns user | invalid column_names value: 'user'
 lfg.py train --out no/x --dataset synthetic | no/x: cannot be written
 lfg.py train --out few.csv --dataset few.csv | few.csv: would overwrite an input
@@ -2742,7 +2690,6 @@ lfg.py recommend --model m --ratings latin.csv | latin.csv, line 1: not UTF-8 te
 lfg.py recommend --model m --ratings bad.csv | bad.csv, line 4: rating 9 must be between
 lfg.py score --model m --ratings few.csv --out m | m: would overwrite an input
 lfg.py score --model m --ratings high.csv --out o | high.csv, line 3: rating 9 must be between
-lfg.py export --model m --out folder | folder: Directory not empty; choose a new or
 lfg.py export --model m --out no/such/x | no/such/x: No such file or directory
 experiments.py --dataset synthetic --test newitem --models svd | newitem has only biassvd lfg
 experiments.py --test speed --models svd | --models svd: speed prints all its rows
@@ -2752,6 +2699,7 @@ experiments.py --test tune --of published | invalid choice: 'published'
 experiments.py --dataset few.csv --json few.csv | few.csv: would overwrite an input
 """
 FILES = {"few.csv": "user,item,rating\n1,1,1\n", "latin.csv": b"\xe9,4\n", "folder/x": "",
+         "u.data": "1\t1\t1\t1\n",
          "bad.csv": "title,rating\nHeat (1995),4\n\nToy Story,9\n",
          "high.csv": "user,item,rating\n1,50,5\n1,51,9\n"}
 
@@ -2829,9 +2777,7 @@ def test_no_import_runs_against_the_reading_order():
     order = ["nn", "svd", "lfg", "data", "settings", "serve", "experiments"]
     for at, name in enumerate(order):
         text = (ROOT / f"{name}.py").read_text(encoding="utf-8")
-        if name == "lfg":                                   # python lfg.py runs serve.main
-            text, last = text.split('    import serve\n')
-            assert last == "    serve.main()\n"
+        text = text.replace('    import serve\n    serve.main()\n', "")    # python lfg.py
         imported = re.findall("^ *(?:from|import) (.*?)(?: import .*| as .*)?$", text, re.M)
         assert set(", ".join(imported).split(", ")) & set(order) <= set(order[:at]), name
 
