@@ -1576,9 +1576,9 @@ def test_the_ensemble_scores_the_mean_of_as_many_seeds_of_svdpp(cli, monkeypatch
         models = fold.models[what].solved
         assert models[0] is fold.models[column]
         assert [getattr(model, "model", model).seed for model in models] == [7, 8, 9]
-        mean = SimpleNamespace(predict=lambda *pairs: np.mean(
+        averaged = SimpleNamespace(predict=lambda *pairs: np.mean(
             [model.predict(*pairs) for model in models], 0))
-        rmse = experiments.rmse_of(mean, fold.cases[0], cli.data.E)
+        rmse = experiments.rmse_of(averaged, fold.cases[0], cli.data.E)
         assert found["ensemble"] == {what: pytest.approx(rmse)}
     mean = np.mean([found["ensemble"][what] for found in table["folds"]])
     assert table["ensemble"] == {what: pytest.approx(mean)}
