@@ -36,11 +36,11 @@ import serve
 import settings
 from data import DataError, Ratings, first_ratings, load, official, output_path, read_ratings
 from data import sample_users, split, synthetic, to_dataset, write_whole
-from experiments import COLUMNS, Fold, cases_of, choices, differences
+from experiments import COLUMNS, cases_of, choices, differences
 from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, Noise, PaperLFG, RankLFG
 from lfg import standardised
 from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Sequential, Tanh
-from nn import cosine, end_epoch, even_slices, multinomial
+from nn import cosine, multinomial
 from serve import Recommender
 from settings import COUNTS, GRID, SETTINGS
 from svd import EASE, SVD, BiasSVD, FactorModel, FoldIn, MultVAE, Popularity, SVDpp, few_columns
@@ -183,35 +183,14 @@ def test_adam_moves_rows_that_waited_as_far_as_if_they_had_not():
     assert few.params[0][0, 0] < 0.1
 
 
-@pytest.mark.parametrize("values", [[1, 5], [5, 5], [-5, -5], [0, 5]])
-def test_an_epoch_that_diverged_raises(values):
-    values, told = np.array(values), []                    # most = 2 * 5 + 1 = 11: from 0 to 5
-    end_epoch(lambda *epoch: told.append(epoch), 6, 120.9, values, [np.array([-1099.0, 2])])
-    end_epoch(None, 6, 120.9, values, [])
-    assert told == [(6, 120.9)]
-    for mse, p in ((121.1, 0), (np.inf, 0), (np.nan, 0), (1, 1101), (1, -1101), (1, np.nan)):
-        with pytest.raises(FloatingPointError, match=r"epoch 7 \(mean squared error .*\); use a l"):
-            end_epoch(told.append, 6, mse, values, [np.zeros(2), np.array([[0.0, p]])])
-
-
-def test_slices_are_nearly_equal_and_the_cosine_runs_from_one_to_zero():
-    for n, size, lengths in ((7, 3, [2, 2, 3]), (8, 4, [4, 4]), (9, 8, [4, 5]), (0, 5, [])):
-        parts = [list(range(n))[part] for part in even_slices(n, size)]
-        assert [len(part) for part in parts] == lengths and sum(parts, []) == list(range(n))
-    assert [cosine(p) for p in (0, 1 / 3, 0.5, 1)] == pytest.approx([1, 0.75, 0.5, 0])
-
-
 def test_multinomial_worked_by_hand_and_without_overflow():
     # softmax 1/4 1/2 1/4, of which entries 0 and 1 are drawn; 1/3 1/3 1/3, of which entry 2 is
     logits = np.log([[1.0, 2, 1], [7, 7, 7], [1, 2, 3]])   # and nothing of the last row
     row, column = np.array([0, 0, 1]), np.array([0, 1, 2])
     loss, d = multinomial(logits, row, column)
     assert loss == pytest.approx(np.log(4 * 2 * 3) / 3)
-    expected = [[2 / 4 - 1, 2 / 2 - 1, 2 / 4], [1 / 3, 1 / 3, 1 / 3 - 1], [0, 0, 0]]
-    assert d == pytest.approx(np.array(expected) / 3)
     check_gradients(lambda: multinomial(logits, row, column)[0], [logits], [d])
-    huge = np.array([[1e4, 0, -1e4]], np.float32)
-    loss, d = multinomial(huge, np.array([0]), np.array([1]))
+    loss, d = multinomial(np.array([[1e4, 0, -1e4]], np.float32), np.array([0]), np.array([1]))
     assert (loss, d.tolist(), d.dtype) == (1e4, [[1, -1, 0]], np.float32)
 
 
@@ -271,11 +250,9 @@ def test_few_columns_is_by_the_share_that_a_batch_rates():
     R = Ratings([0, 0, 1, 3], [0, 1, 0, 0], [1, 1, 1, 1], (4, 4))
     # of 3 users who rate, all have item 0 and one has item 1: 2 rate 1 + 1 - (2/3)^2 of 4 items
     assert few_columns(R, 2) == (14 / 9 / 4 < 0.45) and not few_columns(R, 5)
-    R = random_ratings(300, 400, share=0.003)[0]
-    assert few_columns(R, 128)
-    # in BiasSVD one of the two blocks bears the whole penalty of an item rated once
-    once = R.T.counts == 1
-    assert once.any() and (BiasSVD(n_factors=2, epochs=1).fit(R).root_n[once] == 2).all()
+    R = random_ratings(300, 400, share=0.003)[0]           # an item rated once has its whole
+    once = R.T.counts == 1                                 # penalty in one of the two blocks
+    assert few_columns(R, 128) and (BiasSVD(n_factors=2, epochs=1).fit(R).root_n[once] == 2).all()
 
 
 def test_an_orthonormal_basis_in_parts_spans_the_same():
@@ -428,18 +405,15 @@ def test_fold_in_influence_and_variance_are_what_solving_again_gives(n, noisy):
     assert a * 0.3 + b == pytest.approx(0.3 * user * (noise[asked] + v))
 
 
-def test_folding_in_recovers_planted_users_and_asks_a_function_for_the_centre():
+def test_folding_in_takes_a_fitted_model_and_asks_a_function_for_the_centre():
     rng = np.random.default_rng(1)
     model = FactorModel()                                  # has no fit: it is taken as it is
-    model.q1, model.base, planted = (rng.normal(size=s) for s in ((30, 4), 30, (9, 4)))
-    R = Ratings(*np.nonzero(np.ones((9, 30))), (model.base + planted @ model.q1.T).ravel(), (9, 30))
-    R = R.where(R.users != 3)
-    users = np.array([7, 3, 0, 7])
-    centres = rng.normal(size=(2, 4))                      # without ratings, and with all 30
-    for l2 in (1e-4, 1e9):                                 # weakly and strongly shrunk
-        solved = FoldIn(model, l2, l2, centre=lambda items: centres[len(items) // 30]).fit(R)
-        expected = np.where((users[:, None] == 3) | (l2 > 1), centres[[1, 0, 1, 1]], planted[users])
-        assert solved.user_factors(users, R) == pytest.approx(expected, abs=1e-3)
+    model.q1, model.base, centres = (rng.normal(size=s) for s in ((30, 4), 30, (2, 4)))
+    R = random_ratings(9, 30)[0]
+    R = R.where(R.users != 3)                              # without ratings, and with all 30
+    solved = FoldIn(model, 1e9, 1e9, centre=lambda items: centres[len(items) // 30]).fit(R)
+    got = solved.user_factors(np.array([7, 3, 0, 7]), R)   # strongly shrunk
+    assert got == pytest.approx(centres[[1, 0, 1, 1]], abs=1e-3)
 
 
 # LFG
@@ -565,7 +539,8 @@ def test_lfg_trains_all_its_parameters_penalises_matrices_and_tells_the_error(sm
     model.fit(small.ratings, small.E, progress=lambda *epoch: told.append(epoch))
     errors = [len(x) * mse / 900 for (x, *_), (mse, _) in calls]           # four batches an epoch
     assert told == [(0, pytest.approx(sum(errors[:4]))), (1, pytest.approx(sum(errors[4:])))]
-    assert [rate for (_, _, rate, *_), _ in steps] == pytest.approx(0.01 * cosine(np.arange(8) / 8))
+    rates = 0.005 * (1 + np.cos(np.pi * np.arange(8) / 8))
+    assert [rate for (_, _, rate, *_), _ in steps] == pytest.approx(rates)
     adam = steps[0][0][0]
     trained = [*model.network.params, model.M.T, model.bi]
     assert len(adam.params) == 10 and all(np.shares_memory(p, q) and p.shape == q.shape
@@ -623,29 +598,21 @@ def test_lfg_item_generates_items_and_solves_users_as_by_hand(small, known, time
 def test_noise_is_measured_on_users_not_seen_in_training(small):
     R = small.ratings
     H = next(R.dense_blocks())
-
-    def measured(name):
-        """What is found, and the calls behind it; and the squares of a fifth, then of a part."""
-        model = MODELS[name](0)
-        calls = [record(model, method) for method in ("fit", "predict", "variance_terms")]
-        found = Noise(model).fit(R, small.E, small.F)
-        squares = [(H[asked[:2]] - got) ** 2 for asked, got in calls[1]]
-        return (found.sigma2, found.constant), calls, squares
-
-    (sigma2, mse), (fits, predictions, terms), (fifth, squares) = measured("LFGItem")
+    model = MODELS["LFGItem"](0)
+    fits, predictions, terms = (
+        record(model, method) for method in ("fit", "predict", "variance_terms"))
+    noise = Noise(model).fit(R, small.E, small.F)
     ((train, *_), _), = fits
     for (users, items, shown, _), _ in predictions:
         held = np.union1d(users, shown.users)
         assert len(held) == 6 and not np.isin(train.users, held).any()
         assert len(train) + len(shown) + len(users) == len(R)
         assert not {*zip(users, items)} & {*zip(shown.users, shown.items)}
+    fifth, part = [(H[asked[:2]] - got) ** 2 for asked, got in predictions]
     assert 0.15 < len(fifth) / (len(R) - len(train)) < 0.25
-    assert mse == pytest.approx(fifth.mean()) and sigma2 != pytest.approx(mse, rel=0.01)
+    assert noise.constant == pytest.approx(fifth.mean())
     (_, (a, b)), = terms
-    assert np.mean(squares / (a * sigma2 + b)) == pytest.approx(1, abs=1e-3)
-    assert measured("LFGItem")[0] == (sigma2, mse)         # the same seed
-    (sigma2, _), _, (_, squares) = measured("LFG")         # terms (1, 0)
-    assert sigma2 == pytest.approx(squares.mean())
+    assert np.mean(part / (a * noise.sigma2 + b)) == pytest.approx(1, abs=1e-3)
     # too few users, nothing to predict, ratings all equal: the variance of ratings, or 1
     for few in (R.where(R.users < 19), R.where(R.ranks(np.random.default_rng(0)) < 4),
                 R.with_values(np.ones(900))):
@@ -654,40 +621,7 @@ def test_noise_is_measured_on_users_not_seen_in_training(small):
         assert (noise.sigma2, noise.constant) == (variance, variance)
 
 
-class Constant:
-    def __init__(self, *ratings):
-        self.ratings = ratings                             # which it predicts for each item
-        self.fits = []
-        if sum(ratings) > 3:                               # is fitted
-            self.base = 0
-
-    def fit(self, *arguments):
-        self.fits.append(arguments)
-
-    def predict(self, users, items, shown, E):
-        return np.full(len(users), self.ratings[0])
-
-    def scores(self, users, shown, E):
-        return np.tile(self.ratings, (len(users), 1))
-
-
-def test_lfg_dual_and_standardised_scores_are_joined_as_by_hand():
-    shown = Ratings(np.repeat([1, 2], [5, 20]), [*range(5), *range(20)], np.ones(25), (3, 30))
-    users = np.array([2, 0, 1, 0])
-    # of no ratings, of 5: 0.2 + 0.4 * 5 / 10, of 20: 0.2 + 0.4 * 5 / 25
-    w = np.array([0.6, 0.4, 0.28])[users]
-    for forward, solved, expected in (([1, 3], [4, 5, 9], w * 2 + (1 - w) * 6),
-                                      ([1, 3], [], 0 * w + 2), ([], [4, 5, 9], 0 * w + 6)):
-        parts = [Constant(rating) for rating in forward + solved]
-        dual = LFGDual(parts[:len(forward)], parts[len(forward):], [0.2, 0.6])
-        assert dual.fit(shown, "E", "F", "progress") is dual
-        for part in parts:                                 # those handed over fitted stay
-            assert part.fits == [(shown, "E", "F", "progress")] * (part.ratings[0] <= 3)
-        assert dual.predict(users, users, shown, "E") == pytest.approx(expected)
-        assert dual.scores(users, shown, "E") == pytest.approx(expected[:, None])
-    rank = LFGRank([Constant(1, 3)], [Constant(9, 5), Constant(40, 20)], [0.2, 0.6])
-    expected = np.outer((1 - w) - w, [1, -1])              # of 1, 3: mean 2, deviation 1
-    assert rank.scores(users, shown, "E") == pytest.approx(expected)
+def test_standardised_scores_by_hand():
     assert standardised(np.array([[1.0, 3], [7, 7 + 1e-7], [0, 0]])).tolist() == [
         [-1, 1], [0, 0], [0, 0]]                           # the same but for rounding: 0
 
@@ -996,9 +930,6 @@ def told(X, names):
             for row in X]
 
 
-# Ratings
-
-
 @pytest.mark.parametrize("users,items,values", [
     ([0, 5], [0, 0], [1, 2]), ([0, -1], [0, 0], [1, 2]), ([0], [4], [1]), ([0], [-1], [1]),
     ([0], [0], [np.nan]), ([2, 0, 2], [1, 0, 1], [1, 2, 3]), ([0, 1], [0, 1], [1])])
@@ -1118,10 +1049,6 @@ def test_ratings_with_other_names_from_a_file_or_standard_input(tmp_path, monkey
     assert "r.csv, line 4: user '2' rates item '3' twice; correct or delete it" in fail(
         path, {"userId": "user"}, call=read_ratings)
     assert "user '1' rates" in fail(path, call=read_ratings)      # the first one that fits
-    assert "none.csv: No such file" in fail(tmp_path / "none.csv", call=read_ratings)
-
-
-# Mistakes
 
 
 WHOLE = {**ML_100K, **OFFICIAL}
@@ -1131,19 +1058,15 @@ MISTAKES = [                                            # files, file, old, new,
     (ML_100K, "u.data", "10\t9", "1\t9", "u.data, line 3: user '1' rates item '9' twice; correct"),
     (ML_100K, "u.data", ML_100K["u.data"], "1\t9\t4\t8\t0\n2\t5\t3\n",
      "u.data, line 1: 5 fields instead of 4"),
-    (ML_100K, "u.item", "11|", "|", "u.item, line 3: item id is empty"),
-    (ATOMIC, "x.inter", "rating:", "stars:", "x.inter: no column rating among user, item, stars"),
     (ATOMIC, "x.inter", "2\t10", b"2\t\xff", "x.inter, line 2: not UTF-8 text; save it as UTF-8"),
     (ATOMIC, "x.inter", ATOMIC["x.inter"], "", "x.inter: no column user or item or rating among"),
     (ATOMIC, "x.item", "9\t", "10\t", "x.item, line 3: item '10' is listed twice"),
     (CSV, "ratings.csv", "2,10", "2, ", "ratings.csv, line 2: item id is empty"),
-    (CSV, "ratings.csv", "2,10", '"2",3,10', "ratings.csv, line 2: 5 fields instead of 4"),
     (CSV, "ratings.csv", "1,9", '1,"' + "9" * 140_000, "ratings.csv, line 3: 2 fields instead"),
     (CSV, "ratings.csv", "5,2", '5,"2', "ratings.csv: EOF inside string starting at row 2"),
     (CSV, "ratings.csv", CSV["ratings.csv"], "userId;movieId;rating\n1;2;3,5\n",
      "ratings.csv, line 2: 2 fields instead of 1"),
     (WHOLE, "u2.base", "2\t10", "2\t77", "u2.base, line 2: the rating of item '77' by user '2' is"),
-    (WHOLE, "u2.base", "2\t10", "1\t9", "u2.base, line 2: the rating of item '9' by user '1' is"),
     (WHOLE, "u2.test", "10\t9", "2\t10", "u2.test, line 1: the rating of item '10' by user '2' is "
      "not in the data set, or is twice in u2.base and u2.test; correct or delete it")]
 
@@ -1156,15 +1079,6 @@ def test_mistakes_name_file_and_line(tmp_path, files, name, old, new, message):
     assert f"{os.sep}{message}" in fail(folder, call=lambda folder: official(load(folder), 2))
 
 
-def test_mistakes_of_paths(tmp_path):
-    for path in (tmp_path / "nowhere", tmp_path):
-        assert f"{path}: no such file or folder, or no ratings in it" in fail(path)
-    assert "write synthetic:USERSxITEMSxRATINGS" in fail("synthetic:3x4")
-    assert "u.user: No such file" in fail(write(tmp_path / "a", {"u.data": "1\t1\t1\t1\n"}))
-    (tmp_path / "c" / "ratings.csv").mkdir(parents=True)
-    assert "ratings.csv: Is a directory" in fail(tmp_path / "c")
-
-
 # DataFrames
 
 
@@ -1175,7 +1089,7 @@ def frame(user=("b", "a", "b"), item=("x", "x", "y"), rating=(4.5, 3, 0.5), **mo
 @pytest.mark.parametrize("users,expected", [
     ([10, 9, 10], [9, 10]), (["10", "9", "10"], ["9", "10"]), ([2.5, 10.0, 2.5], ["10.0", "2.5"]),
     ([1, "b", "1"], ["1", "b"]), (pd.Categorical(["v", "u", "v"], list("uvw")), ["u", "v"]),
-    (pd.array([3, 1, 3], "Int64"), [1, 3]), (pd.array(["é", "e", "é"], "string"), ["e", "é"]),
+    (pd.array([3, 1, 3], "Int64"), [1, 3]),
     (pd.to_datetime(["2001-02-03", "2001-02-02", "2001-02-03"]),
      ["2001-02-02 00:00:00", "2001-02-03 00:00:00"])])
 def test_integer_ids_stay_integers_and_others_become_text(users, expected):
@@ -1228,10 +1142,8 @@ USERS = pd.DataFrame({"user": ["a", "b"], "city": ["Rom", "Bonn"]})
 @pytest.mark.parametrize("tables,message", [
     ([frame().rename(columns={"user": "uid", "rating": "stars"})],
      "ratings: no column user or rating among uid, item, stars; rename it, use --columns, or put "),
-    ([frame(), USERS.rename(columns={"user": 0})], "users: no column user among 0, city;"),
     ([frame()[:0]], "ratings: no ratings"),
     ([frame(user=["a", None, "b"])], "ratings, row 1: user id is empty; correct or delete it"),
-    ([frame(item=[1, np.nan, ""])], "ratings, row 1: item id is empty"),
     ([frame(rating=[1, "x", None])], "ratings, row 1: rating 'x' is not a number between -1e10 "
      "and 1e10; correct or delete it"),
     ([frame(rating=[1, 2, np.nan])], "ratings, row 2: rating nan is not a number"),
@@ -1283,10 +1195,8 @@ def test_folds_depend_on_seed_and_pairs_only(R, test):
         assert np.array_equal(x.users, y.users) and np.array_equal(x.items, y.items)
     assert pairs(a.target) != pairs(c.target)
     ones = Ratings(np.arange(0, 400, 2), np.zeros(200), np.ones(200), (400, 1))     # one or none
-    for fold in range(1, 6):
-        train, profile, target = map(len, split(ones, test, fold, 0))
-        assert train == 200 - target and 20 < target < 60   # not all in one fold
-        assert profile == (0 if test == "realtime" else train)            # the only one is a target
+    targets = [len(split(ones, test, fold, 0).target) for fold in range(1, 6)]
+    assert min(targets) > 20 and sum(targets) == 200       # the only one is a target
 
 
 def test_folds_stay_the_same_from_version_to_version(R):
@@ -1303,16 +1213,11 @@ def test_first_ratings_are_nested_and_fixed_by_the_seed(R):
         assert np.array_equal(first.counts, np.minimum(R.counts, n))
 
 
-# Fetching
-
-
 def network(monkeypatch, site=OSError("no network here"), wheel=None):
     """Stands in for the network: what the site and pip send, bytes or an error."""
     def urlopen(url, timeout):
         assert url.startswith("https://files.grouplens.org/") and 0 < timeout < 60
-        if isinstance(site, Exception):
-            raise site
-        return io.BytesIO(site)
+        return io.BytesIO(site) if isinstance(site, bytes) else stop(site)()
 
     def pip(command, check, **_):
         assert command[1:5] == ["-m", "pip", "download", "--no-deps"] and check
@@ -1360,9 +1265,6 @@ def test_damaged_archives(tmp_path):
         assert f"ml-100k.zip: {message}" in found and found.endswith("; delete it and load again")
 
 
-# Writing
-
-
 def test_write_whole_writes_all_or_nothing(tmp_path):
     os.symlink(tmp_path / "x", tmp_path / "link")
     for path, text in (("x", "a"), ("x", "é\n"), ("link", "old")):    # new, old, through a link
@@ -1392,25 +1294,11 @@ def test_output_path_protects_inputs(tmp_path):
         assert "cannot be written; choose another file" in fail(path, folder, call=output_path)
 
 
-# Synthetic data
-
-
-@pytest.mark.parametrize("shape", [(30, 40, 300), (5, 4, 20)])
-def test_synthetic_shapes_and_seeds(shape):
-    a, b = load("synthetic:{}x{}x{}".format(*shape), seed=1), synthetic(*shape, seed=2)
-    assert a.ratings.shape == shape[:2] and len(a.ratings) == shape[2]
-    assert set(a.ratings.values.tolist()) <= {1, 2, 3, 4, 5}
-    assert pairs(a.ratings) != pairs(b.ratings)
-    assert a.E.shape == (shape[0], len(a.E_names)) and a.F.shape == (shape[1], len(a.F_names))
-    assert (a.E.sum(1) == 3).all() and a.user_ids[-1] == str(shape[0])
-    assert a.titles[3] == f"Item 4 ({a.years[3]})"
-    for genres, names in zip(a.genres, told(a.F, a.F_names)):
-        assert sorted(f"genre={one}" for one in genres.split("|")) == names.split()[:-1]
-    assert "give between 1 and users x items" in fail(3, 4, 13, call=synthetic)
-
-
-def test_synthetic_data_stay_the_same_from_version_to_version():
-    d = synthetic(60, 80, 900, seed=1)
+def test_synthetic_data_are_as_asked_for_and_stay_the_same_from_version_to_version():
+    d = load("synthetic:60x80x900", seed=1)
+    assert d.ratings.shape == (60, 80) and len(d.ratings) == 900 and d.user_ids[-1] == "60"
+    assert pairs(d.ratings) != pairs(synthetic(60, 80, 900, seed=2).ratings)
+    assert set(d.ratings.values) == {1, 2, 3, 4, 5} and d.titles[3] == f"Item 4 ({d.years[3]})"
     arrays = (d.ratings.users, d.ratings.items, d.ratings.values, d.E, d.F)
     raw = b"".join(array.tobytes() for array in arrays)
     text = "".join(d.titles + d.E_names + d.F_names)
@@ -1418,6 +1306,8 @@ def test_synthetic_data_stay_the_same_from_version_to_version():
     R = load("synthetic", seed=5).ratings                   # like ML-100k
     assert R.shape == (943, 1682) and len(R) == 100_000
     assert np.sort(R.counts)[-188:].sum() > 0.4 * len(R)    # a fifth of the users
+    assert len(synthetic(5, 4, 20).ratings) == 20
+    assert "give between 1 and users x items" in fail(3, 4, 13, call=synthetic)
 
 
 ROOT = Path(experiments.__file__).parent
@@ -1511,9 +1401,8 @@ def one_line(done, name):
 
 NAMES = {test: [c for added in models.values() for c in added] for test, models in COLUMNS.items()}
 CASES = [(test, column) for test in NAMES if test != "published" for column in NAMES[test]]
-OF_NEW = [(test, column) for test, column in CASES if test != "basic"]
-PLACEHOLDERS = ("SVD", "BiasSVD", "μ + bi", "μ + bu", "Popularity")
 OPTIONS = [test for test in COLUMNS if test != "coldstart topn"]           # which has two tables
+TUNED = [case for case in CASES if case[0] in OPTIONS and case[1][0] not in "μP"]    # not averages
 
 
 def printed(cli, test, *more, dataset="synthetic"):
@@ -1535,10 +1424,11 @@ def check_layout(out, title, measure="RMSE, lower is better"):
     assert all(len(line) <= 100 for line in out.splitlines()) and out.count(measure) == 1
     heading, _, body = out.partition("\n\n")
     assert " ".join(heading.split()) == f"{title} ({measure})"
-    lines = body.split("\n\n")[0].splitlines()
+    table = body.split("\n\n")[0]
+    lines = table.splitlines()
     assert re.fullmatch(r"\|-+\|(-+:\|)+", lines[1])
     assert len({tuple(n for n, c in enumerate(line) if c == "|") for line in lines}) == 1
-    header, _, *rows = rows_of(body)
+    header, _, *rows = rows_of(table)
     return header, rows
 
 
@@ -1556,15 +1446,12 @@ def parts_of(d, test, fold=2, seed=7):
     return split(R, test if test in ("basic", "published") else "realtime", fold, seed)
 
 
-def with_ratings(d, chosen, values):
-    """The data set with other values of some ratings, which may have items for users."""
-    if chosen.shape == d.ratings.shape[::-1]:
-        values = chosen.with_values(np.broadcast_to(values, len(chosen))).T.values
-        chosen = chosen.T
+def with_ratings(d, chosen, value):
+    """The data set with another value of some ratings, which may have items for users."""
+    chosen = chosen.T if chosen.shape == d.ratings.shape[::-1] else chosen
     at = np.isin(d.ratings.users * 40 + d.ratings.items, chosen.users * 40 + chosen.items)
     assert d.ratings.shape[1] == 40 and at.sum() == len(chosen) > 0
-    new = d.ratings.values.copy()
-    new[at] = values
+    new = np.where(at, value, d.ratings.values)
     return replace(d, ratings=d.ratings.with_values(new))
 
 
@@ -1577,31 +1464,24 @@ def record_folds(monkeypatch):
     return folds
 
 
-def run_recorded(monkeypatch, test, column, d, tune=False, fold=2):
-    """Figures, fitted models and predictions, or scores, of one column's table, of seed 7."""
-    options = experiments.parse(["--folds", str(fold), "--seed", "7", "--quiet"])
-    name = "ranking_of" if "topn" in test else "rmse_of"
-    score, plan_of = getattr(experiments, name), experiments.plan_of
-    predicted = []
-
-    def recording(model, case, E):
-        _, profile, target = case
-        users, row = np.unique(target.users, return_inverse=True)
-        predicted.append(model.scores(users, profile, E)[row, target.items] if "topn" in test
-                         else model.predict(target.users, target.items, profile, E))
-        return score(model, case, E)
-
+def run_recorded(monkeypatch, test, column, d, tune=False):
+    """Figures, fitted models and predictions, or scores, of fold 1 of one column, of seed 7."""
+    only = {of: {"x": [column] * (of == test)} for of in COLUMNS}
     with monkeypatch.context() as patch:
         folds = record_folds(patch)
-        patch.setattr(experiments, name, recording)
-        patch.setattr(experiments, "plan_of",
-                      lambda d, of, options: plan_of(d, of, options, [column] * (of == test)))
+        patch.setattr(experiments, "COLUMNS", only)
+        options = experiments.parse(["--folds", "1", "--seed", "7", "--quiet"])
         (table, *_), = (experiments.tune if tune else experiments.cross_validate)(d, test, options)
     found = [row.get("rmse", row) for row in table["grid"]] if tune else np.ravel(
         table["average"][column]).tolist()
     found = [one["NDCG@100"] for one in found] if "topn" in test else found
-    models = [model for fold in folds for model in fold.models.values()]
-    return found, models, predicted
+    every = np.arange(folds[0].inputs[0].shape[0])
+    asked = [(model, fold.data.E, *case[1:]) for fold in folds for model in fold.models.values()
+             for case in fold.cases]
+    predicted = [model.scores(every, profile, E)[target.users, target.items] if "topn" in test
+                 else model.predict(target.users, target.items, profile, E)
+                 for model, E, profile, target in asked]
+    return found, [model for fold in folds for model in fold.models.values()], predicted
 
 
 def all_same(models, others):
@@ -1609,44 +1489,36 @@ def all_same(models, others):
     return not any(differing(arrays(a), arrays(b)) for a, b in zip(models, others))
 
 
-def check_parts(model, test, column, d):
+def check_parts(model, test, column):
     """Type, part and settings of the model of a column: what the contract's tests start from."""
     used = QUICK["ml-100k", test]
     part = getattr(model, "model", model)
     name = "BiasSVD" if "μ" in column else column.replace(" fold-in", "")
-    assert type(part) is experiments.CLASSES[name] and part.seed == 7
-    assert {key: getattr(part, key) for key in used[name]} == used[name]
     solved = {"LFG-rank item": LFGRankItem,                # networks that generate columns of R
               "LFG" if test == "newitem" else "LFG-item": LFGItem}
     Solved = FoldIn if "fold-in" in column else solved.get(column, type(part))
-    assert type(model) is Solved
-    if model is part:
-        return
-    ridge = {"centre": None, **used[f"{name} fold-in"]}
-    if column == "LFG-rank item":
-        ridge["known"] = [ridge["known"] * name.startswith("genre=") for name in d.F_names]
-        assert any(ridge["known"])
-    if column == "SVD++ fold-in":
-        ridge["centre"] = part.implicit_row
-    assert {key: getattr(model, key) for key in ridge} == ridge
+    assert (type(part), type(model), part.seed) == (experiments.CLASSES[name], Solved, 7)
+    assert used[name].items() <= vars(part).items()
+    if model is not part:
+        ridge = {"centre": getattr(part, "implicit_row", None), **used[f"{name} fold-in"]}
+        assert {key: ridge[key] for key in ridge if key != "known"}.items() <= vars(model).items()
 
 
-@pytest.mark.parametrize("test,column,tune", [(*case, False) for case in CASES] + [
-    (*case, True) for case in CASES if case[0] in OPTIONS   # nothing to tune: μ and popularity
-    and case[1][0] not in "μP"])
+@pytest.mark.parametrize("test,column,tune", [(*case, False) for case in CASES]
+                         + [(*case, True) for case in TUNED])
 def test_no_test_rating_leaks_into_training_or_prediction(cli, monkeypatch, small, test, column,
                                                           tune):
+    run = partial(run_recorded, monkeypatch, test, column, tune=tune)
     outer = parts_of(small, test, 1)
     scored = split(outer.train, "basic" if test == "basic" else "realtime", 1, 7) if tune else outer
-    rmse, models, predicted = run_recorded(monkeypatch, test, column, small, tune, 1)
+    rmse, models, predicted = run(small)
     if column not in experiments.JOINED:
-        check_parts(models[0], test, column, small)
-    parts = {id(p): p for p in (scored.target, outer.target)}
+        check_parts(models[0], test, column)
+    parts = [scored.target, outer.target][:1 + tune]
     if tune and test == "topn":                            # has three validation parts, which train
-        del parts[id(scored.target)]                       # each other
-    for part in parts.values():
-        changed = with_ratings(small, part, 5 if "topn" in test else 3)    # all liked
-        again = run_recorded(monkeypatch, test, column, changed, tune, 1)
+        parts = parts[1:]                                  # each other
+    for part in parts:
+        again = run(with_ratings(small, part, 5 if "topn" in test else 3))     # 5: all liked
         assert all_same(models, again[1]) and same(predicted, again[2])
         if part is not scored.target:                       # validation does not look at test
             assert again[0] == rmse
@@ -1659,79 +1531,38 @@ def test_no_test_rating_leaks_into_training_or_prediction(cli, monkeypatch, smal
             each = np.reshape(each, (len(rmse), -1)).mean(1)    # tune averages over the counts
             assert again[0] == pytest.approx(each.tolist())
             assert np.abs(np.subtract(rmse, again[0])).min() > 0.01
+    if test != "basic":                                    # nor does what is new train anything
+        changed = with_ratings(small, outer.profile, 2)
+        side = "F" if test == "newitem" else "E"
+        new = np.isin(np.arange(outer.train.shape[0]), outer.target.users)
+        changed = replace(changed, **{side: np.where(new[:, None], 7, getattr(small, side))})
+        assert all_same(models, run(changed)[1])
 
 
-@pytest.mark.parametrize("test,column", OF_NEW)
-def test_what_is_new_is_not_in_training_and_predicted_from_its_own_profile_alone(
-        cli, small, monkeypatch, test, column):
-    d = experiments.turned(small, test)
-    cases = cases_of(d.ratings, test, 2, 7)
-    target = cases[-1].target
-    theirs = parts_of(small, test).profile
-    theirs = theirs.where(theirs.users == target.users[0])
-    changed = with_ratings(small, theirs, np.where(theirs.values > 3, 1, 5))
-    _, models, before = run_recorded(monkeypatch, test, column, small)
-    _, again, after = run_recorded(monkeypatch, test, column, changed)
-    assert all_same(models, again) and len(before) == len(after) == len(cases)
-    for case, a, b in zip(cases, before, after):
-        change = np.abs(a - b)
-        assert change[target.users != target.users[0]].max() < 1e-6
-        read = case.profile.counts[target.users[0]] > 0 and column not in PLACEHOLDERS
-        own = change[target.users == target.users[0]]
-        if "topn" in test:                                 # near an item there may be no like
-            own = 10 * own.max(keepdims=True)
-        assert own.min() > 1e-4 if read else not own.any()
-    d.E[np.unique(target.users)], E = 7, d.E.copy()        # nor are their profiles in training
-    again = run_recorded(monkeypatch, test, column, small)[1]
-    d.E[:] = E
-    assert all_same(models, again)
-
-
-@pytest.mark.parametrize("test", [test for test in OPTIONS if test != "topn"])
+@pytest.mark.parametrize("test", OPTIONS)
 @pytest.mark.parametrize("seeds", [1, 3])
-def test_lfg_dual_averages_parts_that_are_trained_once_per_fold(cli, monkeypatch, test, seeds):
-    clock = SimpleNamespace(process_time=count().__next__)     # a second passes at each look
-    monkeypatch.setattr(serve, "time", clock)
-    # a weight of 0.5 would not tell users from items
-    monkeypatch.setitem(QUICK["ml-100k", test]["LFG-dual"], "user_weight", 0.4)
+def test_lfg_dual_and_rank_average_parts_that_are_trained_once_per_fold(cli, monkeypatch, test,
+                                                                        seeds):
+    names = COLUMNS["topn"]["lfg-rank"] if test == "topn" else ["LFG", "LFG-item", "LFG-dual"]
+    monkeypatch.setattr(serve, "time", SimpleNamespace(process_time=count().__next__))   # seconds
+    used = QUICK["ml-100k", test][names[2]]
+    monkeypatch.setitem(used, "user_weight", 0.4)          # 0.5 would not tell users from items
     folds = record_folds(monkeypatch)
-    printed(cli, test, "--folds", 2, 4, "--seeds", seeds, "--models", *COLUMNS["basic"])
-    others = ["SVD", "BiasSVD", "SVD++", "LFG (paper)", "LFG"]
-    if test in ("newitem", "coldstart"):
-        others = ["BiasSVD", "LFG"]
-    folds = [fold for fold in folds if fold.test == test]
-    assert [row for fold in folds for row in fold.plan if "seed" not in row] == 2 * NAMES[test]
-    for fold in folds:
-        assert [(name, seed) for name, _, seed in fold.groups] == [
-            *((name, 7) for name in others), *(("LFG-item", 7 + n) for n in range(seeds)),
-            *(("SVD++", 7 + n) for n in range(1, seeds) if "SVD++" in others)]
-    models = folds[0].models
-    dual, used = models["LFG-dual"], folds[0].plan["LFG-dual"][1]["LFG-dual"]
-    weights = [used["user_weight"], used.get("empty_weight", used["user_weight"])]
-    several, single = dual.solved, dual.forward
-    if test == "newitem":
-        several, single = dual.forward, dual.solved
-        weights = [1 - weight for weight in weights]
-    networks = [getattr(model, "model", model)              # of an LFGItem
-                for model in (models["LFG"], models["LFG-item"], *single, *several)]
-    assert networks[0] is networks[2] and networks[1] is networks[3]       # not trained again
-    assert tuple(dual.weights) == tuple(weights)
-    assert [network.seed for network in networks[3:]] == [*range(7, 7 + seeds)]
-    # a second for each part, and for what is solved around it
-    assert [folds[0].seconds(row) for row in ("LFG", "LFG-dual")] == (
-        [2, 2 + seeds] if test == "newitem" else [1, 1 + 2 * seeds])
-
-
-@pytest.mark.parametrize("seeds", [1, 3])
-def test_lfg_rank_joins_a_user_side_and_several_item_sides(cli, monkeypatch, seeds):
-    folds = record_folds(monkeypatch)
-    printed(cli, "topn", "--folds", 2, "--models", "lfg-rank", "--seeds", seeds)
-    user, item, rank = folds[0].models.values()
-    assert type(rank) is LFGRank and rank.forward == [user] and rank.solved[0] is item
-    assert [one.model.seed for one in rank.solved] == [*range(7, 7 + seeds)] and user.seed == 7
-    used = QUICK["ml-100k", "topn"]["LFG-rank"]
-    assert tuple(rank.weights) == (used["user_weight"], used["empty_weight"])
-    assert len(folds[0].groups) == 1 + seeds               # nothing twice
+    printed(cli, test, "--folds", 2, 4, "--seeds", seeds)
+    for fold in folds[:3:2] if test == "coldstart" else folds:
+        trained = [(name, seed) for name, _, seed in fold.groups]
+        assert len(set(trained)) == len(trained)
+        user, item, joined = (fold.models[name] for name in names)
+        single, several = joined.forward, joined.solved
+        weights = [0.4, used.get("empty_weight", 0.4)]
+        if test == "newitem":
+            single, several, weights = several, single, [1 - weight for weight in weights]
+        assert single == [user] and several[0] is item and list(joined.weights) == weights
+        assert [getattr(one, "model", one).seed for one in single + several] == [
+            7, *range(7, 7 + seeds)]
+        # a second for each part, and for what is solved around it
+        assert [fold.seconds(name) for name in names[::2]] == (
+            [2, 2 + seeds] if test == "newitem" else [1, 1 + 2 * seeds])
 
 
 @pytest.mark.parametrize("test,column", [
@@ -1741,22 +1572,20 @@ def test_the_ensemble_scores_the_mean_of_as_many_seeds_of_svdpp(cli, monkeypatch
     command = [cli, test, "--folds", 2, 3, "--seeds", 3, "--models"]
     out, (table,) = printed(*command, "svdpp", "lfg-dual")
     what = f"{column}, mean over 3 seeds"
-    expected = []
     for fold, found in zip(folds, table["folds"]):
-        _, profile, target = parts_of(cli.data, test, found["fold"])
         models = fold.models[what].solved
-        assert models[0] is fold.models[column] and len(set(map(type, models))) == 1
+        assert models[0] is fold.models[column]
         assert [getattr(model, "model", model).seed for model in models] == [7, 8, 9]
-        predicted = [model.predict(target.users, target.items, profile) for model in models]
-        error = np.mean(predicted, 0).clip(1, 5) - target.values
-        expected.append(np.sqrt(np.mean(error ** 2)))
-        assert found["ensemble"] == {what: pytest.approx(expected[-1])}
-    assert table["ensemble"] == {what: pytest.approx(np.mean(expected))}
+        averaged = SimpleNamespace(predict=lambda *pairs: np.mean(
+            [model.predict(*pairs) for model in models], 0))
+        rmse = experiments.rmse_of(averaged, fold.cases[0], cli.data.E)
+        assert found["ensemble"] == {what: pytest.approx(rmse)}
+    mean = np.mean([found["ensemble"][what] for found in table["folds"]])
+    assert table["ensemble"] == {what: pytest.approx(mean)}
     assert table["models"] == list(table["average"]) == [column, "LFG-dual"]
-    assert f"\n\n{what}: RMSE {np.mean(expected):.4f}\n\n" in out
+    assert f"\n\n{what}: RMSE {mean:.4f}\n\n" in out
     for models in (["svdpp", "lfg-item"], ["biassvd", "lfg-dual"]):
-        out, (table,) = printed(*command, *models)
-        assert "seeds" not in out and "ensemble" not in table
+        assert "seeds" not in printed(*command, *models)[0]
 
 
 def test_settings_are_those_of_the_nearest_in_size_by_factor():
@@ -1774,41 +1603,34 @@ def test_cold_start_shows_so_many_ratings_of_the_same_users():
     exactly = 0
     for fold in range(1, 6):
         cases = cases_of(R, "coldstart", fold, 7)
-        train, profile, target = split(R, "realtime", fold, 7)
-        steady = np.flatnonzero(profile.counts >= 50)
-        exactly += (profile.counts == 50).sum()
-        assert len(cases) == len(COUNTS) and 0 < len(steady) < len(np.unique(target.users))
+        train, *shown = split(R, "realtime", fold, 7)
+        steady = shown[0].counts >= 50
+        exactly += (shown[0].counts == 50).sum()
+        profile, target = (part.where(steady[part.users]) for part in shown)
+        assert len(cases) == len(COUNTS) and 0 < len(target) < len(shown[1])
         for size, case in zip(COUNTS, cases):
-            assert pairs(case.train) == pairs(train) and pairs(case.profile) <= pairs(profile)
-            assert pairs(case.target) == pairs(target.where(np.isin(target.users, steady)))
-            assert case.profile.counts[steady].tolist() == [size] * len(steady)
-            assert len(case.profile) == size * len(steady)
-        assert all(pairs(a.profile) < pairs(b.profile) for a, b in zip(cases, cases[1:]))
+            for got, expected in zip(case, (train, first_ratings(profile, size, 7), target)):
+                assert pairs(got) == pairs(expected)
     assert exactly > 0                                      # who have just enough
 
 
 @pytest.mark.parametrize("key", [key for key in SETTINGS if key[1] in ("basic", "realtime")])
 def test_choices_lead_from_the_paper_to_the_settings_in_use(key):
     used = SETTINGS[key]
-    rows = choices({name: dict(setting) for name, setting in used.items()})
-    *made, (averaged, mean), last = rows.values()
-    assert made[0] == ("LFG (paper)", used) and list(rows)[0].endswith("LFG (paper)")
-    paper = PaperLFG(**used["LFG (paper)"])
-    assert (paper.l2, paper.l2_M, paper.dropout, paper.mask) == (0, 0, 0, 0.1)
-    assert [name for name, _ in made[1:]] == ["LFG"] * 6 + ["LFG-item"] * 3
+    *made, (_, mean), last = choices(used).values()
+    assert [made[0], made[6], made[9], last] == [
+        (name, used) for name in ("LFG (paper)", "LFG", "LFG-item", "LFG-dual")]
+    assert mean == {**used, "LFG-dual": {**used["LFG-dual"], "user_weight": 0}}
     setting = [vars(experiments.CLASSES[name](**s[name])) for name, s in made]
     changed = [{k for k in a if a[k] != b.get(k)} - {"fill_mu"}
                for a, b in zip(setting, setting[1:])]
     assert changed[:3] == [set(), {"dropout"}, {"l2", "l2_M"}]
     assert {"hidden"} < changed[3] <= {"hidden", "epochs", "rate", "batch", "svd_rows"}
-    assert changed[4:6] == [{"n_factors"}, {"mask"}] and setting[5]["n_factors"] == 200
-    assert changed[7:] == [{"mask", "shown_weight"}, set()] and made[9] == ("LFG-item", used)
+    assert changed[4:6] == [{"n_factors"}, {"mask"}] and changed[7:] == [
+        {"mask", "shown_weight"}, set()]
     centres = [s["LFG-item fold-in"].get("centre") for _, s in made]
     assert [centre is not None for centre in centres] == [False] * 7 + [True] * 2 + [False]
     assert np.array_equal(centres[7]([4, 5]), np.zeros(201))
-    assert [s["mask"] for s in setting[5:8]] == [0.1, 0.3, 0.3]
-    assert made[6] == ("LFG", used) and last == ("LFG-dual", used) and averaged == "LFG-dual"
-    assert mean == {**used, "LFG-dual": {**used["LFG-dual"], "user_weight": 0}}
 
 
 def differences_of(n_test, **rmse):
@@ -1826,19 +1648,12 @@ def test_differences_worked_by_hand():
     assert found == [{                                      # of the last, not of the best
         "model": "LFGb", "baseline": "SVD", "mean": pytest.approx(-0.03),
         "interval": pytest.approx([-0.19072, 0.13072], abs=1e-5)}]
-    # five folds, -0.01 to -0.05: mean -0.03, variance 0.00025
-    # half = 2.776 sqrt((1 / 5 + 0.25) * 0.00025) = 0.029444
-    ours = [0.99, 0.98, 0.97, 0.96, 0.95]
-    found, = differences_of([25] * 5, SVD=[1] * 5, LFG=ours)
-    assert found["interval"] == pytest.approx([-0.059444, -0.000556], abs=1e-6)
 
 
 @pytest.mark.parametrize("rows,compared", [
     ("SVD, BiasSVD, BiasSVD fold-in, LFG (paper), LFG, LFG-dual",
      "LFG-dual SVD, LFG-dual BiasSVD, LFG-dual BiasSVD fold-in, LFG (paper) BiasSVD, "
      "LFG (paper) BiasSVD fold-in"),
-    ("SVD, LFG (paper), LFG", "LFG SVD"),
-    ("BiasSVD, LFG (paper)", "LFG (paper) BiasSVD"),
     ("LFG, LFG-item", ""), ("SVD, LFG (paper)", ""), ("SVD, BiasSVD", "")])
 def test_differences_are_of_the_last_lfg_and_of_the_papers_claim(rows, compared):
     rmse = {name: [n, n + 0.1] for n, name in enumerate(rows.split(", "))}
@@ -1863,7 +1678,7 @@ def test_a_table_is_markdown_and_json_holds_the_same(cli, number, dataset, test,
     out, (table,) = printed(cli, test, dataset=dataset)
     paper = paper and dict(zip(["SVD", "BiasSVD", "LFG (paper)"], paper))
     header, rows = check_layout(out, title)
-    average, folds = table.pop("average"), table["folds"]
+    average, folds, found = table["average"], table["folds"], table["differences"]
     assert average == {name: pytest.approx(np.mean([f["rmse"][name] for f in folds]))
                        for name in NAMES[test]}
     with_paper = ["Paper"] if paper else []
@@ -1873,16 +1688,13 @@ def test_a_table_is_markdown_and_json_holds_the_same(cli, number, dataset, test,
         [name, *texts([*(f["rmse"][name] for f in folds), average[name]]),
          *(f"{paper[name]:.4f}" if name in paper else "" for _ in with_paper),
          seconds_of(table, name)] for name in NAMES[test]]
-    for n, fold in enumerate(table.pop("folds"), 1):
+    for n, fold in enumerate(folds, 1):
         part = parts_of(cli.data, test, n)
-        fold.pop("ensemble", None)
-        assert list(fold["rmse"]) == list(fold["seconds"]) == NAMES[test]
-        assert fold == {"fold": n, "n_train": len(part.train), "n_test": len(part.target),
-                        "rmse": fold["rmse"], "seconds": fold["seconds"]}
-    found, ensemble = table.pop("differences"), table.pop("ensemble", None)
-    assert (ensemble is None) == (test == "newitem")
-    assert table == {"table": number, "dataset": dataset, "test": test, "seed": 7,
-                     "models": NAMES[test], "paper": paper}
+        sizes = {"fold": n, "n_train": len(part.train), "n_test": len(part.target)}
+        assert sizes.items() <= fold.items()
+    about = {"table": number, "dataset": dataset, "test": test, "seed": 7, "models": NAMES[test],
+             "paper": paper}
+    assert {key: table[key] for key in about} == about
     assert len(found) > 1 and [d["mean"] for d in found] == [
         pytest.approx(average[d["model"]] - average[d["baseline"]]) for d in found]
     assert [line for line in out.splitlines() if line.startswith("- ")] == [
@@ -1891,31 +1703,20 @@ def test_a_table_is_markdown_and_json_holds_the_same(cli, number, dataset, test,
 
 
 def test_published_are_the_official_splits_or_a_tenth_of_all(cli, tmp_path, monkeypatch):
-    cli.names.remove("ml-100k")
-    R = cli.data.ratings
-    lines = np.array([f"{u + 1}\t{i + 1}\t{value:.0f}\t0\n"
-                      for u, i, value in zip(R.users, R.items, R.values)])
-    files = {"u.data": "".join(lines), "u.user": "".join(f"{n}|20|M|x|0\n" for n in range(1, 61)),
-             "u.item": "".join(item_line(n, "A", "") for n in range(1, 41))}
-    fold_of = np.random.default_rng(0).permutation(900) % 5 + 1
-    for n in range(1, 6):
-        files[f"u{n}.base"] = "".join(lines[fold_of != n])
-        files[f"u{n}.test"] = "".join(lines[fold_of == n])
-    folder = write(tmp_path / "ml-100k", files)
+    plain, cli.data = cli.data, replace(cli.data, folder=tmp_path)
+    command = [cli, "published", "--models", "svd"]
+    done = cli("--dataset", "ml-100k", "--test", "published")
+    assert "u1.base: no such file" in one_line(done, "experi")    # before anything is trained
+    official_splits = [split(plain.ratings, "basic", n, 1) for n in range(1, 6)]
+    monkeypatch.setattr(experiments, "official", lambda d, n: d.folder and official_splits[n - 1])
     trained = record_folds(monkeypatch)
-    command = [cli, "published", "--models", "svd", "--data-dir", tmp_path]
     title = "Public Protocol Results on MovieLens-"
     out, (table,) = printed(*command, dataset="ml-100k")
     header, rows = check_layout(out, f"{title}100k, folds 1, 2, 3, 4, 5")
     assert header[-2:] == ["Average", "Seconds"] and rows[0][0] == "SVD"
     assert "report on u1; ours read no dates:\n\n- 0.905 GC-MC (arXiv" in out and "best test" in out
-    for n, fold in enumerate(trained, 1):
-        assert pairs(fold.cases[0].train) == pairs(R.where(fold_of != n))
-    assert [(f["n_train"], f["n_test"]) for f in table["folds"]] == [(720, 180)] * 5
-    assert (table["table"], table["test"], table["models"]) == (None, "published", ["SVD"])
-    (folder / "u5.test").unlink()                           # told before anything is trained
-    done = cli("--data-dir", tmp_path, "--test", "published")
-    assert "u5.test: no such file" in one_line(done, "experi")
+    assert all(fold.cases == [given] for fold, given in zip(trained, official_splits))
+    cli.data = plain
     for more, folds in (([], "fold 1"), (["--folds", 1, 3], "folds 1, 3")):
         out, (table,) = printed(*command, *more, dataset="ml-1m")
         check_layout(out, f"{title}1m, {folds}")
@@ -1951,7 +1752,6 @@ def test_the_same_seed_prints_the_same_digits_and_each_fold_depends_on_itself(cl
     ("basic", "", "SVD, BiasSVD, SVD++, LFG (paper), LFG, LFG-item, LFG-dual"),
     ("realtime", "", "SVD, BiasSVD, BiasSVD fold-in, SVD++ fold-in, LFG (paper), LFG, LFG-item, "
                      "LFG-dual"),
-    ("realtime", "lfg-paper biassvd", "BiasSVD, BiasSVD fold-in, LFG (paper)"),
     ("realtime", "lfg-dual biassvd svdpp", "BiasSVD, BiasSVD fold-in, SVD++ fold-in, LFG-dual"),
     ("newitem", "", "μ + bu, BiasSVD fold-in, LFG, LFG-item, LFG-dual"),
     ("coldstart", "svd biassvd", "μ + bi, BiasSVD fold-in")])
@@ -1962,23 +1762,22 @@ def test_models_are_those_asked_for_and_one_fold_is_no_cross_validation(cli, tes
     assert "5-Fold" not in out and "Results on synthetic, fold 1 (RMSE" in " ".join(out.split())
 
 
-def test_cold_start_is_a_column_per_count(cli):
-    out, tables = printed(cli, "coldstart", "--folds", 1, 3, dataset="ml-1m")
-    at = out.index("Lists by")                             # the second table
-    n_test = [len(cases_of(cli.data.ratings, "coldstart", fold, 7)[0].target) for fold in (1, 3)]
-    for table, test, text, what, measure in zip(
-            tables, ("coldstart", "coldstart topn"), (out[:at], out[at:]), ("Cold Start", "Lists"),
-            ("RMSE, lower is better", "NDCG@10, higher is better")):
-        title = f"{what} by Ratings in the Profile, Results on MovieLens-1m, folds 1, 3"
-        header, rows = check_layout(text, title, measure)
-        average = table.pop("average")
-        assert header == ["Ratings shown", "0", "2", "8", "Seconds"]
-        assert rows == [
-            [name, *texts(x if what == "Cold Start" else x["NDCG@10"] for x in average[name]),
-             seconds_of(table, name)] for name in NAMES[test]]
-        assert [f["n_test"] for f in table.pop("folds")] == n_test
-        assert table == {"table": None, "dataset": "ml-1m", "test": test, "seed": 7,
-                         "models": NAMES[test], "ratings": [0, 2, 8]}
+@pytest.mark.parametrize("test,title,measure,header,values", [
+    ("coldstart", "Cold Start by Ratings in the Profile", "RMSE, lower is better",
+     ["Ratings shown", "0", "2", "8"], list),
+    ("coldstart topn", "Lists by Ratings in the Profile", "NDCG@10, higher is better",
+     ["Ratings shown", "0", "2", "8"], lambda cases: [one["NDCG@10"] for one in cases]),
+    ("topn", "Lists for New Users", "higher is better",
+     ["Model", "NDCG@10", "NDCG@100", "Recall@20", "Coverage"], dict.values)])
+def test_tables_with_a_column_per_count_or_measure(cli, test, title, measure, header, values):
+    out, tables = printed(cli, test.split()[0], "--folds", 1, 3, dataset="ml-1m")
+    table, = [table for table in tables if table["test"] == test]
+    shown = check_layout(out[out.index(title):],
+                         f"{title}, Results on MovieLens-1m, folds 1, 3", measure)
+    assert shown == ([*header, "Seconds"], [
+        [name, *texts(values(table["average"][name])), seconds_of(table, name)]
+        for name in NAMES[test]])
+    assert table.get("ratings", [0, 2, 8]) == [0, 2, 8]
 
 
 def test_measures_of_lists_by_hand():
@@ -2017,53 +1816,29 @@ def test_candidates_are_rated_and_not_shown_and_ties_go_by_popularity(monkeypatc
     assert pairs(relevant) == {(4, 1, 1), (6, 4, 1)}
 
 
-def test_lists_are_a_row_per_model_and_a_column_per_measure(cli):
-    out, (table,) = printed(cli, "topn", "--folds", 1, 3, dataset="ml-100k")
-    title = "Lists for New Users, Results on MovieLens-100k, folds 1, 3"
-    header, rows = check_layout(out, title, "higher is better")
-    measures = ["NDCG@10", "NDCG@100", "Recall@20", "Coverage"]
-    assert header == ["Model", *measures, "Seconds"]
-    folds, average = table["folds"], table["average"]
-    for fold in folds:
-        assert list(fold["metrics"]) == NAMES["topn"] and "rmse" not in fold
-        assert all(list(found) == measures and 0 < min(found.values()) <= max(found.values()) <= 1
-                   for found in fold["metrics"].values())
-    assert average == {name: {measure: pytest.approx(np.mean([
-        fold["metrics"][name][measure] for fold in folds])) for measure in measures}
-        for name in NAMES["topn"]}
-    assert rows == [[name, *texts(average[name].values()), seconds_of(table, name)]
-                    for name in NAMES["topn"]]
-
-
 def test_taste_counts_the_genre_in_the_first_ten_of_its_fans(cli, monkeypatch):
     cli.data = d = synthetic(60, 400, 3000, seed=1)
     war = np.array(["War" in genres for genres in d.genres])
     unrated = d.ratings.T.counts == 0
     asked = []
 
-    def war_first(users, shown, E):                        # but for what cannot be in the list
+    def war_first(model, users, shown, E):                 # but for what cannot be in the list
         asked.append(shown)
         scores = np.tile(war + 9.0 * unrated, (50, 1))
         scores[shown.users, shown.items] = 9
         return scores
 
-    printed(cli, "taste")                                  # with the model itself
-    model = SimpleNamespace(scores=war_first)
-    monkeypatch.setattr(Fold, "model_of", lambda *_: model)
-    monkeypatch.setattr(Fold, "seconds", lambda *_: 0.0)
+    monkeypatch.setattr(LFGRank, "scores", war_first)
     out, (table,) = printed(cli, "taste")
     rows = table["rows"]
     assert out.startswith("The First Ten of Fans, on synthetic\n")
-    assert {row["genre"]: row["least"] for row in rows} == experiments.TASTES
     assert [row["share"] for row in rows] == [0, 0, 0, 0, 1]
     assert rows_of(out)[-1] == ["War", "10.0000", "3", "1.0000"]
-    assert rows[4]["mean"] == 10 and all(row["mean"] < 4 for row in rows[:4])
+    assert all(row["mean"] < 4 for row in rows[:4])
     for shown, genre in zip(asked, experiments.TASTES):
         assert shown.counts.tolist() == [4] * 50 and set(shown.values) == {5}
         items = set(shown.items.tolist())
         assert len(items) == 20 and all(genre in d.genres[item] for item in items)
-    cli.data = replace(d, genres=[genres.replace("War", "") for genres in d.genres])
-    assert "War" not in printed(cli, "taste")[0]
     cli.data = replace(d, genres=[""] * 400)
     assert "no 20 items have one of the genres Horror," in one_line(cli("--test", "taste"), "exp")
 
@@ -2073,51 +1848,37 @@ def test_ablation_is_a_row_per_choice_in_both_tests(cli, monkeypatch):
     out, tables = printed(cli, "ablation", "--folds", 2, 3)
     assert [len(fold.groups) for fold in folds] == [10] * 4                # nothing twice
     rows = list(choices(SETTINGS["ml-100k", "basic"]))
-    header, shown = check_layout(out, "What Each Choice Buys, Results on synthetic, folds 2, 3")
-    assert header == ["Choice", "Basic", "Real-time"]
-    assert shown == [[row, *texts(t["average"][row] for t in tables)] for row in rows]
-    for table, of in zip(tables, ["basic", "realtime"]):
-        average = table.pop("average")
-        assert [fold["fold"] for fold in table.pop("folds")] == [2, 3]
-        assert table == {"table": None, "dataset": "synthetic", "test": "ablation", "of": of,
-                         "seed": 7, "models": rows}
+    shown = check_layout(out, "What Each Choice Buys, Results on synthetic, folds 2, 3")
+    averages = [table["average"] for table in tables]
+    assert shown == (["Choice", "Basic", "Real-time"], [
+        [row, *texts(average[row] for average in averages)] for row in rows])
+    for average, of in zip(averages, ["basic", "realtime"]):
         assert len(set(average.values())) == 12             # each choice does something
         by_model = printed(cli, of, "--folds", 2, 3)[1][0]["average"]      # and these are its rows
-        assert [(row, rmse) for row, rmse in average.items() if "LFG" in row[-10:]] == [
-            (row, by_model[row.rsplit("(", 1)[1][:-1]]) for row in rows if "LFG" in row[-10:]]
-        assert average[rows[0]] == by_model["LFG (paper)"]
+        assert [average[rows[n]] for n in (0, 6, 9, 11)] == [
+            by_model[name] for name in ("LFG (paper)", "LFG", "LFG-item", "LFG-dual")]
 
 
-@pytest.mark.parametrize("test", [*OPTIONS, "ablation", "speed", "calibration"])
+@pytest.mark.parametrize("test", [*OPTIONS, "ablation", "speed", "calibration", "growth"])
 def test_the_settings_of_ml_1m_run_and_ratings_may_be_all_equal(cli, monkeypatch, test):
     monkeypatch.setattr(settings, "SIZES", {"ml-1m": 900})
     folds = record_folds(monkeypatch)
     cli.data = replace(cli.data, ratings=cli.data.ratings.with_values(np.full(900, 3.3)))
     assert "nan" not in printed(cli, test, "--folds", 2)[0]
-    assert test not in COLUMNS or [
-        one for fold in folds for row, one in fold.plan.items() if "seed" not in row] == [
-        (column, QUICK["ml-1m", of]) for of in (test, f"{test} topn") for column in
-        NAMES.get(of, [])]
+    assert test not in COLUMNS or all(
+        used == QUICK["ml-1m", fold.test] for fold in folds for _, used in fold.plan.values())
 
 
-@pytest.mark.parametrize("test,model,groups", [
-    ("basic", "svd", ["SVD"]), ("basic", "lfg-paper", ["LFG (paper)"]),
-    ("basic", "lfg-item", ["LFG-item", "LFG-item fold-in"]),
-    ("basic", "lfg-dual", ["LFG-dual"]), ("realtime", "svdpp", ["SVD++", "SVD++ fold-in"]),
-    ("newitem", "lfg", ["LFG", "LFG fold-in"]), ("newitem", "lfg-item", ["LFG-item"]),
-    ("coldstart", "lfg", ["LFG"]), ("coldstart", "lfg-dual", ["LFG-dual"]),
-    ("topn", "ease", ["EASE"])])
-def test_tune_prints_the_setting_in_use_and_its_neighbours(cli, monkeypatch, test, model, groups):
+@pytest.mark.parametrize("test,model", [
+    ("basic", "svd"), ("basic", "lfg-paper"), ("basic", "lfg-item"), ("basic", "lfg-dual"),
+    ("realtime", "svdpp"), ("newitem", "lfg"), ("coldstart", "lfg-dual"), ("topn", "ease")])
+def test_tune_prints_the_setting_in_use_and_its_neighbours(cli, monkeypatch, test, model):
     folds = record_folds(monkeypatch)
-    code, out, _ = cli("--dataset", "synthetic", "--test", "tune", "--models", model, "--of", test,
-                       "--json", cli.json)
-    table, = json.loads(cli.json.read_text())
+    out, (table,) = printed(cli, "tune", "--models", model, "--of", test)
     column, = COLUMNS[test][model]
-    grid = table.pop("grid")
+    grid = table["grid"]
     measure = "NDCG@100" if test == "topn" else "RMSE"
-    assert code == 0 and out.startswith(f"Validation {measure}, synthetic {test}, {column}: ")
-    assert table == {"table": None, "dataset": "synthetic", "test": "tune", "of": test, "seed": 0,
-                     "models": [column]}
+    assert out.startswith(f"Validation {measure}, synthetic {test}, {column}: ")
     assert [row[:2] for row in rows_of(out)[2:]] == [
         [row["changed"], f"{row[measure.replace('RMSE', 'rmse')]:.4f}"] for row in grid]
     used, *others = [setting for _, setting in folds[0].plan.values()]
@@ -2125,21 +1886,20 @@ def test_tune_prints_the_setting_in_use_and_its_neighbours(cli, monkeypatch, tes
                for s in others]
     labels = [f"{'fold-in ' * g.endswith('fold-in')}{k} = {v}" for (g, k, v), in changes]
     assert ["in use", *labels] == [row["changed"] for row in grid]
+    name = column.replace(" fold-in", "")
     assert used == QUICK["ml-100k", test] and [g for (g, *_), in changes] == [
-        g for g in groups for k, factors in GRID[g].items() for _ in factors
-        if (test, k) != ("basic", "empty_weight")]
+        g for g in used if g in (name, f"{name} fold-in") for k, factors in GRID[g].items()
+        for _ in factors if (test, k) != ("basic", "empty_weight")]
 
 
 def test_tune_shows_every_model_that_has_something_to_tune(cli, monkeypatch):
     monkeypatch.setattr(experiments, "GRID", {group: {} for group in GRID})
     out = cli("--dataset", "synthetic", "--test", "tune")[1]
-    assert re.findall("^Validation .*?, synthetic (.*?), (.*?):", out, re.M) == [
-        case for case in CASES if case[0] in OPTIONS and case[1][0] not in "μP"]
+    assert re.findall("^Validation .*?, synthetic (.*?), (.*?):", out, re.M) == TUNED
 
 
 @pytest.mark.parametrize("test,calls,title", [
     ("all", 2, "LFG Rating Prediction"), ("all", 0, ""),
-    ("calibration", 2, "How Sure Ratings Are,"),
     ("coldstart", 2, "Cold Start by Ratings in the Profile,"),
     ("ablation", 5, "What Each Choice Buys,"), ("ablation", 1, "")])
 def test_ctrl_c_prints_the_complete_folds(cli, monkeypatch, test, calls, title):
@@ -2158,28 +1918,14 @@ def test_ctrl_c_prints_the_complete_folds(cli, monkeypatch, test, calls, title):
         assert table.get("average", {}).keys() <= {row[0] for row in rows_of(out)}
 
 
-class Stream(io.TextIOWrapper):
-    """A text stream in memory that may claim to be a terminal."""
-
-    def __init__(self, terminal, encoding="utf-8"):
-        super().__init__(io.BytesIO(), encoding=encoding)
-        self.isatty = lambda: terminal
-
-    def text(self):
-        self.flush()
-        return self.buffer.getvalue().decode()
-
-
 @pytest.mark.parametrize("terminal,more", [
     (True, []), (True, ["--jobs", 2]), (True, ["--quiet"]), (False, [])])
 def test_progress_is_for_terminals(cli, monkeypatch, terminal, more):
-    stream = Stream(terminal)
-    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     bars = record(serve, "progress_bar", monkeypatch.setattr)
-    assert cli("--dataset", "synthetic", "--test", "basic", "--folds", 1, *more)[0] == 0
-    text = stream.text()
+    code, _, text = cli("--dataset", "synthetic", "--test", "basic", "--folds", 1, *more)
     (_, bar), = bars
-    assert (bar.total, bar.n) == (16, 16 if text else 0)   # two epochs of eight parts
+    assert (code, bar.total, bar.n) == (0, 16, 16 if text else 0)    # two epochs of eight parts
     assert ("synthetic basic  " in text) == bool(text) == (terminal and "--quiet" not in more)
     assert all(len(part) <= 80 for part in re.split("[\r\n]", text))
 
@@ -2235,37 +1981,33 @@ def test_ctrl_c_prints_complete_folds_and_no_process_is_left_even_after_a_kill(h
 
 
 def test_speed_is_a_row_per_way_to_answer(cli, monkeypatch):
-    ways = ["LFG, dense forward pass", "LFG", "LFG-item", "LFG-dual", "BiasSVD fold-in", "LFG-rank",
-            "LFG-rank, LFG-dual", "Ten, ±, because", "Ten, because, all ±", "Retraining BiasSVD",
-            "Retraining SVD"]
     timed = record(experiments, "timed", monkeypatch.setattr)
     folds = record_folds(monkeypatch)
     cli.data = replace(cli.data, ratings=cli.data.ratings.with_values(cli.data.ratings.values / 9))
     monkeypatch.setattr(serve, "ProcessPoolExecutor", None)              # one, whatever --jobs
     out, (table,) = printed(cli, "speed", "--jobs", 2)
-    assert all(len(line) <= 100 for line in out.splitlines())
-    rows = table.pop("rows")                                # 12 users are new
-    assert [(r["what"], r["calls"]) for r in rows] == list(zip(ways, [12] * 9 + [3] * 2))
+    rows, training = table["rows"], table["training"]
+    assert [r["calls"] for r in rows] == [12] * 9 + [3] * 2    # 12 users are new
     for r in rows:
-        assert list(r) == ["what", "calls", "median", "p99", "times_dense"]
         assert 0 < r["median"] <= r["p99"] < 60
         assert r["times_dense"] == pytest.approx(r["median"] / rows[0]["median"])
-    training = table.pop("training")
-    assert 0 < table.pop("file_mb") < 1 and 10 < table.pop("peak_mb") < 100_000
-    assert table == {"table": None, "dataset": "synthetic", "test": "speed", "seed": 7,
-                     "retraining_to_lfg": rows[9]["median"] / rows[1]["median"]}
-    parts = ["BiasSVD", "SVD", "LFG", "LFG-item", "LFG-rank user", "LFG-rank item"]
-    assert [(t["model"], t["epochs"]) for t in training] == [(name, 2) for name in parts]
+    assert table["retraining_to_lfg"] == rows[9]["median"] / rows[1]["median"]
+    assert 0 < table["file_mb"] < 1 and 10 < table["peak_mb"] < 100_000
+    assert [t["model"] for t in training] == [
+        "BiasSVD", "SVD", "LFG", "LFG-item", "LFG-rank user", "LFG-rank item"]
     assert all(t["seconds_an_epoch"] == t["seconds"] / 2 > 0 for t in training)
-    assert [row[0] for row in rows_of(out) if row[0][0] != "-"] == ["What", *ways, "Model", *parts]
+    assert [row[0] for row in rows_of(out) if row[0][0] != "-"] == [
+        "What", *(r["what"] for r in rows), "Model", *(t["model"] for t in training)]
     first, *more = [len(fold.cases[0].train) for fold in folds]
     assert len(more) == 3 and min(more) > first             # retrained with a new user's ratings
     # what is measured answers as the models of the tables do
     bias, _, dual, rank = folds[0].models.values()
-    models = [dual.forward[:1], dual.forward[:1], dual.solved[:1], [dual], [bias], [rank],
-              [rank, dual]]
+    models = {"LFG, dense forward pass": dual.forward, "LFG": dual.forward,
+              "LFG-item": dual.solved[:1], "LFG-dual": [dual], "BiasSVD fold-in": [bias],
+              "LFG-rank": [rank], "LFG-rank, LFG-dual": [rank, dual]}
+    assert [r["what"] for r in rows[:7]] == list(models)
     _, profile, target = parts_of(cli.data, "realtime", 1)
-    for answering, ((answer, calls), _) in zip(models, timed):
+    for answering, ((answer, calls), _) in zip(models.values(), timed):
         for u, call in zip(np.unique(target.users), calls):
             expected = [model.scores(u[None], profile, cli.data.E)[0] for model in answering]
             got = np.reshape(answer(*call), (len(answering), -1))
@@ -2281,22 +2023,24 @@ def test_sample_trains_on_nested_shares_and_asks_the_same_new_users(cli, monkeyp
         out, heading, "RMSE and seconds of LFG-dual, NDCG@10 and seconds of LFG-rank")
     assert (len(header), len(made)) == (7, 5)
     train, profile, target = parts_of(cli.data, "realtime", 2)
+
+    def users_of(R, E):
+        return {(*R.rows(u[None])[1], *E[u]) for u in np.flatnonzero(R.counts)}    # items, profile
+
     before = set()
     for share, row, fold, shown in zip((5, 10, 25, 50, 100), table["rows"], made, rows):
-        R, E, F = fold.inputs
         case, = fold.cases
-        for one, other in (case.profile, profile), (case.target, target):
-            assert same((one.users, one.items), (other.users, other.items))
-        users = {tuple(R.rows(u[None])[1]) for u in np.flatnonzero(R.counts)}    # by items
-        assert before < users and len(E) == R.shape[0] and len(users) == row["users"]
+        assert [pairs(case.profile), pairs(case.target)] == [pairs(profile), pairs(target)]
+        users = users_of(*fold.inputs[:2])
+        assert before < users and len(users) == row["users"]
         assert row["users"] == max(1, share * np.count_nonzero(train.counts) // 100)
         before = users
-        pairs = target.users, target.items, profile, cli.data.E
-        off = fold.models["LFG-dual"].predict(*pairs).clip(R.values.min(), R.values.max())
-        assert row["rmse"] == pytest.approx(np.sqrt(np.mean((off - target.values) ** 2)), rel=1e-5)
+        rmse = experiments.rmse_of(fold.models["LFG-dual"], case, cli.data.E)
+        assert row["rmse"] == pytest.approx(rmse)
         assert shown[:3] == [f"{share} %", f"{row['users']:.0f}", f"{row['ratings']:.0f}"]
         assert [shown[3], shown[5]] == texts([row["rmse"], row["ndcg"]])
-    assert row["ratings"] == len(train)
+    assert users == users_of(train, cli.data.E) and row["ratings"] == len(train)
+    assert sample_users(cli.data, 60, 7) is cli.data       # as nobody is left out
 
 
 def test_larger_data_are_trained_in_fewer_epochs(small, monkeypatch):
@@ -2308,30 +2052,11 @@ def test_larger_data_are_trained_in_fewer_epochs(small, monkeypatch):
         assert [one.epochs for one in (model.forward[0], model.solved[0].model)] == epochs
 
 
-def test_sample_users_keeps_whole_users_with_their_ids_and_profiles(small):
-    few, more = (sample_users(small, n, 3) for n in (5, 9))
-    assert set(few.user_ids) < set(more.user_ids) and len(more.user_ids) == len(more.E) == 9
-    for n, name in enumerate(more.user_ids):
-        u = small.user_ids.tolist().index(name)
-        assert (more.E[n] == small.E[u]).all()
-        for one, other in zip(more.ratings.rows(np.array([n])), small.ratings.rows(np.array([u]))):
-            assert one.tolist() == other.tolist()
-    assert sample_users(small, 60, 3) is small and more.ratings.shape == (9, 40)
-    assert set(sample_users(small, 9, 4).user_ids) != set(more.user_ids)
-
-
 def test_a_model_of_a_sample_knows_the_scale_of_all_ratings():
     table = pd.DataFrame([(u, i, 3 + (u == 0) * (i - 3)) for u in range(30) for i in range(1, 6)],
                          columns=["user", "item", "rating"])
     model = Recommender.train(table, epochs=1, factors=2, seeds=1, sample=2, quiet=True)
     assert (model.low, model.high) == (1, 5) and len(model.item_ids) == 5
-
-
-def test_growth_times_an_epoch_of_each_kind(cli):
-    out, (table,) = printed(cli, "growth")
-    assert out.startswith("What an Epoch Costs, One Thread: 60 users, 40 items, 900 ratings\n")
-    assert [row["model"] for row in table["rows"]] == ["LFG", "LFG-item"]
-    assert all(row["seconds"] > 0 and row["peak_mb"] > 10 for row in table["rows"])
 
 
 def test_calibration_worked_by_hand_and_of_normal_errors():
@@ -2347,8 +2072,6 @@ def test_calibration_worked_by_hand_and_of_normal_errors():
     variance = np.exp(rng.normal(size=20000))
     table = experiments.calibration_of(rng.normal(0, np.sqrt(variance)), variance, variance.mean())
     assert list(table["coverage"].values()) == pytest.approx([0.5, 0.8, 0.95], abs=0.01)
-    assert table["nll"] < table["nll_constant"]
-    assert table["rmse_by_fifth"] == sorted(table["rmse_by_fifth"])
 
 
 def test_calibration_is_a_row_per_fold_and_its_noise_does_not_see_the_target(cli, monkeypatch):
@@ -2357,9 +2080,7 @@ def test_calibration_is_a_row_per_fold_and_its_noise_does_not_see_the_target(cli
     predict = LFGDual.predict                              # beyond the scale, so it is clipped
     monkeypatch.setattr(LFGDual, "predict", lambda *arguments: 3 * predict(*arguments) - 7)
     out, (table,) = printed(cli, "calibration", "--folds", 2, 3)
-    folds = table.pop("folds")
-    assert table == {"table": None, "dataset": "synthetic", "test": "calibration", "seed": 7,
-                     "models": ["LFG-dual"]}
+    folds = table["folds"]
     header, rows = check_layout(out, "How Sure Ratings Are, Results on synthetic, folds 2, 3",
                                 "LFG-dual: ratings within each interval; NLL, and with one spread "
                                 "for all; RMSE by fifth")
@@ -2367,15 +2088,14 @@ def test_calibration_is_a_row_per_fold_and_its_noise_does_not_see_the_target(cli
     for fold, row, one, (_, found) in zip(folds, rows, made, noise):
         model = one.models["LFG-dual"]
         train, profile, target = parts_of(cli.data, "realtime", fold["fold"])
-        pairs = target.users, target.items, profile, cli.data.E
-        error = model.predict(*pairs).clip(1, 5) - target.values
-        a, b = model.variance_terms(*pairs)
+        asked = target.users, target.items, profile, cli.data.E
+        error = model.predict(*asked).clip(1, 5) - target.values
+        a, b = model.variance_terms(*asked)
         assert fold == {"fold": fold["fold"], "n_train": len(train), "n_test": len(target),
                         **experiments.calibration_of(error, a * found.sigma2 + b, found.constant)}
         assert row == [str(fold["fold"]), *texts([
             *fold["coverage"].values(), fold["nll"], fold["nll_constant"], *fold["rmse_by_fifth"]])]
-    spare, ridge = noise[0][1].spare, QUICK["ml-100k", "realtime"]["LFG-item fold-in"]
-    assert (spare.l2, spare.l2_bias, spare.model.seed) == (ridge["l2"], ridge["l2_bias"], 7)
+    check_parts(noise[0][1].spare, "realtime", "LFG-item")
     cli.data = with_ratings(cli.data, target, 3)           # of fold 3
     again = printed(cli, "calibration", "--folds", 2, 3)[1][0]["folds"][1]
     assert noise[1][1].sigma2 == noise[3][1].sigma2
@@ -2560,7 +2280,6 @@ def test_because_names_the_rated_items_that_speak_most_for_one(model):
     user = {"Heat (1995)": 5, "54": 4, "toy": 4.5, 60: 1, 61: 2, "id:62": 5}
     items = dict(zip(user, [51, 54, 56, 60, 61, 62]))
     profile = {"gender": "F"}
-    lengths = set()
     for by in ("rank", "rating"):
         rows = model.recommend(user, 40, profile, by).to_dict("records")
         *_, shares = model.best(*model.indices(user), model.profile_row(profile), 40, by, why=True)
@@ -2573,8 +2292,6 @@ def test_because_names_the_rated_items_that_speak_most_for_one(model):
             assert row["because"] == [
                 {"id": str(items[name]), "title": TITLES[items[name] - 50],
                  "contribution": pytest.approx(told[name], abs=1e-5)} for name in most]
-            lengths.add(len(most))
-    assert 3 in lengths and len(lengths) > 1
     assert model.recommend({}, 3)["because"].tolist() == [[], [], []]
 
 
@@ -2628,14 +2345,12 @@ def test_a_model_of_ones_own_tables():
     tables = own_tables()
     model = Recommender.train(*tables, **OWN)
     assert all(map(pd.DataFrame.equals, tables, own_tables()))
-    assert (model.low, model.high) == (0.5, 5)
+    assert (model.low, model.high) == (0.5, 5) and model.arrays["q1"].shape == (9, 4)
     assert model.E_names == [*(f"age={a}" for a in data.AGES), "city=Oslo", "city=Rome"]
     rows = model.recommend({"007": 4.5, "heat": 0.5}, 100, {"city": "Oslo", "age": 33})
     assert sorted(rows["item"]) == ["7", "a", "d", "e", "f", "reel"]       # but not new
-    alien, untitled = model.indices({"alien": 1, "reel": 1})[0]
-    assert [model.arrays[name][alien] for name in ("titles", "genres", "years")] == [
-        "Alien (1979)", "Sci-Fi|Horror", 1979]
-    assert model.titles[untitled] == "reel"
+    assert model.titles[model.indices({"alien": 1, "reel": 1})[0]].tolist() == [
+        "Alien (1979)", "reel"]
     assert "'ree' is not the id or title" in fail({"ree": 1}, call=model.recommend)    # of an id
 
 
@@ -2645,7 +2360,6 @@ def train_own(**changed):
 
 PYTHON_MISTAKES = """
 model.recommend({"Heat": 4}) | fits several items; add the year, or use the id: Heat (1995) (id 51)
-model.recommend({"Film": 4}) | 'Film' fits several items; add the year, or use the id: Film 9 (
 model.recommend({"Toy Stori": 4}) | is not the id or title of an item; the nearest are: Toy Story
 model.recommend({"The Matrix (1998)": 4}) | an item; the nearest are: Matrix, The (1999) (id 50)
 model.recommend({"qqqq": 4}) | an item; the nearest are: none
@@ -2654,28 +2368,20 @@ model.recommend({"": 4}) | '' is not a title
 model.recommend({54: 4, "été": 4}) | ratings: Été, L' (1987) is rated twice
 model.recommend({54: 6}) | rating 6 must be between 1 and 5
 model.recommend({54: 1e39}) | rating 1e+39 must be between 1 and 5
-model.recommend({54: [1, 2]}) | rating [1, 2] is not a number
 model.recommend({54: "good"}) | rating 'good' is not a number
 model.recommend({54: 10 ** 400}) | is not a number
 model.recommend([(54, 5)]) | ratings must be a dict
-model.recommend(None) | ratings must be a dict
 model.recommend({}, n=True) | n is True; it must
-model.recommend({}, profile={"age": "old"}) | age=old: not in the profiles that the model was
 model.recommend({}, profile={"gender": "x"}) | choose from gender=F, gender=M
 model.recommend({}, profile={"city": "x"}) | choose from age, gender, occupation
 model.recommend({}, by="item") | by is 'item'; it must be rank or rating
 model.recommend({}, genre="Jazz") | genre 'Jazz' is unknown; choose from Crime, Drama, War
 model.recommend({}, years="1980-") | years '1980-': must be like 1980-1999 or 1995
 model.recommend({}, years="1999-1980") | years '1999-1980': must be like
-model.recommend({}, years="0000-1990") | years '0000-1990': must be like
-model.recommend({}, years="") | years '': must be like
-model.recommend({}, years="１９９５") | must be like
 model.similar(54, -3) | n is -3; it must be a whole number above 0
 train_own(columns={}) | item or rating
 train_own(ratings=[(1, 2, 3)]) | ratings must be a DataFrame with the columns user,
-train_own(users=pd.DataFrame({"user": [1]})) | user
 train_own(generator="both") | generator is 'both'; it must
-train_own(seeds=0) | seeds is 0; it must
 train_own(factors=2.5) | factors is 2.5; it must
 train_own(seed=-1) | seed is -1; it must be a whole number above -1
 """
@@ -2685,26 +2391,6 @@ train_own(seed=-1) | seed is -1; it must be a whole number above -1
 def test_mistakes_in_python_are_data_errors_of_one_line(model, line):
     call, message = line.split(" | ")
     assert message in fail(call, {**globals(), "model": model}, call=eval)
-
-
-@pytest.mark.parametrize("kind,seeds,weights", [
-    ("user", [7], [1, 1, 1, 1]), ("item", [7, 8, 9], [0, 0, 0, 0]),
-    ("dual", [7, 7, 8, 9], [0.15, 0.3, 0.5, 0])])
-def test_arguments_of_train_reach_the_networks_and_the_same_seed_gives_the_same_bits(
-        monkeypatch, kind, seeds, weights):
-    made = record(serve, "assemble", monkeypatch.setattr)
-    ratings, _, items = own_tables()
-    own = {**OWN, "items": items, "seeds": 3, "generator": kind, "seed": 7}
-    a, b = (Recommender.train(ratings, **own).arrays for _ in range(2))
-    assert differing(arrays(a), arrays(b)) == []
-    assert [*a["weights"], *a["rank_weights"]] == np.float32(weights).tolist()
-    (_, dual), (_, rank) = made[:2]
-    for model in (dual, rank):
-        parts = [*model.forward, *(one.model for one in model.solved)]
-        assert [(one.seed, one.epochs, one.n_factors) for one in parts] == [
-            (seed, 2, 3) for seed in seeds]
-    assert all((one.centre, one.l2, one.l2_bias) == (None, 300, 6) for one in dual.solved)
-    assert all((one.l2, one.few, {*one.known}) == (200, 50, {0, 20}) for one in rank.solved)
 
 
 # Commands
@@ -2722,20 +2408,24 @@ def lfg_py(monkeypatch, capsys):
     return run
 
 
-@pytest.mark.parametrize("kind", ["user", "item", "dual"])
-def test_train_takes_any_csv_and_scale_and_gives_the_same_bits_whatever_jobs(
-        lfg_py, small, tmp_path, monkeypatch, kind):
-    noise = record(Noise, "fit", monkeypatch.setattr)
-    pools = record(serve, "ProcessPoolExecutor", monkeypatch.setattr)
+@pytest.mark.parametrize("kind,seeds,weights", [
+    ("user", [7], [1, 1, 1, 1]), ("item", [7, 8, 9], [0, 0, 0, 0]),
+    ("dual", [7, 7, 8, 9], [0.15, 0.3, 0.5, 0])])
+def test_train_takes_any_csv_and_its_options_and_gives_the_same_bits_whatever_jobs(
+        lfg_py, small, tmp_path, monkeypatch, kind, seeds, weights):
+    made, noise, pools = (record(owner, name, monkeypatch.setattr) for owner, name in (
+        (serve, "assemble"), (Noise, "fit"), (serve, "ProcessPoolExecutor")))
     R = small.ratings
     rows = [f"{2 * v:g},{u},{i}\n" for u, i, v in zip(R.users, R.items, R.values)]
-    write(tmp_path, {"x.csv": "stars,customer,film\n" + "".join(rows), "1": "old"})
+    films = [f"{i},Film (1995),War\n" for i in range(40)]
+    write(tmp_path, {"x.csv": "stars,customer,film\n" + "".join(rows), "1": "old",
+                     "movies.csv": "item,title,genres\n" + "".join(films)})
     found = []
     for jobs in ("1", "2"):
         path = tmp_path / jobs
-        code, out, err = lfg_py("train", "--dataset", tmp_path / "x.csv", "--out", path, "--half",
-                                "--generator", kind, "--jobs", jobs, "--columns",
-                                "user=customer,item=film, rating=stars")
+        options = f"--half --generator {kind} --seeds 3 --seed 7 --epochs 1 --factors 3 --columns"
+        code, out, err = lfg_py("train", "--dataset", tmp_path / "x.csv", "--out", path, "--jobs",
+                                jobs, *options.split(), "user=customer,item=film, rating=stars")
         size = re.escape(f"{path}: {path.stat().st_size / 1e6:.1f} MB\n")
         assert re.fullmatch(r"training RMSE [0-4]\.[0-9]{4}\n" + size, err)
         assert (code, out, len(pools)) == (0, "", jobs == "2")
@@ -2743,12 +2433,18 @@ def test_train_takes_any_csv_and_scale_and_gives_the_same_bits_whatever_jobs(
     assert differing(*(arrays(model.arrays) for model in found)) == []
     a = found[0].arrays
     assert a["scale"].tolist() == [2, 10]
+    assert [*a["weights"], *a["rank_weights"]] == np.float32(weights).tolist()
+    assert all((x == x.astype(np.float16)).all() for x in a.values() if x.ndim == 2)
+    (_, dual), (_, rank) = made[:2]
+    for model in (dual, rank):
+        parts = [*model.forward, *(one.model for one in model.solved)]
+        assert [(one.seed, one.epochs, one.n_factors) for one in parts] == [
+            (seed, 1, 3) for seed in seeds]
+    assert all((one.centre, one.l2, one.l2_bias) == (None, 300, 6) for one in dual.solved)
+    assert all((one.l2, one.few, {*one.known}) == (200, 50, {0, 20}) for one in rank.solved)
     (((own, told, *_), _),) = noise                        # from a network trained for it alone
     assert type(own.spare) is (LFG if kind == "user" else LFGItem) and len(told) == 900
     assert a["sigma2"] == np.float32(own.sigma2)
-    assert [name in a for name in ("M1", "q0", "q1")] == [
-        kind != "item", kind != "user", kind == "dual"]
-    assert all((x == x.astype(np.float16)).all() for x in a.values() if x.ndim == 2)
 
 
 def contents(folder):
@@ -2978,7 +2674,10 @@ def test_a_port_reproduces_the_vectors_and_one_user_gets_the_scores_of_the_model
 COMMAND_MISTAKES = """
 lfg.py | required
 lfg.py train --out x --epochs 99999999999999999999 | must be a whole number from 1
-lfg.py train --out x --dataset few.csv --columns user=a | few.csv: no column a among
+lfg.py train --out x --dataset nowhere | nowhere: no such file or folder, or no ratings in it
+lfg.py train --out x --dataset folder | folder: no such file or folder, or no ratings in it
+lfg.py train --out x --dataset u.data | u.user: No such file
+lfg.py train --out x --dataset synthetic:3x4 | write synthetic:USERSxITEMSxRATINGS
 lfg.py train --out x --dataset few.csv --columns user | invalid column_names value: 'user'
 lfg.py train --out no/x --dataset synthetic | no/x: cannot be written
 lfg.py train --out few.csv --dataset few.csv | few.csv: would overwrite an input
@@ -2989,22 +2688,18 @@ lfg.py recommend --model m --ratings none | none: No such file or directory
 lfg.py recommend --model m --ratings few.csv | few.csv, line 2: must be TITLE=RATING or
 lfg.py recommend --model m --ratings latin.csv | latin.csv, line 1: not UTF-8 text; save it as UTF-8
 lfg.py recommend --model m --ratings bad.csv | bad.csv, line 4: rating 9 must be between
-lfg.py similar --model m qqqq | 'qqqq' is not the id or title of an item; the nearest are: none
 lfg.py score --model m --ratings few.csv --out m | m: would overwrite an input
-lfg.py score --model m --ratings few.csv --out o | few.csv, line 2: '1' is not the id or title
 lfg.py score --model m --ratings high.csv --out o | high.csv, line 3: rating 9 must be between
-lfg.py export --model m --out folder | folder: Directory not empty; choose a new or
 lfg.py export --model m --out no/such/x | no/such/x: No such file or directory
 experiments.py --dataset synthetic --test newitem --models svd | newitem has only biassvd lfg
 experiments.py --test speed --models svd | --models svd: speed prints all its rows
 experiments.py --dataset few.csv | few users or ratings for five folds
 experiments.py --dataset synthetic:60x9x300 --test coldstart | no new user of fold 1 has 8 ratings
-experiments.py --dataset synthetic:10x10 | write synthetic:USERSxITEMSxRATINGS
 experiments.py --test tune --of published | invalid choice: 'published'
-experiments.py --dataset few.csv --test published | few users or ratings
 experiments.py --dataset few.csv --json few.csv | few.csv: would overwrite an input
 """
 FILES = {"few.csv": "user,item,rating\n1,1,1\n", "latin.csv": b"\xe9,4\n", "folder/x": "",
+         "u.data": "1\t1\t1\t1\n",
          "bad.csv": "title,rating\nHeat (1995),4\n\nToy Story,9\n",
          "high.csv": "user,item,rating\n1,50,5\n1,51,9\n"}
 
@@ -3022,11 +2717,10 @@ def test_mistakes_end_in_one_line_and_code_2(cli, lfg_py, kept, tmp_path, monkey
 
 
 def test_a_terminal_without_greek_shows_question_marks_and_a_bug_its_traceback(monkeypatch):
-    stream = Stream(False, "ascii")
-    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
     with pytest.raises(SystemExit, match="^0$"):
         serve.run_command("x", lambda argv: print("μ + bi"), [], "")
-    assert stream.text() == "? + bi\n"
+    assert sys.stdout.buffer.getvalue() == b"? + bi\n"
     with pytest.raises(ValueError, match="a bug"):          # keeps its traceback
         serve.run_command("x", stop(ValueError("a bug")), [], "")
 
@@ -3083,9 +2777,7 @@ def test_no_import_runs_against_the_reading_order():
     order = ["nn", "svd", "lfg", "data", "settings", "serve", "experiments"]
     for at, name in enumerate(order):
         text = (ROOT / f"{name}.py").read_text(encoding="utf-8")
-        if name == "lfg":                                   # python lfg.py runs serve.main
-            text, last = text.split('    import serve\n')
-            assert last == "    serve.main()\n"
+        text = text.replace('    import serve\n    serve.main()\n', "")    # python lfg.py
         imported = re.findall("^ *(?:from|import) (.*?)(?: import .*| as .*)?$", text, re.M)
         assert set(", ".join(imported).split(", ")) & set(order) <= set(order[:at]), name
 
@@ -3098,10 +2790,8 @@ def test_real_ml_100k():
     d = load("ml-100k", os.environ["LFG_DATA"])
     assert len(d.ratings) == 100_000 and d.ratings.shape == (943, 1682)
     assert d.E.shape == (943, 30) and (d.E.sum(1) == 3).all() and d.F.shape == (1682, 27)
-    counts = np.bincount(d.ratings.values.astype(int)).tolist()
-    assert counts == [0, 6110, 11370, 27145, 34174, 21201]
-    raw = b"".join(part.values.tobytes() for part in split(d.ratings, "realtime", 1, 0))
-    assert hashlib.md5(raw).hexdigest() == "05f598bf541ba70885a4f909a17a9a07"
+    assert np.bincount(d.ratings.values.astype(int)).tolist() == [
+        0, 6110, 11370, 27145, 34174, 21201]
 
 
 @pytest.mark.skipif("LFG_DATA" not in os.environ, reason="LFG_DATA is not set")
