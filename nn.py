@@ -16,10 +16,7 @@ class Linear:
         W *= np.sqrt(1 / (3 * n_in))                       # in place: of large data W is 1 GB here
         self.W = W.astype(dtype)
         self.b = np.zeros(n_out, dtype)
-
-    @property
-    def params(self):
-        return [self.W, self.b]
+        self.params = [self.W, self.b]
 
     def forward(self, x, training=False):                  # (B, D), (D, H), (H,) -> (B, H)
         return x @ self.W + self.b, x
@@ -40,10 +37,7 @@ class Rows:
     def __init__(self, linear, rows):
         self.linear = linear
         self.rows = rows
-
-    @property
-    def params(self):
-        return self.linear.params
+        self.params = linear.params
 
     def forward(self, x, training=False):
         y = self.linear.b
@@ -121,10 +115,7 @@ class BatchNorm:
         self.mean = np.zeros(n, dtype)
         self.var = np.ones(n, dtype)
         self.momentum = momentum
-
-    @property
-    def params(self):
-        return [self.gain, self.shift]
+        self.params = [self.gain, self.shift]
 
     def forward(self, x, training=False):                  # (B, H), (H,), (H,) -> (B, H)
         """In training, also updates the running statistics; nothing else is changed."""
@@ -151,13 +142,10 @@ class Sequential:
 
     def __init__(self, *layers):
         self.layers = layers
-
-    @property
-    def params(self):
-        return [p for layer in self.layers for p in layer.params]
+        self.params = [p for layer in layers for p in layer.params]
 
     def forward(self, x, training=False):
-        """The output of the last layer, and the list of caches that backward needs."""
+        """The output of the last layer, and the list of caches."""
         caches = []
         for layer in self.layers:
             x, cache = layer.forward(x, training)
@@ -307,19 +295,28 @@ def neighbours(rows):
     return slice(rows[0], rows[-1] + 1) if rows[-1] - rows[0] == len(rows) - 1 else rows
 
 
-def end_epoch(progress, epoch, mse, values, params):
-    """Call progress(epoch, mse), if given, unless training on values (n,) has diverged.
+def batches(model, rows, size, rng, R, params, progress):
+    """Yield the batches of each epoch on ratings R: some rows, the share of training done, errors.
 
-    It has diverged if the root of mse is at least `most`, or if a parameter is at least 100 times
-    that (mse does not cover the last step). Raises FloatingPointError if it has.
+    The caller appends the error of each batch to `errors`. After an epoch, their sum by rating is
+    the mse of progress(epoch, mse), which is called if given. Raises FloatingPointError if training
+    has diverged: if the root of mse is at least `most`, or a parameter at least 100 times that (mse
+    does not cover the last step).
     """
-    most = 2 * (max(0, values.max()) - min(0, values.min())) + 1
-    # written so that NaN counts as diverged
-    if not (mse < most ** 2 and all(max(p.max(), -p.min()) < 100 * most for p in params)):
-        raise FloatingPointError(f"training diverged in epoch {epoch + 1} "
-                                 f"(mean squared error {mse:.3g}); use a lower learning rate")
-    if progress:
-        progress(epoch, mse)
+    slices = even_slices(len(rows), size)
+    most = 2 * (max(0, R.values.max()) - min(0, R.values.min())) + 1
+    for epoch in range(model.epochs):
+        order = rng.permutation(rows)
+        errors = []
+        for n, part in enumerate(slices):
+            yield order[part], (epoch + n / len(slices)) / model.epochs, errors
+        mse = sum(errors) / len(R.values)
+        # written so that NaN counts as diverged
+        if not (mse < most ** 2 and all(max(p.max(), -p.min()) < 100 * most for p in params)):
+            raise FloatingPointError(f"training diverged in epoch {epoch + 1} "
+                                     f"(mean squared error {mse:.3g}); use a lower learning rate")
+        if progress:
+            progress(epoch, mse)
 
 
 def even_slices(n, size):
