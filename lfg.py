@@ -9,8 +9,8 @@ The mask hides some ratings, only while training. `LFG` is that model with input
 our own, `PaperLFG` the model as published. `LFGItem` turns it around: the network generates the
 factors of items, and those of each user are found by ridge regression on them. `LFGDual` is a
 weighted mean of both kinds. `RankLFG`, `LFGRankItem` and `LFGRank` are the same three, trained to
-order lists instead of predicting ratings. svd.py defines the methods of all. This file is also the
-command line; `python lfg.py --help` lists the commands.
+order lists instead of predicting ratings. svd.py defines the methods of all. `python lfg.py --help`
+lists the commands.
 """
 
 import os
@@ -51,10 +51,9 @@ class LFG(FactorModel):
     hidden: tuple = (256,)                                 # widths of the hidden layers
     l2: float = 0.005
     l2_M: float = 0.2
-    # probability that a rating is left out of the input in training, or a range (low, high) from
-    # which one is drawn per user and batch: the network then learns to serve users with few ratings
+    # probability that the input lacks a rating, or a range: one is drawn per user and batch
     mask: object = 0.1
-    dropout: float = 0.5                                   # after each hidden layer
+    dropout: float = 0.5                                   # after each hidden layer; 0 in the paper
     svd_rows: int = 50                                     # rows of M that start at the SVD
     shown_weight: float = 1.0                              # in the loss; what is masked weighs 1
     epochs: int = 40
@@ -135,10 +134,7 @@ class LFG(FactorModel):
         return mu, (sums / (counts + 5)).astype(self.dtype)              # as if five more were mu
 
     def build_network(self, n_in, rng):
-        """Linear -> LeakyReLU -> BatchNorm -> (Linear -> LeakyReLU)* -> Linear -> Tanh.
-
-        Dropout, which the paper does not have, follows each hidden layer.
-        """
+        """Linear -> LeakyReLU -> BatchNorm -> (Linear -> LeakyReLU)* -> Linear -> Tanh; Dropout."""
         layers = []
         for n, n_out in enumerate(self.hidden):
             layers += [Linear(n_in, n_out, rng, self.dtype), LeakyReLU()]
@@ -241,14 +237,11 @@ class LFG(FactorModel):
         """
         linears = [layer for layer in self.network.layers if isinstance(layer, Linear)]
         norm = next(layer for layer in self.network.layers if isinstance(layer, BatchNorm))
-        n_items = len(self.bi)
-        n_side = len(linears[0].W) - 2 * n_items
-        W_E, W_H, W_seen = np.split(linears[0].W, [n_side, n_side + n_items])
+        W_E, W_H, W_seen = np.split(linears[0].W, self.blocks()[:, 0])
         W_seen = W_seen - (self.mu + self.expected)[:, None] * W_H
         arrays = {"W_E": W_E, "W_H": W_H / self.unit, "W_seen": W_seen, "b0": linears[0].b}
         for n, layer in enumerate(linears[1:], 1):
-            arrays[f"W{n}"] = layer.W
-            arrays[f"b{n}"] = layer.b
+            arrays.update({f"W{n}": layer.W, f"b{n}": layer.b})
         gain = norm.gain / np.sqrt(norm.var + norm.eps)
         arrays["b1"] = arrays["b1"] + (norm.shift - norm.mean * gain) @ arrays["W1"]
         arrays["W1"] = gain[:, None] * arrays["W1"]
@@ -256,7 +249,7 @@ class LFG(FactorModel):
 
 
 class Generator:
-    """An LFG or RankLFG that serves one user at a time, made of what its serving_arrays gives.
+    """An LFG or RankLFG, made of its serving_arrays, that serves one user at a time.
 
     Of the first Linear it reads only the rows of rated items.
     """
@@ -281,10 +274,6 @@ class Generator:
             h = np.maximum(h, LeakyReLU().slope * h) @ a[f"W{layer}"] + a[f"b{layer}"]
             layer += 1
         return h if ranks else np.tanh(h)
-
-    def variance(self, items, values, x, asked):
-        """As FoldIn.variance: here that of all ratings, sigma^2."""
-        return np.ones(len(asked)), np.zeros(len(asked))
 
 
 @dataclass(eq=False)
@@ -585,34 +574,28 @@ class LFGDual:
         return cls([Generator(arrays)] if weights.max() > 0 else [],
                    [cls.Solved.from_arrays(arrays, n) for n in range(len(numbers))], weights)
 
-    def serve(self, items, values, profile):
-        """What each part finds for a user, what it gives all items, and the scores (items,)."""
+    def serve(self, items, values, profile, asked=slice(None)):
+        """What each part finds for a user, what it gives items asked (all), and their scores."""
         rows = self.rows(items, values, profile)
-        parts = self.part_scores(rows)
+        parts = [part.base[asked] + part.q1[asked] @ x for part, x in zip(self.parts, rows)]
         return rows, parts, self.join(len(items), parts)
 
     def rows(self, items, values, profile):
         """What each part finds for a user."""
         return [part.row(items, values, profile) for part in self.parts]
 
-    def part_scores(self, rows, asked=slice(None)):
-        """What each part gives items asked, all if not given, from rows."""
-        return [part.base[asked] + part.q1[asked] @ x for part, x in zip(self.parts, rows)]
-
     def variance(self, items, values, rows, asked):
-        """a and b (m,) as those of FoldIn: the mean over the solved models."""
-        parts = self.solved or self.forward
+        """a and b (m,) as those of FoldIn: the mean over the solved models, else of all ratings."""
+        if not self.solved:
+            return np.ones(len(asked)), np.zeros(len(asked))
         return np.mean([part.variance(items, values, x, asked)
-                        for part, x in zip(parts, rows[-len(parts):])], axis=0)
+                        for part, x in zip(self.solved, rows[len(self.forward):])], axis=0)
 
     def shares(self, items, values, asked, scores):
-        """What each rating adds to the joined scores of items asked, (m, n), by FoldIn.shares.
-
-        scores: those of each part, of all items. What a Generator gives cannot be divided.
-        """
+        """What each rating adds to the joined scores of items asked, (m, n); scores: by part."""
         found = np.zeros((len(asked), len(items)), np.float32)
         for part, weight, score in zip(self.parts, self.part_weights(len(items)), scores):
-            if part in self.solved:
+            if part in self.solved:                        # what a Generator gives has no shares
                 found += weight / self.scale_of(score) * part.shares(items, values, asked)
         return found
 
@@ -625,10 +608,10 @@ class Noise:
     """How far ratings that a model predicts for users not seen in training are off.
 
     fit sets sigma2, that of variance_terms, and constant, one mean squared error for all. It trains
-    `spare`, a model that is not fitted, without a tenth of the users: residuals of training itself
-    are too small. For sigma^2, a random part of the ratings of each of these is shown, from none to
-    all, and the rest predicted; for the mean squared error, four fifths are shown. With fewer than
-    20 users, or without errors, both are the variance of R.
+    `spare`, a model that is not fitted, without a tenth of the users, as residuals of training are
+    too small, and predicts the ratings of these that it does not show: for sigma2 it shows a random
+    part, from none to all, for constant four fifths. With fewer than 20 users, or without errors,
+    both are the variance of R.
     """
 
     def __init__(self, spare):

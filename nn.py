@@ -118,7 +118,6 @@ class BatchNorm:
         self.params = [self.gain, self.shift]
 
     def forward(self, x, training=False):                  # (B, H), (H,), (H,) -> (B, H)
-        """In training, also updates the running statistics; nothing else is changed."""
         mean, var = self.mean, self.var
         if training:
             mean, var = x.mean(0), x.var(0)
@@ -202,7 +201,7 @@ class Adam:
     m and v are the paper's divided by 1 - b1 and 1 - b2, which saves two passes over the arrays.
     """
 
-    chunk = 1 << 15                                        # elements; a chunk fits the L2 cache
+    chunk = 1 << 15                                        # elements; fits L2: a third faster
 
     def __init__(self, params, l2=0, b1=0.9, b2=0.999, eps=1e-8):
         assert all(p.flags.c_contiguous for p in params)   # a step works on flat views
@@ -218,7 +217,6 @@ class Adam:
         """One update of the parameters in place; grads are overwritten.
 
         rows: for each parameter the indices of the rows that its gradient is of, or None: all.
-        Works in chunks, which stay in the cache: a third faster than on whole arrays.
         """
         self.t += 1
         root = ((1 - self.b2) / (1 - self.b2 ** self.t)) ** 0.5
@@ -235,16 +233,20 @@ class Adam:
     def _update(self, p, g, m, v, l2, rate, eps):
         if l2:
             g += (2 * l2) * p
-        m *= self.b1
-        m += g
-        g *= g
-        v *= self.b2
-        v += g
-        np.sqrt(v, out=g)
-        g += eps
+        self._move(m, v, g, self.b1, self.b2, eps)
         np.divide(m, g, out=g)
         g *= rate
         p -= g
+
+    def _move(self, m, v, g, b1, b2, eps):
+        """m and v of the next step, in place; g becomes sqrt(v) + eps."""
+        m *= b1
+        m += g
+        g *= g
+        v *= b2
+        v += g
+        np.sqrt(v, out=g)
+        g += eps
 
     def _step_rows(self, n, p, g, m, v, rows, rate, eps):
         """Update some rows of parameter n; the others wait until they are touched.
@@ -274,13 +276,7 @@ class Adam:
             b1, b2, ahead, more = (factor[part] for factor in factors)
             if l2:
                 root += l2 * new
-            m_new *= b1
-            m_new += root
-            root *= root
-            v_new *= b2
-            v_new += root
-            np.sqrt(v_new, out=root)
-            root += eps
+            self._move(m_new, v_new, root, b1, b2, eps)
             # new = (new - ahead * m_new / root) / (1 + more / root), with one division
             new *= root
             new -= ahead * m_new

@@ -80,9 +80,8 @@ class Recommender:
         epochs, factors: of each network; seeds: number of item networks to average, for ratings and
         for lists. The defaults depend on the size of the data, but seeds is 1 for "item". seed: of
         all random numbers. quiet: no progress bar. jobs: processes that train at once; above 1, set
-        OPENBLAS_NUM_THREADS=1, for each has as many threads as this one, and a script must do its
-        work under `if __name__ == "__main__":`. sample: train on so many random users; the model
-        serves all the same. Raises DataError.
+        OPENBLAS_NUM_THREADS=1, and a script must work under `if __name__ == "__main__":`. sample:
+        train on so many random users; the model serves all the same. Raises DataError.
         """
         if not hasattr(ratings, "columns"):
             raise DataError("ratings must be a DataFrame with the columns user, item and rating")
@@ -195,7 +194,7 @@ class Recommender:
         give the spreads (n,) and the shares (n, len(items)) of what was rated in the scores.
         """
         check_count("n", n)
-        model, rating = self.model(by), self.models["rating"]
+        model = self.model(by)
         rows, parts, scores = model.serve(items, values, profile)
         candidate = self.rated.copy() if among is None else self.rated & among
         candidate[items] = False
@@ -203,9 +202,9 @@ class Recommender:
         if n < len(found):
             found = found[np.argpartition(-scores[found], n)[:n]]
         found = found[np.argsort(-scores[found], kind="stable")]
+        ratings = scores[found]
         if by == "rank":                                   # ratings of these items alone
-            rows = rating.rows(items, values, profile)
-        ratings = rating.join(len(items), rating.part_scores(rows, found))
+            rows, _, ratings = self.models["rating"].serve(items, values, profile, found)
         listed = found, scores[found], np.clip(ratings, self.low, self.high)
         if why:
             listed += (self.spreads(items, values, rows, found),
@@ -389,10 +388,7 @@ def plain_title(title):
 
 def train_model(data, generator="dual", epochs=None, factors=None, seeds=None, seed=0, quiet=False,
                 jobs=1, sample=None):
-    """The Recommender for a Dataset; the other arguments are those of Recommender.train.
-
-    Reports the RMSE of the training ratings, of 10,000 users at most, on stderr, unless quiet.
-    """
+    """The Recommender for a Dataset, as Recommender.train; unless quiet, prints a training RMSE."""
     if generator not in ("user", "item", "dual"):
         raise DataError(f"generator is {generator!r}; it must be user, item or dual")
     scale = [data.ratings.values.min(), data.ratings.values.max()]
@@ -441,9 +437,9 @@ def fit_all(groups, shared, jobs, what, quiet):
     """Fit models in place, in `jobs` processes; yield {model: seconds} of each group, when done.
 
     A group is a list of tasks (n, transposed, part, models around it...), as fit takes them; it is
-    taken off the list of groups. The groups after it train meanwhile, if jobs is above 1. shared,
-    as in fit, is copied once per process, or not at all where processes fork. One progress bar,
-    named what, is over all epochs. An error ends all processes. Raises DataError if one dies.
+    taken off the list of groups. The groups after it train meanwhile, if jobs is above 1. shared:
+    as in fit; what: the name of the progress bar. An error ends all processes. Raises DataError if
+    one dies.
     """
     parts = [part for group in groups for _, _, part, *_ in group]
     epochs = sum(getattr(getattr(part, "model", part), "epochs", 0) for part in parts)
@@ -629,9 +625,7 @@ def export(options):
         if array.dtype == np.float32:
             layout.append({"name": name, "shape": array.shape, "offset": len(weights)})
             weights += array.astype("<f4").tobytes()
-    columns = {"id": "item_ids", "title": "titles", "genres": "genres", "year": "years",
-               "rated": "rated"}
-    rows = zip(*(a[name].tolist() for name in columns.values()))
+    columns = [a[name].tolist() for name in ("item_ids", "titles", "genres", "years", "rated")]
     manifest = {
         "format": FORMAT, "file": "weights.bin",
         "type": "float32, little-endian, last index fastest", "arrays": layout,
@@ -640,7 +634,8 @@ def export(options):
         "seeds": len(model.models["rating"].solved),
         "rank_seeds": len(model.models["rank"].solved), "slope": 0.01,
         "E_names": model.E_names,
-        "items": [dict(zip(columns, row)) for row in rows]}
+        "items": [dict(zip(("id", "title", "genres", "year", "rated"), row))
+                  for row in zip(*columns)]}
     folder = os.path.realpath(options.out)
     try:
         with tempfile.TemporaryDirectory(dir=os.path.dirname(folder)) as scratch:
@@ -692,10 +687,9 @@ class Parser(argparse.ArgumentParser):
 def int_range(low, high=10 ** 6):
     """A type for argparse: whole numbers from low to high."""
     def read(text):
-        if not text.isdecimal() or not low <= int(text) <= high:
-            message = f"{text!r} must be a whole number from {low} to {high}"
-            raise argparse.ArgumentTypeError(message)
-        return int(text)
+        if text.isdecimal() and low <= int(text) <= high:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from {low} to {high}")
     return read
 
 

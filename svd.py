@@ -51,10 +51,7 @@ def truncated_svd(R, k, seed=0):
 
 
 def orthonormal(A, size=1 << 16):
-    """Q (n, m) of the QR decomposition of A, longer than wide: in parts of `size` rows.
-
-    NumPy decomposes in float64; in parts that takes a quarter of the memory where n is 138,493.
-    """
+    """Q (n, m) of the QR decomposition of A, longer than wide, in parts: they take less memory."""
     parts = [np.linalg.qr(A[part]) for part in even_slices(len(A), size)]
     joined = np.linalg.qr(np.vstack([R for _, R in parts]))[0]           # A = diag(Q) joined R'
     return np.vstack([Q @ part for (Q, _), part in zip(parts, np.split(joined, len(parts)))])
@@ -75,10 +72,7 @@ def blocks_of(R, size=128):
 
 
 def few_columns(R, size):
-    """Whether `size` rows of R, of those that are rated, have ratings in under 0.45 of its columns.
-
-    The others are then left out: where more columns are rated, copying costs more than it saves.
-    """
+    """Whether `size` rows of R that have ratings rate so few columns that copying these pays."""
     often = np.bincount(R.items, minlength=R.shape[1]) / max(1, np.count_nonzero(R.counts))
     return np.mean(1 - (1 - often) ** size) < 0.45
 
@@ -308,20 +302,15 @@ class FoldIn(FactorModel):
         return self
 
     def item_noise(self, R, users, x):
-        """v (items,): mean squared residual of each item, as if it had 20 average ratings more.
-
-        In units of that of all. x (len(users), k + 1): rows of the users.
-        """
+        """v (items,): mean squared residuals in units of that of all; x (len(users), k + 1)."""
         at = np.searchsorted(users, R.users)
         squares = (R.values - self.base[R.items] - paired_dot(x, self.q1, at, R.items)) ** 2
+        # as if each item had 20 average ratings more
         sums = np.bincount(R.items, squares / (squares.mean() or 1), R.shape[1]) + 20
         return (sums / (np.bincount(R.items, minlength=R.shape[1]) + 20)).astype(x.dtype)
 
     def regress(self, x, R, E):
-        """W, so that z W is the mean of the rows x of the training users, given z.
-
-        z is that of whole profiles, of random parts of them, and of empty ones.
-        """
+        """W, so that z W is the mean of the rows x of the training users, given z."""
         users = np.flatnonzero(R.counts)
         part = random_part(R, np.random.default_rng(0))
         none = R.where(np.zeros(len(R), bool))
@@ -336,11 +325,8 @@ class FoldIn(FactorModel):
         return fit_prior(Z, np.vstack([x, x, unknown]), np.full(len(Z), 1 / 3), self.strength)
 
     def fold_in_items(self, R, x):
-        """Solve [q_i, base_i] of each item, shrunk towards what it was, from its training ratings.
-
-        With users and items exchanged, a rating is bu_u + [p_u, 1] . [q_i, base_i].
-        """
-        Rt = R.T
+        """Solve [q_i, base_i] of each item from its ratings, shrunk towards what it was."""
+        Rt = R.T                                           # ratings are bu + [p, 1] . [q, base]
         users = np.flatnonzero(R.counts)
         rows = with_ones(x[:, :-1])                        # [p, 1] (len(users), k + 1)
         ridge = np.full(x.shape[1], self.l2_item * self.model.unit ** 2, x.dtype)
@@ -377,7 +363,10 @@ class FoldIn(FactorModel):
     def user_factors(self, users, shown, E=None):
         """x (len(users), k + 1), solved; a user without ratings gets c."""
         E = side_of(shown, E)
-        return np.array([self.row(*shown.of(u), E[u]) for u in users], self.q1.dtype)
+        x = np.empty((len(users), self.q1.shape[1]), self.q1.dtype)
+        for n, u in enumerate(users):
+            x[n] = self.row(*shown.of(u), E[u])
+        return x
 
     def variance(self, items, values, x, asked):
         """a and b (m,): the ratings predicted for items asked have the variance a sigma^2 + b.
@@ -469,8 +458,7 @@ def weighted_rows(items, q1, noise):
 def prior_features(q, items, profile, liked=None):
     """z of a user: [1, E, sum of q over the items rated / (n + 5), the same of likes, log(1 + n)].
 
-    q (all items, k); items (n,); profile (a,); liked (n,): True for the likes among them, or None,
-    and the sum over likes is left out.
+    q (all items, k); items (n,); profile (a,); liked (n,): True for likes, or None: not their sum.
     """
     rated = q[items]                                       # (n, k)
     n = len(items)
