@@ -62,18 +62,18 @@ class LFG(FactorModel):
     seed: int = 0
     dtype: type = np.float32
     per_item = 2                                           # columns of I that each item has
-    orders = False                                         # whether the loss covers all items
+    orders = False                                         # read likes; the loss covers all items
     head = 0                                               # first items that each `part` has
 
     @np.errstate(over="ignore", invalid="ignore")          # batches reports divergence
     def fit(self, R, E=None, F=None, progress=None):
         """Learn from R (users, items) and E (users, columns); F is for LFGItem and not used.
 
-        Input and target of a user are the same training ratings, some masked in the input.
         progress(epoch, mse) is called after each epoch. Raises FloatingPointError on divergence.
         """
         E = side_of(R, E)
-        self.set_scale(R)
+        self.unit = 1 if self.orders else unit_of(R)       # of ratings inside the network
+        self.like = like_threshold(R.values)               # which only a LikesLFG reads
         R = R.with_values(self.inside(R.values))
         rng = np.random.default_rng(self.seed)
         self.start_training(R, E.shape[1], rng)
@@ -110,10 +110,6 @@ class LFG(FactorModel):
         self.q1 = with_ones(self.M.T)                      # (items, k + 1)
         self.base = self.unit * (self.mu + self.bi)        # (items,)
         return self
-
-    def set_scale(self, R):
-        """Set the unit of ratings inside the network."""
-        self.unit = unit_of(R)
 
     def inside(self, values):
         """Ratings (n,) as the network reads and predicts them."""
@@ -249,10 +245,7 @@ class LFG(FactorModel):
 
 
 class Generator:
-    """An LFG or RankLFG, made of its serving_arrays, that serves one user at a time.
-
-    Of the first Linear it reads only the rows of rated items.
-    """
+    """An LFG or RankLFG, made of its serving_arrays, that serves one user at a time."""
 
     def __init__(self, arrays):
         self.arrays = arrays
@@ -265,7 +258,7 @@ class Generator:
         ranks = "like" in a
         values = (values >= a["like"]).astype(np.float32) if ranks else values
         h = a["b0"] + profile @ a["W_E"]
-        if len(items):
+        if len(items):                                     # reads only the rows of rated items
             ones = np.ones(len(items), np.float32)
             rated = values @ a["W_H"].take(items, 0) + ones @ a["W_seen"].take(items, 0)
             h = h + rated * len(items) ** -0.5
@@ -303,11 +296,6 @@ class LikesLFG(LFG):
     """An LFG that reads likes: its input is I = [E, likes, rated], scaled as LFG's."""
 
     orders = True
-
-    def set_scale(self, R):
-        """Set where likes begin."""
-        self.unit = 1
-        self.like = like_threshold(R.values)
 
     def inside(self, values):
         """1 for each like, 0 for other ratings (n,)."""

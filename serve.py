@@ -1,7 +1,4 @@
-"""Train a model on a table of ratings, save it to a file, and recommend items to any user.
-
-`Recommender` is the Python side; the commands of `python lfg.py` are at the end.
-"""
+"""Train, save and serve models: `Recommender`, and at the end the commands of `python lfg.py`."""
 
 import argparse
 import difflib
@@ -123,8 +120,7 @@ class Recommender:
         {"id", "title", "contribution"}; a list of dicts where pandas is missing.
         """
         rated = self.indices(ratings)
-        among = self.among(genre, years)
-        listed = self.best(*rated, self.profile_row(profile), n, by, among, why=True)
+        listed = self.best(*rated, self.profile_row(profile), n, by, self.among(genre, years), True)
         return frame(self.table(rated[0], *listed),
                      ["item", "title", "score", "rating", "spread", "because"])
 
@@ -149,10 +145,9 @@ class Recommender:
     def explain(self, ratings, item, profile=None, by="rank"):
         """Why an item has its score, or with by="rating" its predicted rating, not clipped.
 
-        Returns ({item rated: contribution}, rest), which add up to the score. Only likes contribute
-        to a score; to a rating, in rating points, each rating does, by how far it is from what is
-        average for its item. rest: what the profile, the prior and the user network say. arguments
-        as in recommend; keys are those of `ratings`.
+        Returns ({item rated: contribution}, rest), which add up to it. Only likes contribute to a
+        score; to a rating, in rating points, each rating does, by how far it is from what is usual
+        for its item. rest: what the profile, the prior and the user network say.
         """
         items, values = self.indices(ratings)
         index = self.find(item)
@@ -505,8 +500,8 @@ def fit_there(task):
 def fit(shared, progress, n, transposed, part, *solved):
     """Fit a part of models, and what is solved around it: a list of (model, seconds).
 
-    shared: a list of R, E and F, of which this reads number n; transposed: the part generates the
-    columns of R. Seconds contain those of the part.
+    shared: a list of R, E and F, of which n is read; transposed: the part generates the columns of
+    R. Seconds contain those of the part.
     """
     R, E, F = shared[n]
     inputs = (R.T, F, E) if transposed else (R, E, F)

@@ -494,6 +494,8 @@ def random_sizes(R, rng):
 
 def like_threshold(values):
     """Where likes begin: at three quarters of the scale that values (n,) span, 4 of 1 to 5."""
+    if len(values) == 0:
+        raise ValueError("no ratings")
     low, high = float(values.min()), float(values.max())
     return low + 0.75 * (high - low) - 1e-6 * (high - low)            # ratings are float32
 

@@ -817,7 +817,7 @@ def test_training_on_constant_ratings_does_not_diverge_and_on_none_is_refused(na
         assert np.isfinite(scores).all()
         off = np.abs(scores - rating).max() * (name not in RANKERS)
         assert off < (0.3 if name != "PaperLFG" else 100)  # which starts at the SVD of the ratings
-    with pytest.raises(ValueError, match="no ratings|zero-size"):
+    with pytest.raises(ValueError, match="no ratings"):
         MODELS[name](0).fit(R.where([]))
     if "LFG" in name:
         with pytest.raises(ValueError, match="(E has 59 rows for 60|E has 39 rows for 40) users"):
