@@ -713,10 +713,10 @@ def parse(argv):
     """The options of a command; exits with code 2 and one line when they make no sense."""
     parser = Parser(prog="lfg.py", description="LFG, latent factor generator: train a model, and "
                                                "recommend to users that it has never seen.")
-    commands = parser.add_subparsers(required=True)
+    choices = parser.add_subparsers(required=True, metavar="{train,recommend,similar,score,export}")
     parsers = {}
     for run in (train, recommend, similar, score, export):
-        parsers[run] = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
+        parsers[run] = choices.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
         parsers[run].set_defaults(run=run)
     for run in (recommend, similar, score, export):
         parsers[run].add_argument("--model", required=True, metavar="FILE", help="a saved model")
