@@ -9,13 +9,8 @@ The mask hides some ratings, only while training. `LFG` is that model with input
 our own, `PaperLFG` the model as published. `LFGItem` turns it around: the network generates the
 factors of items, and those of each user are found by ridge regression on them. `LFGDual` is a
 weighted mean of both kinds. `RankLFG`, `LFGRankItem` and `LFGRank` are the same three, trained to
-order lists instead of predicting ratings. svd.py defines the methods of all. On the command line:
-
-    python lfg.py train --dataset ml-1m --out ml-1m.npz
-    python lfg.py recommend --model ml-1m.npz --rate "Toy Story (1995)=5" --rate "Heat=2" --age 25
-    python lfg.py similar --model ml-1m.npz "Heat (1995)"
-    python lfg.py score --model ml-1m.npz --ratings new-users.csv --out top.csv
-    python lfg.py export --model ml-1m.npz --out ported
+order lists instead of predicting ratings. svd.py defines the methods of all. `python lfg.py --help`
+lists the commands.
 """
 
 import os
@@ -37,7 +32,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Rows, Sequential, Tanh
-from nn import cosine, end_epoch, even_slices, masked_mse, multinomial
+from nn import batches, cosine, even_slices, masked_mse, multinomial
 from svd import FactorModel, FoldIn, ensure_fitted, few_columns, fit_prior, fold_in, like_threshold
 from svd import likes_of, random_part, random_sizes, side_of, truncated_svd, unit_of
 from svd import with_ones
@@ -47,9 +42,8 @@ from svd import with_ones
 class LFG(FactorModel):
     """H_pred = U_G M + bu_G + bi_T + mu, where (U_G, bu_G) = network(I) and I = [E, mask(H)].
 
-    The network, M (factors x items) and bi are trained together on the observed entries. No user is
-    stored: the network makes the factors of anyone, seen in training or not. Loss of a batch of B
-    users: (sum over observed entries of weight * error^2) / B + l2 |W|^2 + l2_M |M|^2, where W
+    The network, M (factors x items) and bi are trained together; no user is stored. Loss of a batch
+    of B users: (sum over observed entries of weight * error^2) / B + l2 |W|^2 + l2_M |M|^2, where W
     stands for the weight matrices of the network. encode says what I holds besides E and H.
     """
 
@@ -57,31 +51,29 @@ class LFG(FactorModel):
     hidden: tuple = (256,)                                 # widths of the hidden layers
     l2: float = 0.005
     l2_M: float = 0.2
-    # probability that a rating is left out of the input in training, or a range (low, high) from
-    # which one is drawn per user and batch: the network then learns to serve users with few ratings
+    # probability that the input lacks a rating, or a range: one is drawn per user and batch
     mask: object = 0.1
-    dropout: float = 0.5                                   # after each hidden layer
+    dropout: float = 0.5                                   # after each hidden layer; 0 in the paper
     svd_rows: int = 50                                     # rows of M that start at the SVD
-    # weight in the loss of ratings that the input shows, 1 in the paper; masked ones weigh 1. A
-    # small weight teaches the network to predict rather than to copy
-    shown_weight: float = 1.0
+    shown_weight: float = 1.0                              # in the loss; what is masked weighs 1
     epochs: int = 40
     rate: float = 3e-3                                     # learning rate
     batch: int = 128                                       # users per step
     seed: int = 0
     dtype: type = np.float32
-    orders = False                                         # whether the loss covers all items
+    per_item = 2                                           # columns of I that each item has
+    orders = False                                         # read likes; the loss covers all items
     head = 0                                               # first items that each `part` has
 
-    @np.errstate(over="ignore", invalid="ignore")          # end_epoch reports divergence
+    @np.errstate(over="ignore", invalid="ignore")          # batches reports divergence
     def fit(self, R, E=None, F=None, progress=None):
         """Learn from R (users, items) and E (users, columns); F is for LFGItem and not used.
 
-        Input and target of a user are the same training ratings, some masked in the input.
         progress(epoch, mse) is called after each epoch. Raises FloatingPointError on divergence.
         """
         E = side_of(R, E)
-        self.set_scale(R)
+        self.unit = 1 if self.orders else unit_of(R)       # of ratings inside the network
+        self.like = like_threshold(R.values)               # which only a LikesLFG reads
         R = R.with_values(self.inside(R.values))
         rng = np.random.default_rng(self.seed)
         self.start_training(R, E.shape[1], rng)
@@ -98,35 +90,26 @@ class LFG(FactorModel):
         # L2 on weight matrices and M, none on biases
         adam = Adam(params, l2=[self.l2 * (p.ndim == 2) for p in weights] + [self.l2_M, 0])
         users = np.flatnonzero(R.counts)
-        batches = even_slices(len(users), self.batch)
-        for epoch in range(self.epochs):
-            shuffled = rng.permutation(users)
-            error = 0
-            for n, b in enumerate(batches):
-                row, item, value = R.rows(shuffled[b])
-                item = place[item]
-                part, inside, rows = self.part(item)
-                # 1. mask some ratings and encode the rest: I = [E, mask(H)]
-                mask = self.mask_rates(row, len(shuffled[b]), rng)
-                kept = rng.random(len(row), np.float32) >= mask
-                x = part.encode(row[kept], inside[kept], value[kept], E[shuffled[b]])
-                # 2. predict all ratings, shown and masked, and take a step of gradient descent
-                weight = np.where(kept, self.shown_weight, 1).astype(self.dtype)
-                asked = item if self.orders else inside
-                mse, grads = part.gradients(x, row, asked, value, weight)
-                rate = self.rate * cosine((epoch + n / len(batches)) / self.epochs)
-                adam.step(grads, rate, rows)
-                error += mse * len(x)                      # back to a sum over ratings
-            end_epoch(progress, epoch, error / len(R), R.values, params)
+        for batch, done, errors in batches(self, users, self.batch, rng, R, params, progress):
+            row, item, value = R.rows(batch)
+            item = place[item]
+            part, inside, rows = self.part(item)
+            # 1. mask some ratings and encode the rest: I = [E, mask(H)]
+            fixed = np.isscalar(self.mask)                 # else one draw per user
+            mask = self.mask if fixed else rng.uniform(*self.mask, len(batch))[row]
+            kept = rng.random(len(row), np.float32) >= mask
+            x = part.encode(row[kept], inside[kept], value[kept], E[batch])
+            # 2. predict all ratings, shown and masked, and take a step of gradient descent
+            weight = np.where(kept, self.shown_weight, 1).astype(self.dtype)
+            asked = item if self.orders else inside
+            mse, grads = part.gradients(x, row, asked, value, weight)
+            adam.step(grads, self.rate * cosine(done), rows)
+            errors.append(mse * len(x))                    # back to a sum over ratings
         if self.few:
             self.reorder(place)
         self.q1 = with_ones(self.M.T)                      # (items, k + 1)
         self.base = self.unit * (self.mu + self.bi)        # (items,)
         return self
-
-    def set_scale(self, R):
-        """Set the unit of ratings inside the network, where they span four units."""
-        self.unit = unit_of(R)
 
     def inside(self, values):
         """Ratings (n,) as the network reads and predicts them."""
@@ -135,7 +118,7 @@ class LFG(FactorModel):
     def start_training(self, R, n_side, rng):
         """Set what training starts from: mu, item means, the network, M from the SVD, and bi."""
         self.mu, self.expected = self.means(R)
-        self.network = self.build_network(self.input_width(n_side, R.shape[1]), rng)
+        self.network = self.build_network(n_side + self.per_item * R.shape[1], rng)
         self.M = self.start_M(R, rng).T.astype(self.dtype, "C").T        # its columns in one piece
         self.bi = np.zeros(R.shape[1], self.dtype)
 
@@ -147,10 +130,7 @@ class LFG(FactorModel):
         return mu, (sums / (counts + 5)).astype(self.dtype)              # as if five more were mu
 
     def build_network(self, n_in, rng):
-        """Linear -> LeakyReLU -> BatchNorm -> (Linear -> LeakyReLU)* -> Linear -> Tanh.
-
-        Dropout, which the paper does not have, follows each hidden layer.
-        """
+        """Linear -> LeakyReLU -> BatchNorm -> (Linear -> LeakyReLU)* -> Linear -> Tanh; Dropout."""
         layers = []
         for n, n_out in enumerate(self.hidden):
             layers += [Linear(n_in, n_out, rng, self.dtype), LeakyReLU()]
@@ -162,9 +142,8 @@ class LFG(FactorModel):
     def part(self, item):
         """A model of the columns that a batch rates, which is all that its gradients need.
 
-        Returns that model, where each item (n,) is in it, and the rows of the parameters that it
-        has, for Adam. Where a batch rates most columns, it is the model itself. A model that
-        `orders` keeps all of M, which its loss covers.
+        Also where each item (n,) is in it, and the rows of the parameters that it has, for Adam. A
+        model that `orders` keeps all of M, which its loss covers.
         """
         if not self.few:
             return self, item, None
@@ -186,10 +165,9 @@ class LFG(FactorModel):
         return part, inside, rows
 
     def blocks(self):
-        """Which rows of the first weight matrix each item has, (1 or 2, items)."""
-        n_items = len(self.expected)
-        n_rows = len(self.network.layers[0].W)
-        return np.arange(n_rows - self.input_width(0, n_items), n_rows).reshape(-1, n_items)
+        """Which rows of the first weight matrix each item has, (per_item, items)."""
+        rows = np.arange(len(self.network.layers[0].W))
+        return rows[-self.per_item * len(self.expected):].reshape(self.per_item, -1)
 
     def reorder(self, order):
         """Put the items, as columns of M and rows of the first weight matrix, in another order."""
@@ -200,10 +178,6 @@ class LFG(FactorModel):
         self.M = self.M.T[order].T
         self.bi = self.bi[order]
 
-    def input_width(self, n_side, n_items):
-        """Columns of the network's input."""
-        return n_side + 2 * n_items
-
     def start_M(self, R, rng):
         """M (k, items): rows of 0.3 sqrt(S) Vt of ratings minus item means, then small noise."""
         M = 0.01 * rng.standard_normal((self.n_factors, R.shape[1]))
@@ -212,18 +186,12 @@ class LFG(FactorModel):
         M[:rows] = 0.3 * truncated_svd(residual, rows, self.seed)[1]
         return M
 
-    def mask_rates(self, row, n_users, rng):
-        """Probability that a rating of a batch is masked: a number, or (len(row),) for a range."""
-        if np.isscalar(self.mask):
-            return self.mask
-        return rng.uniform(*self.mask, n_users)[row]       # one draw per user
-
     def encode(self, row, item, value, E):
         """I = [E, H, 1[H]] of a batch of B users: (B, columns + 2 items).
 
         H holds the ratings minus mu and the item's mean deviation, so a rating that was expected is
         0, and the indicator 1[H] tells it from a missing one. Both are divided by the square root
-        of the user's number of ratings, so that their norms do not grow with it.
+        of the user's number of ratings.
         """
         n_side = E.shape[1]
         n_items = len(self.expected)
@@ -265,14 +233,11 @@ class LFG(FactorModel):
         """
         linears = [layer for layer in self.network.layers if isinstance(layer, Linear)]
         norm = next(layer for layer in self.network.layers if isinstance(layer, BatchNorm))
-        n_items = len(self.bi)
-        n_side = len(linears[0].W) - 2 * n_items
-        W_E, W_H, W_seen = np.split(linears[0].W, [n_side, n_side + n_items])
+        W_E, W_H, W_seen = np.split(linears[0].W, self.blocks()[:, 0])
         W_seen = W_seen - (self.mu + self.expected)[:, None] * W_H
         arrays = {"W_E": W_E, "W_H": W_H / self.unit, "W_seen": W_seen, "b0": linears[0].b}
         for n, layer in enumerate(linears[1:], 1):
-            arrays[f"W{n}"] = layer.W
-            arrays[f"b{n}"] = layer.b
+            arrays.update({f"W{n}": layer.W, f"b{n}": layer.b})
         gain = norm.gain / np.sqrt(norm.var + norm.eps)
         arrays["b1"] = arrays["b1"] + (norm.shift - norm.mean * gain) @ arrays["W1"]
         arrays["W1"] = gain[:, None] * arrays["W1"]
@@ -280,11 +245,7 @@ class LFG(FactorModel):
 
 
 class Generator:
-    """An LFG or RankLFG that serves one user at a time, made of what its serving_arrays gives.
-
-    Of the first Linear it reads only the rows of rated items: a fifth of the time of the dense
-    forward pass on ML-1m.
-    """
+    """An LFG or RankLFG, made of its serving_arrays, that serves one user at a time."""
 
     def __init__(self, arrays):
         self.arrays = arrays
@@ -297,7 +258,7 @@ class Generator:
         ranks = "like" in a
         values = (values >= a["like"]).astype(np.float32) if ranks else values
         h = a["b0"] + profile @ a["W_E"]
-        if len(items):
+        if len(items):                                     # reads only the rows of rated items
             ones = np.ones(len(items), np.float32)
             rated = values @ a["W_H"].take(items, 0) + ones @ a["W_seen"].take(items, 0)
             h = h + rated * len(items) ** -0.5
@@ -306,10 +267,6 @@ class Generator:
             h = np.maximum(h, LeakyReLU().slope * h) @ a[f"W{layer}"] + a[f"b{layer}"]
             layer += 1
         return h if ranks else np.tanh(h)
-
-    def variance(self, items, values, x, asked):
-        """As FoldIn.variance: here that of all ratings, sigma^2."""
-        return np.ones(len(asked)), np.zeros(len(asked))
 
 
 @dataclass(eq=False)
@@ -320,9 +277,7 @@ class PaperLFG(LFG):
     l2_M: float = 0.0
     dropout: float = 0.0
     fill_mu: bool = False                                  # the SVD is of R - mu, not of R
-
-    def input_width(self, n_side, n_items):
-        return n_side + n_items
+    per_item = 1
 
     def start_M(self, R, rng):
         """M (k, items): sqrt(S) Vt of the SVD of R filled with 0, or with mu, minus mu."""
@@ -338,17 +293,9 @@ class PaperLFG(LFG):
 
 
 class LikesLFG(LFG):
-    """An LFG that reads likes: ratings at three quarters of the scale or above are 1, others 0.
-
-    Its input is I = [E, likes, rated], both divided by the square root of the number of ratings.
-    """
+    """An LFG that reads likes: its input is I = [E, likes, rated], scaled as LFG's."""
 
     orders = True
-
-    def set_scale(self, R):
-        """Set where likes begin."""
-        self.unit = 1
-        self.like = like_threshold(R.values)
 
     def inside(self, values):
         """1 for each like, 0 for other ratings (n,)."""
@@ -439,11 +386,10 @@ class LFGItem(FoldIn):
         q_i, bi_i = network([F_i, ratings of item i])             for all items, once, unmasked
         p_u, bu_u = argmin sum_i (h_ui - mu - bu - bi_i - p . q_i)^2 + l2 |p|^2 + l2_bias bu^2
 
-    F_i: what is known of item i, such as genres. Training is that of an LFG on the transposed
-    ratings. Its M then has a column for every training user, which is discarded: new users have
-    none, and the regression predicts better even for known users. model: the LFG, fitted on
-    (R.T, F) or not. As in FoldIn, p is shrunk towards a prior, not 0 as in the equation, ratings
-    weigh by noise, and items are folded in around what was generated.
+    F_i: what is known of item i, such as genres. model: the LFG, fitted on (R.T, F) or not. Its M
+    has a column for every training user, which is discarded: new users have none, and the
+    regression predicts better even for known users. As in FoldIn, p is shrunk towards a prior, not
+    0 as in the equation, ratings weigh by noise, and items are folded in.
     """
 
     def fit(self, R, E=None, F=None, progress=None):
@@ -484,11 +430,8 @@ class LFGRankItem(FoldIn):
              "value": "value"}
 
     def __init__(self, model, l2, few, strength, known, power=0.5):
-        super().__init__(model, l2, 1.0)
-        self.power = power
-        self.few = few
-        self.known = known
-        self.strength = strength
+        super().__init__(model, l2, 1.0, strength=strength)
+        self.few, self.known, self.power = few, known, power
 
     def fit(self, R, E=None, F=None, progress=None):
         """Fit the generator unless it is fitted, generate all items, and find the prior."""
@@ -532,13 +475,10 @@ class LFGRankItem(FoldIn):
         self.ridge = np.ones(k, Q.dtype)
 
     def row(self, items, values, profile):
-        """x (k,) of one user, as FoldIn.row, from the likes among their ratings, all of one value.
-
-        c in the units of x is t c + (1 - t) l2 A^-1 c.
-        """
+        """x (k,) of one user, as FoldIn.row, from the likes among their ratings, of one value."""
         c = self.prior(items, values, profile)
         t = np.asarray(self.few / (self.few + len(items)), c.dtype)
-        c = t * c + (1 - t) * (c @ self.shrink)
+        c = t * c + (1 - t) * (c @ self.shrink)            # t c + (1 - t) l2 A^-1 c, in units of x
         likes = items[self.liked(values)]
         values = np.full(len(likes), self.value, c.dtype)
         return fold_in(likes, values, self.q1, self.base, self.ridge, c)
@@ -560,7 +500,7 @@ class LFGDual:
 
     forward: LFGs, which generate the user's factors; solved: LFGItems (or other FoldIns), which
     solve for them, usually several that differ in their seed. Either list may be empty. weights:
-    the share of `forward` for users with many ratings and with none, as in forward_weight.
+    the share of `forward` for users with many ratings and with none; with 5, it is in the middle.
     """
 
     Solved = FoldIn                                        # what from_arrays makes
@@ -593,7 +533,8 @@ class LFGDual:
 
     def part_weights(self, n):
         """The weight of each part: all of `forward` weigh alike, and all of `solved`."""
-        weight = forward_weight(n, *self.weights)
+        many, none = self.weights
+        weight = many + (none - many) * 5 / (5 + n)
         return ([weight / max(1, len(self.forward))] * len(self.forward)
                 + [(1 - weight) / max(1, len(self.solved))] * len(self.solved))
 
@@ -621,33 +562,28 @@ class LFGDual:
         return cls([Generator(arrays)] if weights.max() > 0 else [],
                    [cls.Solved.from_arrays(arrays, n) for n in range(len(numbers))], weights)
 
+    def serve(self, items, values, profile, asked=slice(None)):
+        """What each part finds for a user, what it gives items asked (all), and their scores."""
+        rows = self.rows(items, values, profile)
+        parts = [part.base[asked] + part.q1[asked] @ x for part, x in zip(self.parts, rows)]
+        return rows, parts, self.join(len(items), parts)
+
     def rows(self, items, values, profile):
         """What each part finds for a user."""
         return [part.row(items, values, profile) for part in self.parts]
 
-    def answer(self, items, values, profile):
-        """What scores gives one user, (items,)."""
-        return self.join(len(items), self.part_scores(self.rows(items, values, profile)))
-
-    def part_scores(self, rows, asked=slice(None)):
-        """What each part gives items asked, all if not given, from rows."""
-        return [part.base[asked] + part.q1[asked] @ x for part, x in zip(self.parts, rows)]
-
     def variance(self, items, values, rows, asked):
-        """a and b (m,) as those of FoldIn: the mean over the solved models."""
-        parts = self.solved or self.forward
+        """a and b (m,) as those of FoldIn: the mean over the solved models, else of all ratings."""
+        if not self.solved:
+            return np.ones(len(asked)), np.zeros(len(asked))
         return np.mean([part.variance(items, values, x, asked)
-                        for part, x in zip(parts, rows[-len(parts):])], axis=0)
+                        for part, x in zip(self.solved, rows[len(self.forward):])], axis=0)
 
     def shares(self, items, values, asked, scores):
-        """What each rating adds to the joined scores of items asked, (m, n), by FoldIn.shares.
-
-        scores: those of each part, of all items. The matrix of each solve stands; its right-hand
-        side is a sum over the ratings. What a Generator gives cannot be divided.
-        """
+        """What each rating adds to the joined scores of items asked, (m, n); scores: by part."""
         found = np.zeros((len(asked), len(items)), np.float32)
         for part, weight, score in zip(self.parts, self.part_weights(len(items)), scores):
-            if part in self.solved:
+            if part in self.solved:                        # what a Generator gives has no shares
                 found += weight / self.scale_of(score) * part.shares(items, values, asked)
         return found
 
@@ -660,10 +596,10 @@ class Noise:
     """How far ratings that a model predicts for users not seen in training are off.
 
     fit sets sigma2, that of variance_terms, and constant, one mean squared error for all. It trains
-    `spare`, an LFGItem or another model that is not fitted, without a tenth of the users: residuals
-    of training itself are too small. For sigma^2, a random part of the ratings of each of these is
-    shown, from none to all, and the rest predicted; for the mean squared error, four fifths are
-    shown. With fewer than 20 users, or without errors, both are the variance of R.
+    `spare`, a model that is not fitted, without a tenth of the users, as residuals of training are
+    too small, and predicts the ratings of these that it does not show: for sigma2 it shows a random
+    part, from none to all, for constant four fifths. With fewer than 20 users, or without errors,
+    both are the variance of R.
     """
 
     def __init__(self, spare):
@@ -721,11 +657,6 @@ def deviation(scores):
     spread = scores.std(-1, keepdims=True)
     same = spread <= 1e-6 * np.abs(scores).max(-1, keepdims=True)      # but for rounding
     return np.where(same, np.inf, spread)
-
-
-def forward_weight(n, many, none):
-    """Share of the forward models for n ratings: `none` if n is 0, halfway to `many` if n is 5."""
-    return many + (none - many) * 5 / (5 + n)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,4 @@
-"""Train a model on a table of ratings, save it to a file, and recommend items to any user.
-
-`Recommender` is the Python side; the commands of `python lfg.py` are at the end. Loading a model
-and recommending need NumPy alone.
-"""
+"""Train, save and serve models: `Recommender`, and at the end the commands of `python lfg.py`."""
 
 import argparse
 import difflib
@@ -45,8 +41,8 @@ class Recommender:
     >>> model.recommend({"Heat": 4.5, "Alien": 3}, n=1)["item"].tolist()
     ['Fargo']
 
-    No call changes the model and nothing is stored about users: threads can share one. `arrays` is
-    all that inference reads, by name, and what `save` and `lfg.py export` write.
+    No call changes the model: threads can share one. `arrays` is all that inference reads, by name,
+    and what `save` and `lfg.py export` write. Loading and recommending need NumPy alone.
     """
 
     def __init__(self, arrays):
@@ -58,9 +54,9 @@ class Recommender:
         self.rated = arrays["rated"]                       # (items,): rated by anyone in training
         self.E_names = arrays["E_names"].tolist()          # columns of a profile, "gender=F"
         self.E_mean = self.arrays["E_mean"]
-        self.models = {"rank": LFGRank.from_arrays({
-            name.partition("_")[2]: a for name, a in self.arrays.items()
-            if name.startswith("rank_")}), "rating": LFGDual.from_arrays(self.arrays)}
+        rank = {name[5:]: a for name, a in self.arrays.items() if name.startswith("rank_")}
+        self.models = {"rank": LFGRank.from_arrays(rank),
+                       "rating": LFGDual.from_arrays(self.arrays)}
         self.low, self.high = arrays["scale"].tolist()
         self.index_of_id = {str(name): n for n, name in enumerate(self.item_ids.tolist())}
         self.found_by = {}                                 # {plain title: indices}, for find
@@ -81,15 +77,13 @@ class Recommender:
         epochs, factors: of each network; seeds: number of item networks to average, for ratings and
         for lists. The defaults depend on the size of the data, but seeds is 1 for "item". seed: of
         all random numbers. quiet: no progress bar. jobs: processes that train at once; above 1, set
-        OPENBLAS_NUM_THREADS=1, for each has as many threads as this one, and a script must do its
-        work under `if __name__ == "__main__":`. sample: train on so many random users; the model
-        serves all the same. Raises DataError.
+        OPENBLAS_NUM_THREADS=1, and a script must work under `if __name__ == "__main__":`. sample:
+        train on so many random users; the model serves all the same. Raises DataError.
         """
         if not hasattr(ratings, "columns"):
             raise DataError("ratings must be a DataFrame with the columns user, item and rating")
         check_count("seed", seed, 0)
-        check_count("jobs", jobs)
-        counts = dict(epochs=epochs, factors=factors, seeds=seeds, sample=sample)
+        counts = dict(jobs=jobs, epochs=epochs, factors=factors, seeds=seeds, sample=sample)
         for name, n in counts.items():
             if n is not None:
                 check_count(name, n)
@@ -123,17 +117,15 @@ class Recommender:
         years: only items of these years, "1980-1999" or "1995". Returns a DataFrame with item,
         title, score (what the list is ordered by), predicted rating, spread (its standard
         deviation) and because: at most three of the rated items that speak most for this one, each
-        {"id", "title", "contribution"}, as explain gives them; a list of dicts where pandas is
-        missing.
+        {"id", "title", "contribution"}; a list of dicts where pandas is missing.
         """
-        return frame(self.recommend_rows(ratings, n, profile, by, genre, years),
+        rated = self.indices(ratings)
+        listed = self.best(*rated, self.profile_row(profile), n, by, self.among(genre, years), True)
+        return frame(self.table(rated[0], *listed),
                      ["item", "title", "score", "rating", "spread", "because"])
 
-    def recommend_rows(self, ratings, n, profile, by, genre, years):
-        """What recommend gives, as a list of dicts of plain values."""
-        items, values = self.indices(ratings)
-        best, scores, ratings, spreads, shares = self.best(
-            items, values, self.profile_row(profile), n, by, self.among(genre, years), why=True)
+    def table(self, items, best, scores, ratings, spreads, shares):
+        """What best gives, with its shares, as a list of dicts of plain values."""
         rows = []
         for n, i in enumerate(best):
             most = [j for j in np.argsort(-shares[n])[:3] if shares[n, j] > 0]
@@ -153,19 +145,16 @@ class Recommender:
     def explain(self, ratings, item, profile=None, by="rank"):
         """Why an item has its score, or with by="rating" its predicted rating, not clipped.
 
-        Returns ({item rated: contribution}, rest), which add up to the score. A user is solved from
-        a linear system, so each rating has its share: of the score, each like, and other ratings
-        none (they act through the rest); of the rating, in rating points, each rating, by how far
-        it is from what is average for its item. rest: what the profile, the prior and the user
-        network say. arguments as in recommend; keys are those of `ratings`.
+        Returns ({item rated: contribution}, rest), which add up to it. Only likes contribute to a
+        score; to a rating, in rating points, each rating does, by how far it is from what is usual
+        for its item. rest: what the profile, the prior and the user network say.
         """
         items, values = self.indices(ratings)
         index = self.find(item)
         model = self.model(by)
-        parts = model.part_scores(model.rows(items, values, self.profile_row(profile)))
+        _, parts, scores = model.serve(items, values, self.profile_row(profile))
         shares, = model.shares(items, values, [index], parts)
-        score = model.join(len(items), parts)[index]
-        return dict(zip(ratings, shares.tolist())), float(score - shares.sum())
+        return dict(zip(ratings, shares.tolist())), float(scores[index] - shares.sum())
 
     def similar(self, item, n=10):
         """The n items most similar to one, given by id or title.
@@ -197,34 +186,28 @@ class Recommender:
         """Indices, scores and predicted ratings (n,) of the best items; arguments as in scores.
 
         by: as in recommend. among: True for the items that may be in the list (n_items,). why: also
-        give the standard deviations of the ratings (n,) and the shares (n, len(items)) of what was
-        rated in the scores.
+        give the spreads (n,) and the shares (n, len(items)) of what was rated in the scores.
         """
         check_count("n", n)
-        model, rating = self.model(by), self.models["rating"]
-        rows = model.rows(items, values, profile)
-        parts = model.part_scores(rows)
-        scores = model.join(len(items), parts)
+        model = self.model(by)
+        rows, parts, scores = model.serve(items, values, profile)
         candidate = self.rated.copy() if among is None else self.rated & among
         candidate[items] = False
         found = np.flatnonzero(candidate)
         if n < len(found):
             found = found[np.argpartition(-scores[found], n)[:n]]
         found = found[np.argsort(-scores[found], kind="stable")]
+        ratings = scores[found]
         if by == "rank":                                   # ratings of these items alone
-            rows = rating.rows(items, values, profile)
-        ratings = rating.join(len(items), rating.part_scores(rows, found))
+            rows, _, ratings = self.models["rating"].serve(items, values, profile, found)
         listed = found, scores[found], np.clip(ratings, self.low, self.high)
-        if not why:
-            return listed
-        return *listed, self.spreads(items, values, rows, found), model.shares(
-            items, values, found, parts)
+        if why:
+            listed += (self.spreads(items, values, rows, found),
+                       model.shares(items, values, found, parts))
+        return listed
 
     def spreads(self, items, values, rows, asked):
-        """Standard deviations (m,) of the ratings predicted for indices asked (m,).
-
-        rows: what the models of ratings find for the user.
-        """
+        """Standard deviations (m,) of ratings of indices asked (m,); rows: of the rating models."""
         a, b = self.models["rating"].variance(items, values, rows, asked)
         return np.sqrt(a * self.arrays["sigma2"] + b)
 
@@ -259,11 +242,11 @@ class Recommender:
         items: indices (n,) into item_ids, each once; values: ratings (n,), float32; profile: a row
         of E, for example E_mean. Nothing is checked: the fast way in for a server.
         """
-        return self.models["rating"].answer(items, values, profile)
+        return self.models["rating"].serve(items, values, profile)[-1]
 
     def ranks(self, items, values, profile):
         """Scores of all items (n_items,) to order a list by: LFGRank.scores for one user."""
-        return self.models["rank"].answer(items, values, profile)
+        return self.models["rank"].serve(items, values, profile)[-1]
 
     def indices(self, ratings):
         """Indices (n,) and ratings (n,) of {id or title: rating}. Raises DataError.
@@ -365,7 +348,7 @@ class Recommender:
         users = [(np.arange(size), np.full(size, self.high, np.float32), self.E_mean)
                  for size in (0, 1, n)]                    # the last reads all rows
         found = [part for by in self.models for part in self.best(*users[1], n, by, why=True)]
-        found += [model.answer(*user) for user in users for model in self.models.values()]
+        found += [answer(*user) for user in users for answer in (self.scores, self.ranks)]
         if self.models["rank"].solved:
             self.similar_rows(self.item_ids[0], 1)
         if not (a["format"] == FORMAT and len(self.E_names) == len(self.E_mean)
@@ -400,10 +383,7 @@ def plain_title(title):
 
 def train_model(data, generator="dual", epochs=None, factors=None, seeds=None, seed=0, quiet=False,
                 jobs=1, sample=None):
-    """The Recommender for a Dataset; the other arguments are those of Recommender.train.
-
-    Reports the RMSE of the training ratings, of 10,000 users at most, on stderr, unless quiet.
-    """
+    """The Recommender for a Dataset, as Recommender.train; unless quiet, prints a training RMSE."""
     if generator not in ("user", "item", "dual"):
         raise DataError(f"generator is {generator!r}; it must be user, item or dual")
     scale = [data.ratings.values.min(), data.ratings.values.max()]
@@ -414,13 +394,11 @@ def train_model(data, generator="dual", epochs=None, factors=None, seeds=None, s
             print(f"training on {min(sample, n_users)} of {n_users} users, "
                   f"{len(data.ratings)} ratings", file=sys.stderr)
     changed = {key: value for key, value in [("epochs", epochs), ("n_factors", factors)] if value}
-    models = [assemble(name, data, changed, generator, seeds, seed) for name in SERVED]
-    model, rank = models
-    parts = model.solved + rank.solved + model.forward + rank.forward    # the longest first
-    # one more, without some users: it says how far predictions are off
-    spare = assemble("LFG-dual", data, changed, generator, seeds, seed)
-    noise = Noise((spare.solved or spare.forward)[0])
-    tasks = [(0, False, one) for one in (noise, *parts)]
+    model, rank, spare = [assemble(name, data, changed, generator, seeds, seed)
+                          for name in ("LFG-dual", "LFG-rank", "LFG-dual")]
+    noise = Noise((spare.solved or spare.forward)[0])      # which says how far predictions are off
+    parts = [noise, *model.solved, *rank.solved, *model.forward, *rank.forward]    # longest first
+    tasks = [(0, False, part) for part in parts]
     list(fit_all([tasks], [(data.ratings, data.E, data.F)], jobs, data.name, quiet))
     if not quiet:
         some = sample_users(data, 10_000, seed)
@@ -454,9 +432,9 @@ def fit_all(groups, shared, jobs, what, quiet):
     """Fit models in place, in `jobs` processes; yield {model: seconds} of each group, when done.
 
     A group is a list of tasks (n, transposed, part, models around it...), as fit takes them; it is
-    taken off the list of groups. The groups after it train meanwhile, if jobs is above 1. shared,
-    as in fit, is copied once per process, or not at all where processes fork. One progress bar,
-    named what, is over all epochs. An error ends all processes. Raises DataError if one dies.
+    taken off the list of groups. The groups after it train meanwhile, if jobs is above 1. shared:
+    as in fit; what: the name of the progress bar. An error ends all processes. Raises DataError if
+    one dies.
     """
     parts = [part for group in groups for _, _, part, *_ in group]
     epochs = sum(getattr(getattr(part, "model", part), "epochs", 0) for part in parts)
@@ -522,8 +500,8 @@ def fit_there(task):
 def fit(shared, progress, n, transposed, part, *solved):
     """Fit a part of models, and what is solved around it: a list of (model, seconds).
 
-    shared: a list of R, E and F, of which this reads number n; transposed: the part generates the
-    columns of R. Seconds contain those of the part.
+    shared: a list of R, E and F, of which n is read; transposed: the part generates the columns of
+    R. Seconds contain those of the part.
     """
     R, E, F = shared[n]
     inputs = (R.T, F, E) if transposed else (R, E, F)
@@ -562,37 +540,35 @@ def recommend(options):
     model = Recommender.load(options.model)
     given = {name: getattr(options, name) for name in ("age", "gender", "occupation")}
     profile = {name: value for name, value in given.items() if value is not None}
-    rows = model.recommend_rows(rated_rows(options.rate, options.ratings), options.n, profile,
-                                options.by, options.genre, options.years)
-    rows = [{"rank": rank, "id": str(row.pop("item")), **row} for rank, row in enumerate(rows, 1)]
-    if options.json:
-        print_json(rows)
-        return
-    width = max([len(row["title"]) for row in rows], default=5)
-    print(f"Rank  {'Title':{width}}  Score     Rating  Because")
-    for row in rows:
-        because = ", ".join(one["title"] for one in row["because"])
-        print(f"{row['rank']:>4}  {row['title']:{width}}  {row['score']:>5.2f}  "
-              f"{row['rating']:.1f} ± {row['spread']:.1f}  {because}")
+    rated = model.indices(rated_rows(options.rate, options.ratings))
+    listed = model.best(*rated, model.profile_row(profile), options.n, options.by,
+                        model.among(options.genre, options.years), why=True)
+    rows = [{"rank": rank, "id": str(row.pop("item")), **row}
+            for rank, row in enumerate(model.table(rated[0], *listed), 1)]
+    print_rows(rows, options.json, "Rank  {title}  Score     Rating  Because",
+               "{rank:>4}  {title}  {score:>5.2f}  {rating:.1f} ± {spread:.1f}  {because}")
 
 
 def similar(options):
     """Print the items most similar to one."""
-    model = Recommender.load(options.model)
-    rows = model.similar_rows(options.item, options.n)
-    if options.json:
-        print_json([{"id": str(row.pop("item")), **row} for row in rows])
+    rows = Recommender.load(options.model).similar_rows(options.item, options.n)
+    rows = [{"id": str(row.pop("item")), **row} for row in rows]
+    print_rows(rows, options.json, "{title}  Similarity  Genres",
+               "{title}  {similarity:>10.2f}  {genres}")
+
+
+def print_rows(rows, as_json, header, line):
+    """Print rows as JSON, floats with three decimals, or as a table of these formats."""
+    if as_json:
+        rows = json.loads(json.dumps(rows), parse_float=lambda text: round(float(text), 3))
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
         return
     width = max([len(row["title"]) for row in rows], default=5)
-    print(f"{'Title':{width}}  Similarity  Genres")
+    print(header.format(title="Title".ljust(width)))
     for row in rows:
-        print(f"{row['title']:{width}}  {row['similarity']:>10.2f}  {row['genres']}")
-
-
-def print_json(rows):
-    """Print rows as JSON, floats with three decimals."""
-    rows = json.loads(json.dumps(rows), parse_float=lambda text: round(float(text), 3))
-    print(json.dumps(rows, indent=1, ensure_ascii=False))
+        row["because"] = ", ".join(one["title"] for one in row.get("because", []))
+        row["title"] = row["title"].ljust(width)
+        print(line.format(**row))
 
 
 def rated_rows(rates, path):
@@ -644,9 +620,7 @@ def export(options):
         if array.dtype == np.float32:
             layout.append({"name": name, "shape": array.shape, "offset": len(weights)})
             weights += array.astype("<f4").tobytes()
-    columns = {"id": "item_ids", "title": "titles", "genres": "genres", "year": "years",
-               "rated": "rated"}
-    rows = zip(*(a[name].tolist() for name in columns.values()))
+    columns = [a[name].tolist() for name in ("item_ids", "titles", "genres", "years", "rated")]
     manifest = {
         "format": FORMAT, "file": "weights.bin",
         "type": "float32, little-endian, last index fastest", "arrays": layout,
@@ -655,7 +629,8 @@ def export(options):
         "seeds": len(model.models["rating"].solved),
         "rank_seeds": len(model.models["rank"].solved), "slope": 0.01,
         "E_names": model.E_names,
-        "items": [dict(zip(columns, row)) for row in rows]}
+        "items": [dict(zip(("id", "title", "genres", "year", "rated"), row))
+                  for row in zip(*columns)]}
     folder = os.path.realpath(options.out)
     try:
         with tempfile.TemporaryDirectory(dir=os.path.dirname(folder)) as scratch:
@@ -685,9 +660,7 @@ def vectors(model):
         for by, prefix, name, shares in (("rating", "", "predictions", "rating_shares"),
                                          ("rank", "rank_", "scores", "score_shares")):
             part = model.models[by]
-            rows = part.rows(items, values, profile)
-            parts = part.part_scores(rows)
-            scores = part.join(len(items), parts)
+            rows, parts, scores = part.serve(items, values, profile)
             generated, solved = rows[:len(part.forward)], rows[len(part.forward):]
             found[-1].update({
                 f"{prefix}generated": [float(x) for row in generated for x in row],
@@ -709,10 +682,9 @@ class Parser(argparse.ArgumentParser):
 def int_range(low, high=10 ** 6):
     """A type for argparse: whole numbers from low to high."""
     def read(text):
-        if not text.isdecimal() or not low <= int(text) <= high:
-            message = f"{text!r} must be a whole number from {low} to {high}"
-            raise argparse.ArgumentTypeError(message)
-        return int(text)
+        if text.isdecimal() and low <= int(text) <= high:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from {low} to {high}")
     return read
 
 
@@ -741,12 +713,10 @@ def parse(argv):
     """The options of a command; exits with code 2 and one line when they make no sense."""
     parser = Parser(prog="lfg.py", description="LFG, latent factor generator: train a model, and "
                                                "recommend to users that it has never seen.")
-    runs = train, recommend, similar, score, export
-    names = ",".join(run.__name__ for run in runs)
-    commands = parser.add_subparsers(required=True, metavar=f"{{{names}}}")
+    choices = parser.add_subparsers(required=True, metavar="{train,recommend,similar,score,export}")
     parsers = {}
-    for run in runs:
-        parsers[run] = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
+    for run in (train, recommend, similar, score, export):
+        parsers[run] = choices.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
         parsers[run].set_defaults(run=run)
     for run in (recommend, similar, score, export):
         parsers[run].add_argument("--model", required=True, metavar="FILE", help="a saved model")

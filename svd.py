@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nn import Adam, Dropout, Linear, Sequential, Tanh
-from nn import cosine, end_epoch, even_slices, masked_mse, multinomial
+from nn import batches, cosine, even_slices, masked_mse, multinomial
 
 
 def truncated_svd(R, k, seed=0):
@@ -24,8 +24,7 @@ def truncated_svd(R, k, seed=0):
 
     Returns U sqrt(S) (users, k) and sqrt(S) Vt (k, items), float32; beyond the rank they are 0.
     Randomised block Krylov iteration (Musco and Musco, 2015): the span of (RtR) Q, (RtR)^2 Q...
-    for a random Q holds the leading right singular vectors. Singular values are exact to 1e-4, in
-    a fraction of the time of a dense SVD.
+    for a random Q holds the leading right singular vectors, exact to 1e-4.
     """
     n_users, n_items = R.shape
     rng = np.random.default_rng(seed)
@@ -52,10 +51,7 @@ def truncated_svd(R, k, seed=0):
 
 
 def orthonormal(A, size=1 << 16):
-    """Q (n, m) of the QR decomposition of A, longer than wide: in parts of `size` rows.
-
-    NumPy decomposes in float64; in parts that takes a quarter of the memory where n is 138,493.
-    """
+    """Q (n, m) of the QR decomposition of A, longer than wide, in parts: they take less memory."""
     parts = [np.linalg.qr(A[part]) for part in even_slices(len(A), size)]
     joined = np.linalg.qr(np.vstack([R for _, R in parts]))[0]           # A = diag(Q) joined R'
     return np.vstack([Q @ part for (Q, _), part in zip(parts, np.split(joined, len(parts)))])
@@ -76,10 +72,7 @@ def blocks_of(R, size=128):
 
 
 def few_columns(R, size):
-    """Whether `size` rows of R, of those that are rated, have ratings in under 0.45 of its columns.
-
-    The others are then left out: where more columns are rated, copying costs more than it saves.
-    """
+    """Whether `size` rows of R that have ratings rate so few columns that copying these pays."""
     often = np.bincount(R.items, minlength=R.shape[1]) / max(1, np.count_nonzero(R.counts))
     return np.mean(1 - (1 - often) ** size) < 0.45
 
@@ -88,12 +81,9 @@ class FactorModel:
     """What the models share: the rating of user u for item i is base_i + x_u . q1_i.
 
     fit sets q1 (items, k + 1), item factors with a last column that the user's bias multiplies,
-    and base (items,), mu + bi. Subclasses say where x_u comes from: trained, solved or generated.
+    and base (items,), mu + bi. user_factors(users, shown, E) gives x (len(users), k + 1), factors
+    and, last, the bias of each user: trained, solved or generated.
     """
-
-    def user_factors(self, users, shown, E):
-        """x (len(users), k + 1): factors and, last, the bias of each user."""
-        raise NotImplementedError
 
     def predict(self, users, items, shown=None, E=None):
         """Ratings (n,) of the pairs users[i], items[i], not clipped."""
@@ -114,10 +104,9 @@ class BiasSVD(FactorModel):
     """h_ui = mu + bu_u + bi_i + p_u . q_i, by mini-batch gradient descent.
 
     Minimises the squared error over the observed entries, plus sqrt(n) (l2 |factors|^2 + l2_bias
-    bias^2) for every user and every item, where n is its number of ratings: halfway between one
-    penalty per row and one per rating. The factors start at `start` times the truncated SVD of
-    R - mu. A mini-batch is a block of users with all their ratings: three dense products per step.
-    Users without ratings keep p = 0 and bu = 0: placeholders (Section 4.2), predicted as mu + bi.
+    bias^2) for every user and every item, where n is its number of ratings. A mini-batch is a block
+    of users with all their ratings: three dense products per step. Users without ratings keep p = 0
+    and bu = 0: placeholders (Section 4.2), predicted as mu + bi.
     """
 
     n_factors: int = 100
@@ -125,7 +114,7 @@ class BiasSVD(FactorModel):
     l2_bias: float = 0.3
     epochs: int = 20
     rate: float = 0.01                                     # learning rate of items; users: 20 times
-    start: float = 0.1
+    start: float = 0.1                                     # factor of the SVD that p, q start at
     seed: int = 0
     of_items = ("q", "bi")                                 # names of the parameters of items
 
@@ -133,7 +122,7 @@ class BiasSVD(FactorModel):
     def item_params(self):
         return [getattr(self, name) for name in self.of_items]
 
-    @np.errstate(over="ignore", invalid="ignore")          # end_epoch reports divergence
+    @np.errstate(over="ignore", invalid="ignore")          # batches reports divergence
     def fit(self, R, E=None, F=None, progress=None):
         """Learn from R; E and F are not used. progress(epoch, mse) is called after each epoch."""
         self.unit = unit_of(R)
@@ -150,18 +139,15 @@ class BiasSVD(FactorModel):
             times = np.bincount(np.concatenate([np.unique(R.rows(users[b])[1]) for b in blocks]),
                                 minlength=R.shape[1])
             self.root_n *= (len(blocks) / np.maximum(1, times)).astype(np.float32)
-        for epoch in range(self.epochs):
-            error = 0
-            for n, at in enumerate(rng.permutation(len(blocks))):
-                b = blocks[at]
-                rate = self.rate * cosine((epoch + n / len(blocks)) / self.epochs)
-                share = len(users[b]) / len(users)
-                part, ratings, rows = self.part(R.rows(users[b]))
-                block_error, grads = part.gradients(ratings, p[b], bu[b], share)
-                user_adams[at].step(grads[:2], 20 * rate)  # a user steps once per epoch,
-                item_adam.step(grads[2:], rate, rows)      # an item once per block
-                error += block_error
-            end_epoch(progress, epoch, error / len(R), R.values, [p, bu, *self.item_params])
+        params = [p, bu, *self.item_params]
+        for (at,), done, errors in batches(self, range(len(blocks)), 1, rng, R, params, progress):
+            b = blocks[at]
+            part, ratings, rows = self.part(R.rows(users[b]))
+            error, grads = part.gradients(ratings, p[b], bu[b], len(users[b]) / len(users))
+            rate = self.rate * cosine(done)
+            user_adams[at].step(grads[:2], 20 * rate)      # a user steps once per epoch,
+            item_adam.step(grads[2:], rate, rows)          # an item once per block
+            errors.append(error)
         self.p[users], self.bu[users] = p, bu
         self.q1 = with_ones(self.q)
         self.base = self.unit * (self.mu + self.bi)
@@ -178,10 +164,7 @@ class BiasSVD(FactorModel):
         self.root_n = np.sqrt(np.bincount(R.items, minlength=R.shape[1])).astype(np.float32)
 
     def part(self, ratings):
-        """A model of the items that a block rates, its ratings by these, and their rows for Adam.
-
-        Where a block rates most items, the model itself.
-        """
+        """A model of the items that a block rates, its ratings by these, their rows for Adam."""
         if not self.few:
             return self, ratings, None
         row, item, value = ratings
@@ -192,11 +175,10 @@ class BiasSVD(FactorModel):
         return part, (row, item, value), [columns] * len(self.of_items)
 
     def gradients(self, ratings, p, bu, share):
-        """Squared error of a block of B users, and the gradients of the loss / B.
+        """Squared error of a block of B users; gradients of the loss / B: p, bu and item_params.
 
-        ratings: what Ratings.rows gives for the block, whose factors and biases are p (B, k) and
-        bu (B,). share: the part of the penalty on items that falls to this block. The gradients are
-        with respect to p, bu and item_params.
+        ratings: as Ratings.rows gives them; p (B, k) and bu (B,) are those of the block. share: the
+        part of the penalty on items that falls to this block.
         """
         error, grads = self.error_gradients(ratings, p, bu)
         n_rated = np.bincount(ratings[0], minlength=len(p))
@@ -244,7 +226,7 @@ class SVDpp(BiasSVD):
     of_items = ("q", "bi", "y")
 
     def fit(self, R, E=None, F=None, progress=None):
-        """As BiasSVD's; p ends up as p + z, since predictions need only their sum."""
+        """As BiasSVD's; p ends up as p + z: predictions need only their sum."""
         super().fit(R, progress=progress)
         for u in np.flatnonzero(R.counts):
             self.p[u] += self.implicit_row(R.of(u)[0])[:-1] / self.unit
@@ -278,8 +260,8 @@ class FoldIn(FactorModel):
         sum_i (h_ui - base_i - x . q1_i)^2 / v_i + sum_j ridge_j (x_j - c_j)^2
 
     v_i: how noisy the ratings of item i are, 1 on average. c = z W: what is to be expected of a
-    user, from their profile and from which items they rated (z: prior_features). Each item is
-    folded in, too: among the solved training users its row moves away from the model's.
+    user, from their profile and from which items they rated (z: prior_features). Items are folded
+    in, too: their rows move away from the model's.
 
     model: fitted or not; l2, l2_bias: the ridge of a user's factors and bias; l2_item: that of an
     item's; strength: of the regression that finds W. All are above 0. centre: a function of what
@@ -320,21 +302,15 @@ class FoldIn(FactorModel):
         return self
 
     def item_noise(self, R, users, x):
-        """v (items,): mean squared residual of each item's ratings, as if it had 20 average more.
-
-        In units of the mean squared residual of all. x (len(users), k + 1): rows of the users.
-        """
+        """v (items,): mean squared residuals in units of that of all; x (len(users), k + 1)."""
         at = np.searchsorted(users, R.users)
         squares = (R.values - self.base[R.items] - paired_dot(x, self.q1, at, R.items)) ** 2
+        # as if each item had 20 average ratings more
         sums = np.bincount(R.items, squares / (squares.mean() or 1), R.shape[1]) + 20
         return (sums / (np.bincount(R.items, minlength=R.shape[1]) + 20)).astype(x.dtype)
 
     def regress(self, x, R, E):
-        """W, so that z W is the mean of the rows x of the training users, given z.
-
-        z is that of whole profiles, of random parts of them, and of empty ones: few ratings, or
-        none, then mean what users with such a profile are like.
-        """
+        """W, so that z W is the mean of the rows x of the training users, given z."""
         users = np.flatnonzero(R.counts)
         part = random_part(R, np.random.default_rng(0))
         none = R.where(np.zeros(len(R), bool))
@@ -349,11 +325,8 @@ class FoldIn(FactorModel):
         return fit_prior(Z, np.vstack([x, x, unknown]), np.full(len(Z), 1 / 3), self.strength)
 
     def fold_in_items(self, R, x):
-        """Solve [q_i, base_i] of each item, shrunk towards what it was, from its training ratings.
-
-        With users and items exchanged, a rating is bu_u + [p_u, 1] . [q_i, base_i].
-        """
-        Rt = R.T
+        """Solve [q_i, base_i] of each item from its ratings, shrunk towards what it was."""
+        Rt = R.T                                           # ratings are bu + [p, 1] . [q, base]
         users = np.flatnonzero(R.counts)
         rows = with_ones(x[:, :-1])                        # [p, 1] (len(users), k + 1)
         ridge = np.full(x.shape[1], self.l2_item * self.model.unit ** 2, x.dtype)
@@ -398,9 +371,9 @@ class FoldIn(FactorModel):
     def variance(self, items, values, x, asked):
         """a and b (m,): the ratings predicted for items asked have the variance a sigma^2 + b.
 
-        It is s2_u (v + q1 G^-1 q1), with s2_u the variance of what user u gives to items of average
-        noise: from the residuals of each rating in a fit without it, as if there were eight more of
-        variance sigma^2. x: the user's row, solved from values (n,) of items (n,).
+        It is s2_u (v + q1 G^-1 q1), with s2_u from the residual of each rating in a fit without it,
+        as if there were eight more of variance sigma^2. x: the user's row, solved from values (n,)
+        of items (n,).
         """
         _, leverage, own = influence(items, self.q1, self.ridge, self.noise, asked)
         residual = values - self.base[items] - self.q1[items] @ x
@@ -460,8 +433,8 @@ def influence(items, q1, ridge, noise, asked):
 
     pull: by how much the rating predicted for asked[i] rises if rating j is higher by 1. leverage:
     how much each rating pulls its own prediction; the residual of a fit without a rating is its
-    residual / (1 - leverage). And q1 G^-1 q1 of asked, G the matrix of the solve: the variance of
-    predictions that comes from x, in units of that of a rating. Other arguments as in fold_in.
+    residual / (1 - leverage). And q1 G^-1 q1 of asked, G the matrix of the solve: the variance that
+    comes from x. Other arguments as in fold_in.
     """
     A, weight = weighted_rows(items, q1, noise)
     Q = q1[asked]                                          # (m, k + 1)
@@ -485,9 +458,7 @@ def weighted_rows(items, q1, noise):
 def prior_features(q, items, profile, liked=None):
     """z of a user: [1, E, sum of q over the items rated / (n + 5), the same of likes, log(1 + n)].
 
-    q (all items, k); items (n,); profile (a,); liked (n,): True for the likes among them, or None,
-    and the sum over likes is left out. Which items somebody rates says what they like, even before
-    the ratings are looked at.
+    q (all items, k); items (n,); profile (a,); liked (n,): True for likes, or None: not their sum.
     """
     rated = q[items]                                       # (n, k)
     n = len(items)
@@ -516,19 +487,13 @@ def random_part(R, rng):
 
 
 def random_sizes(R, rng):
-    """Numbers of ratings (users,), from none to more than any user has, on a log scale.
-
-    They do not depend on how many a user has: a short profile may be the start of any user.
-    """
+    """Numbers (users,) from none to more ratings than any user has, on a log scale."""
     most = np.log(R.counts.max() + 2)
     return np.exp(most * rng.random(R.shape[0])).astype(int) - 1
 
 
 def like_threshold(values):
-    """Where likes begin: at three quarters of the scale that values (n,) span, 4 of 1 to 5.
-
-    Raises ValueError if there are no values.
-    """
+    """Where likes begin: at three quarters of the scale that values (n,) span, 4 of 1 to 5."""
     if len(values) == 0:
         raise ValueError("no ratings")
     low, high = float(values.min()), float(values.max())
@@ -585,8 +550,8 @@ class MultVAE:
         [m, log v] = encoder(x), z = m + sqrt(v) eps, logits = decoder(z)       eps ~ N(0, I)
 
     x (items,): 1 for each like, divided by the norm, with dropout in training. Loss of a batch: the
-    negative log likelihood of the likes under softmax(logits), plus beta times the divergence of
-    N(m, v) from N(0, I), / B, plus l2 |W|^2. beta is annealed: it grows linearly from 0.
+    negative log likelihood of the likes under softmax(logits), plus beta, which grows linearly from
+    0, times the divergence of N(m, v) from N(0, I), / B, plus l2 |W|^2.
     """
 
     n_factors: int = 200
@@ -600,7 +565,7 @@ class MultVAE:
     seed: int = 0
     dtype: type = np.float32
 
-    @np.errstate(over="ignore", invalid="ignore")          # end_epoch reports divergence
+    @np.errstate(over="ignore", invalid="ignore")          # batches reports divergence
     def fit(self, R, E=None, F=None, progress=None):
         """Learn from the likes in R; E and F are not used. progress is as in LFG.fit."""
         self.like = like_threshold(R.values)
@@ -611,19 +576,13 @@ class MultVAE:
         adam = Adam(params, l2=[self.l2 * (p.ndim == 2) for p in params])
         drop = Dropout(self.dropout, rng)
         users = np.flatnonzero(L.counts)
-        batches = even_slices(len(users), self.batch)
-        for epoch in range(self.epochs):
-            order = rng.permutation(users)
-            error = 0
-            for n, b in enumerate(batches):
-                done = (epoch + n / len(batches)) / self.epochs
-                row, item, _ = L.rows(order[b])
-                x = drop.forward(self.encode(row, item, len(order[b])), training=True)[0]
-                eps = rng.standard_normal((len(x), self.n_factors), self.dtype)
-                loss, grads = self.gradients(x, row, item, eps, self.beta * done)
-                adam.step(grads, self.rate * cosine(done))
-                error += loss * len(x) / np.log(R.shape[1] + 1)          # 1: guessing blindly
-            end_epoch(progress, epoch, error / len(L), L.values, params)
+        for batch, done, errors in batches(self, users, self.batch, rng, L, params, progress):
+            row, item, _ = L.rows(batch)
+            x = drop.forward(self.encode(row, item, len(batch)), training=True)[0]
+            eps = rng.standard_normal((len(x), self.n_factors), self.dtype)
+            loss, grads = self.gradients(x, row, item, eps, self.beta * done)
+            adam.step(grads, self.rate * cosine(done))
+            errors.append(loss * len(x) / np.log(R.shape[1] + 1))        # 1: guessing blindly
         return self
 
     def build(self, n_items, rng):
@@ -665,10 +624,10 @@ class MultVAE:
         return self.decoder.forward(m)[0]
 
 
-def likes_of(R, like, value=1):
-    """Only the ratings of at least `like`, all with the same value."""
+def likes_of(R, like):
+    """Only the ratings of at least `like`, all with the value 1."""
     likes = R.where(R.values >= like)
-    return likes.with_values(np.full(len(likes), value))
+    return likes.with_values(np.ones(len(likes)))
 
 
 def ensure_fitted(model, R, E, F, progress=None):
@@ -687,10 +646,7 @@ def side_of(R, E):
 
 
 def unit_of(R):
-    """The unit in which ratings span 4, as those from 1 to 5 do; 1 if all are equal.
-
-    Learning rates, penalties and Tanh suit that span, so one setting works for any rating scale.
-    """
+    """The unit in which ratings span 4, as settings and Tanh suit them; 1 if all are equal."""
     span = R.values.max() - R.values.min() if len(R) else 0
     return span / 4 or 1
 
