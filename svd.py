@@ -51,7 +51,10 @@ def truncated_svd(R, k, seed=0):
 
 
 def orthonormal(A, size=1 << 16):
-    """Q (n, m) of the QR decomposition of A, longer than wide, in parts: they take less memory."""
+    """Q (n, m) of the QR decomposition of A, longer than wide, in parts of `size` rows.
+
+    NumPy decomposes in float64: in one part, LFG-item of ML-20M's shape took 4.5 GB instead of 3.4.
+    """
     parts = [np.linalg.qr(A[part]) for part in even_slices(len(A), size)]
     joined = np.linalg.qr(np.vstack([R for _, R in parts]))[0]           # A = diag(Q) joined R'
     return np.vstack([Q @ part for (Q, _), part in zip(parts, np.split(joined, len(parts)))])
