@@ -371,12 +371,12 @@ def _check_rows(table, name, bad, problem):
         raise DataError(f"{place} {table.index[row]}: {problem}; correct or delete it")
 
 
-def _check_columns(place, found, needed):
-    """Raise DataError unless all columns that are needed are found in a place, a table or file."""
+def _check_columns(place, found, needed, shown=None):
+    """Raise DataError unless all columns needed are found in a place; shown: the names to tell."""
     missing = [column for column in needed if column not in found]
     if missing:
-        found = ", ".join(map(str, found)) or "none"
-        raise DataError(f"{place}: no column {' or '.join(missing)} among {found}; rename it, use "
+        shown = ", ".join(map(str, shown or found)) or "none"
+        raise DataError(f"{place}: no column {' or '.join(missing)} among {shown}; rename it, use "
                         "--columns, or put commas between columns")
 
 
@@ -472,7 +472,7 @@ def _read_table(path, sep, fields, kept=None, columns=None):
         label = columns.get(name, ALIASES.get(plain, plain))
         taken = label in labels or label in columns.values() and name not in columns
         labels.append(len(labels) if taken else label)
-    _check_columns(path, labels, kept or [])
+    _check_columns(path, labels, kept or [], names)
     try:      # Names are read as a row: of a column of numbers alone, pandas makes "007" a 7.
         table = pd.read_csv(io.BytesIO(raw), header=None, names=labels, usecols=kept,
                             dtype="category", na_filter=False, skip_blank_lines=False, **style)[1:]

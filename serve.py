@@ -563,6 +563,8 @@ def print_rows(rows, as_json, header, line):
         rows = json.loads(json.dumps(rows), parse_float=lambda text: round(float(text), 3))
         print(json.dumps(rows, indent=1, ensure_ascii=False))
         return
+    if not rows:
+        print("no item is left to list", file=sys.stderr)
     width = max([len(row["title"]) for row in rows], default=5)
     print(header.format(title="Title".ljust(width)))
     for row in rows:
@@ -574,6 +576,8 @@ def print_rows(rows, as_json, header, line):
 def rated_rows(rates, path):
     """Rows (where, title or id, rating) of texts TITLE=RATING and of the lines of a CSV, if any."""
     records = list(csv_records(path)) if path else []
+    if path and not records:                               # perhaps of a pipe that failed
+        raise DataError(f"{path}: no ratings; write a title or id and a rating on each line")
     if records and records[0][1][-1].strip().lower() == "rating":
         del records[0]                                     # a header
     rows = [(f"--rate {text}", text.rsplit("=", 1)) for text in rates]
@@ -691,6 +695,8 @@ def int_range(low, high=10 ** 6):
 def column_names(text):
     """A type for argparse: "user=customer,item=film" -> {"customer": "user", "film": "item"}."""
     pairs = [pair.split("=") for pair in text.split(",")]
+    if {len(pair) for pair in pairs} != {2}:
+        raise argparse.ArgumentTypeError(f"{text!r} must be like user=A,item=B,rating=C")
     return {theirs.strip(): ours.strip() for ours, theirs in pairs}
 
 

@@ -2507,7 +2507,9 @@ def test_a_list_is_that_of_python_as_a_table_or_json(lfg_py, kept, model, comman
     command = [*command.split(), "--model", kept]
     code, out, err = lfg_py(*command, "--json")
     assert (code, json.loads(out), err) == (0, as_printed(ask(model)), "")
-    lines = lfg_py(*command)[1].splitlines()
+    _, out, err = lfg_py(*command)
+    lines = out.splitlines()
+    assert err == "no item is left to list\n" * (len(lines) == 1)
     cells = cells_of(ask(model))
     assert [re.split("  +", line.lstrip()) for line in lines] == cells
     last = lines[0].index(cells[0][-1])                    # aligned
@@ -2515,7 +2517,7 @@ def test_a_list_is_that_of_python_as_a_table_or_json(lfg_py, kept, model, comman
 
 
 @pytest.mark.parametrize("text,rated", [
-    ("title,rating\nHeat (1995),4\n\"Matrix, The (1999)\",2\n", {51: 4, 50: 2}), ("", {}),
+    ("title,rating\nHeat (1995),4\n\"Matrix, The (1999)\",2\n", {51: 4, 50: 2}),
     ("\ufeffmovieId,rating\n54,4\n57,2", {54: 4, 57: 2}), ("title,Rating\n", {}),
     ("54,4\r\nMisérables,2\r\n\r\n id:51 , 3 \r\n", {54: 4, 55: 2, 51: 3})])
 def test_ratings_come_from_a_csv_or_standard_input(lfg_py, kept, model, tmp_path, text, rated):
@@ -2678,13 +2680,14 @@ lfg.py train --out x --dataset nowhere | nowhere: no such file or folder, or no 
 lfg.py train --out x --dataset folder | folder: no such file or folder, or no ratings in it
 lfg.py train --out x --dataset u.data | u.user: No such file
 lfg.py train --out x --dataset synthetic:3x4 | write synthetic:USERSxITEMSxRATINGS
-lfg.py train --out x --dataset few.csv --columns user | invalid column_names value: 'user'
+lfg.py train --out x --dataset few.csv --columns user | 'user' must be like user=A,item=B,rating=C
 lfg.py train --out no/x --dataset synthetic | no/x: cannot be written
 lfg.py train --out few.csv --dataset few.csv | few.csv: would overwrite an input
 lfg.py recommend --model none | none: no such file; make one with lfg.py train
 lfg.py recommend --model m --rate Heat=4 | --rate Heat=4: 'Heat' fits several items
 lfg.py recommend --model m --rate "Heat (1995)" | --rate Heat (1995): must be TITLE=RATING
 lfg.py recommend --model m --ratings none | none: No such file or directory
+lfg.py recommend --model m --ratings folder/x | folder/x: no ratings; write a title or id and a
 lfg.py recommend --model m --ratings few.csv | few.csv, line 2: must be TITLE=RATING or
 lfg.py recommend --model m --ratings latin.csv | latin.csv, line 1: not UTF-8 text; save it as UTF-8
 lfg.py recommend --model m --ratings bad.csv | bad.csv, line 4: rating 9 must be between
