@@ -611,26 +611,12 @@ def speed(data, test, options):
     plan = {**plan_of(data, "coldstart", options, ["BiasSVD fold-in", "SVD", "LFG-dual"]),
             **plan_of(data, "coldstart topn", options, ["LFG-rank"])}
     fold, = train([Fold(data, test, 1, plan, options.seed)], options)
-    bias, _, dual, rank = fold.models.values()
     R, profile, target = fold.cases[0]
     new = np.flatnonzero(target.counts)
-    users = [(*profile.rows(u[None])[1:], data.E[u]) for u in new]       # items, ratings, profile
-
-    def served(*parts):
-        return Recommender.from_model(LFGDual(*parts, dual.weights), rank, data, R)
-
-    model = served(dual.forward, dual.solved)
-    every = np.arange(len(model.item_ids))
-    answers = {
-        "LFG": served(dual.forward, []).scores, "LFG-item": served([], dual.solved[:1]).scores,
-        "LFG-dual": model.scores, "BiasSVD fold-in": served([], [bias]).scores,
-        "LFG-rank": model.ranks,
-        "LFG-rank, LFG-dual": lambda *user: (model.ranks(*user), model.scores(*user)),
-        "Ten, ±, because": lambda *user: model.best(*user, 10, why=True),
-        "Ten, because, all ±": lambda *user: (
-            model.best(*user, 10, why=True),
-            model.spreads(*user[:2], model.models["rating"].rows(*user), every))}
-    dense = timed(dual.forward[0].scores, [(u[None], profile, data.E) for u in new])
+    users = [(*profile.of(u), data.E[u]) for u in new]
+    model, answers = served(fold)
+    dense = timed(fold.models["LFG-dual"].forward[0].scores,
+                  [(u[None], profile, data.E) for u in new])
     seconds = {"LFG, dense forward pass": dense,
                **{what: timed(answer, users) for what, answer in answers.items()}}
     rater = data.ratings.users                             # again, with the ratings of one new user
@@ -662,6 +648,29 @@ def speed(data, test, options):
         "- Retraining BiasSVD takes {retraining_to_lfg:,.0f} times as long as LFG's answer\n"
         "- Peak memory of the process, training included: {peak_mb:.0f} MB\n"
         "- LFG-rank and LFG-dual are a file of {file_mb:.1f} MB".format(**table))
+
+
+def served(fold):
+    """The Recommender of a fold of speed, and {row: function of items, ratings, profile}."""
+    bias, _, dual, rank = fold.models.values()
+
+    def recommender(*parts):
+        """The same lists; ratings by these parts of LFG-dual."""
+        model = LFGDual(*parts, dual.weights)
+        return Recommender.from_model(model, rank, fold.data, fold.cases[0].train)
+
+    model = recommender(dual.forward, dual.solved)
+    every = np.arange(len(model.item_ids))
+    return model, {
+        "LFG": recommender(dual.forward, []).scores,
+        "LFG-item": recommender([], dual.solved[:1]).scores,
+        "LFG-dual": model.scores, "BiasSVD fold-in": recommender([], [bias]).scores,
+        "LFG-rank": model.ranks,
+        "LFG-rank, LFG-dual": lambda *user: (model.ranks(*user), model.scores(*user)),
+        "Ten, ±, because": lambda *user: model.best(*user, 10, why=True),
+        "Ten, because, all ±": lambda *user: (
+            model.best(*user, 10, why=True),
+            model.spreads(*user[:2], model.models["rating"].rows(*user), every))}
 
 
 def timed(answer, calls):

@@ -596,10 +596,10 @@ class Noise:
     """How far ratings that a model predicts for users not seen in training are off.
 
     fit sets sigma2, that of variance_terms, and constant, one mean squared error for all. It trains
-    `spare`, a model that is not fitted, without a tenth of the users, as residuals of training are
-    too small, and predicts the ratings of these that it does not show: for sigma2 it shows a random
-    part, from none to all, for constant four fifths. With fewer than 20 users, or without errors,
-    both are the variance of R.
+    `spare`, a model that is not fitted, without a tenth of the users, because residuals of the
+    training ratings are too small. The model is then shown a part of these users' ratings and
+    predicts the rest. The part is random, from none to all, for sigma2, and four fifths for
+    constant. With fewer than 20 users, or without errors, both are the variance of R.
     """
 
     def __init__(self, spare):

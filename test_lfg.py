@@ -469,7 +469,7 @@ def test_training_on_the_few_columns_that_a_batch_rates_is_as_on_all(cls, monkey
                  lfg(cls, batch=40, dtype=np.float64))     # one batch, of all rated items
         scores = model.fit(R, d.E).scores(np.arange(40), R, d.E)
         found.append(scores[:, R.T.counts > 0])
-        if isinstance(model, LFG):                         # two batches, each of its own items
+        if isinstance(model, LFG):                         # two batches, which rate different items
             half = lfg(cls, batch=20, epochs=1, l2=0, l2_M=0)
             half.fit(R, d.E, progress=lambda epoch, error: told.append(error))
     assert found[0] == pytest.approx(found[1], abs=1e-6)
