@@ -583,6 +583,8 @@ def calibrated(fold):
     the error on the same users as sigma^2 (lfg.Noise); RMSE by fifth of the spread.
     """
     R, profile, target = fold.cases[0]
+    if len(target) < 5:                                    # a fifth would be empty
+        raise DataError(f"fold {fold.number} hides too few ratings; use a larger data set")
     model = fold.models["LFG-dual"]
     noise = fold.groups["noise"][""]
     pairs = target.users, target.items, profile, fold.data.E

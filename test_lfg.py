@@ -24,6 +24,7 @@ from functools import lru_cache, partial
 from itertools import count
 from multiprocessing import active_children
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 
 import numpy as np
@@ -1942,11 +1943,18 @@ def test_digits_do_not_depend_on_jobs(cli, monkeypatch, test):
     assert found[0] == found[1]
 
 
-class Dies:
-    """A model whose training ends its process."""
+class Fails:
+    """A model whose training ends its process (None), waits until it is ended, or raises."""
+
+    def __init__(self, how):
+        self.how = how
 
     def fit(self, *_, **__):
-        os._exit(1)
+        if self.how is None:
+            os._exit(1)
+        if self.how == "waits":
+            Event().wait()
+        raise self.how
 
 
 def test_what_goes_wrong_in_another_process_is_one_line(cli, monkeypatch):
@@ -1954,7 +1962,10 @@ def test_what_goes_wrong_in_another_process_is_one_line(cli, monkeypatch):
     done = cli("--dataset", "synthetic", "--test", "basic", "--jobs", 2)
     assert "training diverged in epoch 1" in one_line(done, "experiments.py")
     with pytest.raises(DataError, match="if memory ran out, use fewer jobs"):
-        list(serve.fit_all([[(0, False, Dies())]], [(None, None, None)], 2, "", True))
+        list(serve.fit_all([[(0, False, Fails(None))]], [(None, None, None)], 2, "", True))
+    tasks = [(0, False, Fails(how)) for how in ("waits", FloatingPointError("diverged"))]
+    with pytest.raises(FloatingPointError, match="diverged"):
+        list(serve.fit_all([tasks], [(None, None, None)], 2, "", True))
     assert active_children() == []
 
 
@@ -2697,6 +2708,7 @@ lfg.py export --model m --out no/such/x | no/such/x: No such file or directory
 experiments.py --dataset synthetic --test newitem --models svd | newitem has only biassvd lfg
 experiments.py --test speed --models svd | --models svd: speed prints all its rows
 experiments.py --dataset few.csv | few users or ratings for five folds
+experiments.py --dataset synthetic:10x8x30 --test calibration | hides too few ratings; use a
 experiments.py --dataset synthetic:60x9x300 --test coldstart | no new user of fold 1 has 8 ratings
 experiments.py --test tune --of published | invalid choice: 'published'
 experiments.py --dataset few.csv --json few.csv | few.csv: would overwrite an input
