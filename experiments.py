@@ -126,7 +126,7 @@ def turned(data, test):
 
 
 class Fold:
-    """The models of a plan, {row: (column, settings)}, for one fold; train sets took, by part.
+    """The models of a plan, {row: (column, settings)}, for one fold; train sets took, by model.
 
     data: as turned, where LFG and LFG-item exchange their roles. given: as in cases_of.
     """
@@ -135,60 +135,75 @@ class Fold:
         self.data, self.test, self.number, self.plan = data, test, number, plan
         self.cases = cases_of(data.ratings, test, number, seed, given)
         self.inputs = self.cases[0].train, data.E, data.F
-        self.solved = {"LFG-rank item": LFGRankItem,       # what generates the columns of R
-                       "LFG" if test == "newitem" else "LFG-item": LFGItem}
-        # what rows share: {(name, setting, seed): {"": part, setting: what is solved around it}}
-        self.groups = {}
+        self.solvers = {"LFG-rank item": LFGRankItem,      # around what generates the columns of R
+                        "LFG" if test == "newitem" else "LFG-item": LFGItem}
+        # what rows share: trained models, by (name, setting, seed), and those solved around them
+        self.trained, self.solved = {}, {}
         self.models = {row: self.model_of(column, settings, seed)
                        for row, (column, settings) in plan.items()}
         if test == "calibration":
             settings = plan["LFG-dual"][1]
-            spare = LFGItem(LFG(**settings["LFG-item"], seed=seed), **settings["LFG-item fold-in"])
-            self.groups["noise"] = {"": Noise(spare)}
+            network = LFG(**settings["LFG-item"], seed=seed)
+            spare = LFGItem([network], **settings["LFG-item fold-in"])
+            self.trained["noise",] = Noise(spare)
 
-    def model_of(self, column, settings, seed):
-        """The model of a column, made of parts.
+    def model_of(self, column, settings, seed, seeds=1):
+        """The model of a column, made of parts; seeds: number of networks that are joined.
 
-        A network that generates the rows of R is the model itself; one that generates the columns
-        of R becomes an LFGItem.
+        A network that generates the rows of R is the model itself; LFGItem joins those that
+        generate the columns of R.
         """
         if column in JOINED:
             Joined, user, item = JOINED[column]
             setting = settings[column] if user else settings["LFG-dual"]
-            users = [self.model_of(user, settings, seed)] if user else []
-            items = [self.model_of(item, settings, seed + n) for n in range(setting["seeds"])]
             weights = (setting["user_weight"], setting.get("empty_weight", setting["user_weight"]))
-            if "LFG" in self.solved:
-                return Joined(items, users, [1 - w for w in weights])
-            return Joined(users, items, weights)
+            users = [self.model_of(user, settings, seed)] if user else []
+            if item in self.solvers:
+                item = self.model_of(item, settings, seed, setting["seeds"])
+                return Joined(users, [item], weights)
+            items = [self.model_of(item, settings, seed + n) for n in range(setting["seeds"])]
+            return Joined(items, users, [1 - w for w in weights])
         name = "BiasSVD" if column.startswith("μ") else column.replace(" fold-in", "")
-        group = self.groups.setdefault((name, str(settings[name]), seed), {})
-        part = group.setdefault("", CLASSES[name](**settings[name]))
-        part.seed = seed
-        Solved = FoldIn if "fold-in" in column else self.solved.get(column)
+        parts = [self.part(name, settings[name], seed + n) for n in range(seeds)]
+        Solved = FoldIn if "fold-in" in column else self.solvers.get(column)
         if not Solved:
-            return part
+            return parts[0]
         setting = settings[f"{name} fold-in"]
-        centre = {"centre": part.implicit_row} if name == "SVD++" else {}
-        model = Solved(part, **for_genres(setting, self.data), **centre)
-        return group.setdefault(str(setting), model)
+        around = parts if issubclass(Solved, LFGItem) else parts[0]
+        centre = {"centre": around.implicit_row} if name == "SVD++" else {}
+        model = Solved(around, **for_genres(setting, self.data), **centre)
+        return self.solved.setdefault((str(setting), *parts), model)
+
+    def part(self, name, setting, seed):
+        """The trained model with these settings."""
+        part = self.trained.setdefault((name, str(setting), seed), CLASSES[name](**setting))
+        part.seed = seed
+        return part
+
+    def solve(self, took):
+        """Fit what is solved around trained models; took: {model: seconds} of those."""
+        self.took = took
+        for (_, *parts), model in self.solved.items():
+            began = time.process_time()
+            model.fit(*self.inputs)
+            took[model] = time.process_time() - began + sum(took[part] for part in parts)
 
     def seconds(self, row):
         """The seconds that the model of a row and its parts took to train."""
         model = self.models[row]
-        parts = model.forward + model.solved if isinstance(model, LFGDual) else [model]
+        parts = model.parts if isinstance(model, LFGDual) else [model]
         return sum(self.took[part] for part in parts)
 
 
 def train(folds, options):
     """Yield each Fold, taken off the list, when its models are trained, in processes."""
-    tasks = [[(n, key[0] in fold.solved, *group.values())
-              for key, group in reversed(fold.groups.items())]           # the longest first
+    tasks = [[(n, key[0] in fold.solvers, model)
+              for key, model in reversed(fold.trained.items())]          # the longest first
              for n, fold in enumerate(folds)]
     what = f"{folds[0].data.name} {folds[0].test}"
     shared = [fold.inputs for fold in folds]
     for took in fit_all(tasks, shared, options.jobs, what, options.quiet):
-        folds[0].took = took
+        folds[0].solve(took)
         yield folds.pop(0)
 
 
@@ -586,7 +601,7 @@ def calibrated(fold):
     if len(target) < 5:                                    # a fifth would be empty
         raise DataError(f"fold {fold.number} hides too few ratings; use a larger data set")
     model = fold.models["LFG-dual"]
-    noise = fold.groups["noise"][""]
+    noise = fold.trained["noise",]
     pairs = target.users, target.items, profile, fold.data.E
     predicted = model.predict(*pairs).clip(R.values.min(), R.values.max())
     a, b = model.variance_terms(*pairs)
@@ -631,7 +646,7 @@ def speed(data, test, options):
     rows = [{"what": what, "calls": len(values), "median": median[what],
              "p99": float(np.percentile(values, 99, method="higher")),     # of an actual call
              "times_dense": median[what] / np.median(dense)} for what, values in seconds.items()]
-    parts = [(name, group[""]) for (name, _, seed), group in fold.groups.items()
+    parts = [(name, part) for (name, _, seed), part in fold.trained.items()
              if seed == options.seed]
     training = [{"model": name, "seconds": fold.took[part], "epochs": part.epochs,
                  "seconds_an_epoch": fold.took[part] / part.epochs} for name, part in parts]
@@ -662,7 +677,6 @@ def served(fold):
         return Recommender.from_model(model, rank, fold.data, fold.cases[0].train)
 
     model = recommender(dual.forward, dual.solved)
-    every = np.arange(len(model.item_ids))
     return model, {
         "LFG": recommender(dual.forward, []).scores,
         "LFG-item": recommender([], dual.solved[:1]).scores,
@@ -672,7 +686,7 @@ def served(fold):
         "Ten, ±, because": lambda *user: model.best(*user, 10, why=True),
         "Ten, because, all ±": lambda *user: (
             model.best(*user, 10, why=True),
-            model.spreads(*user[:2], model.models["rating"].rows(*user), every))}
+            model.spreads(*user[:2], model.models["rating"].rows(*user), slice(None)))}
 
 
 def timed(answer, calls):

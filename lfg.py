@@ -14,7 +14,6 @@ lists the commands.
 """
 
 import os
-import re
 import sys
 from importlib.util import find_spec
 
@@ -386,23 +385,43 @@ class LFGItem(FoldIn):
         q_i, bi_i = network([F_i, ratings of item i])             for all items, once, unmasked
         p_u, bu_u = argmin sum_i (h_ui - mu - bu - bi_i - p . q_i)^2 + l2 |p|^2 + l2_bias bu^2
 
-    F_i: what is known of item i, such as genres. model: the LFG, fitted on (R.T, F) or not. Its M
-    has a column for every training user, which is discarded: new users have none, and the
-    regression predicts better even for known users. As in FoldIn, p is shrunk towards a prior, not
-    0 as in the equation, ratings weigh by noise, and items are folded in.
+    F_i: what is known of item i, such as genres. models: LFGs that differ in their seed, fitted on
+    (R.T, F) or not, whose factors are joined; kept: number of factors that then remain, or None:
+    all. The M of an LFG has a column for every training user, which is discarded: new users have
+    none, and the regression predicts better even for known users. As in FoldIn, p is shrunk towards
+    a prior, not 0 as in the equation, ratings weigh by noise, and items are folded in.
     """
 
+    def __init__(self, models, *ridge, kept=None, **more):
+        super().__init__(None, *ridge, **more)
+        self.models = models
+        self.kept = kept
+
     def fit(self, R, E=None, F=None, progress=None):
-        """Fit the generator on the transpose, unless it is fitted, and generate all items."""
-        generator = self.model
+        """Fit the generators on the transpose, unless they are fitted, and generate all items."""
+        q, bias = self.generate(R, F, progress)
+        unit, mu = self.models[0].unit, self.models[0].mu
+        return self.solve_into(with_ones(q / unit), unit * mu + bias, unit, R, E)
+
+    def generate(self, R, F, progress):
+        """Factors (items, k) and biases (items,) of all items, times the unit.
+
+        Factors of several networks stand side by side, divided by the root of their number: q_i q_j
+        is then the mean over the networks, and so, nearly, is what users are predicted. With kept,
+        only the leading directions remain: several networks are then as fast as one to serve.
+        """
         Rt = R.T
-        ensure_fitted(generator, Rt, F, E, progress)
-        G = generator.user_factors(np.arange(R.shape[1]), Rt, F)         # unit * (items, k + 1)
-        base = generator.unit * generator.mu + G[:, -1]                  # mu + bi
-        return self.solve_into(with_ones(G[:, :-1] / generator.unit), base, R, E)
+        for model in self.models:
+            ensure_fitted(model, Rt, F, None, progress)
+        G = [model.user_factors(np.arange(R.shape[1]), Rt, F) for model in self.models]
+        q = np.hstack([g[:, :-1] for g in G]) / np.sqrt(len(G), dtype=G[0].dtype)
+        if self.kept and len(G) > 1:
+            V = np.linalg.eigh(q.T.astype(np.float64) @ q)[1]            # the leading ones last
+            q = (q @ V[:, :-1 - self.kept:-1]).astype(q.dtype)
+        return q, np.mean([g[:, -1] for g in G], axis=0)
 
 
-class LFGRankItem(FoldIn):
+class LFGRankItem(LFGItem):
     """LFGItem trained to order: CellsLFG generates the items, a user is solved from the same loss.
 
     With s = q . p the score of an item and c the prior mean of p, p minimises
@@ -420,31 +439,29 @@ class LFGRankItem(FoldIn):
     svd.prior_features. An item's q is what the network generates and, times `known`, what is known
     of it, F, a rare genre weighing more than a frequent one: fans of a genre get that genre.
 
-    model: the CellsLFG, fitted on (R.T, F) or not; strength: of W's ridge, in which a user with m
+    models: CellsLFGs, fitted on (R.T, F) or not; strength: of W's ridge, in which a user with m
     likes weighs m ** power; known: a weight for each column of F (columns,), or one for all.
     """
 
     noise = None                                           # all cells weigh the same
-    saved = {"q{}": "q1", "base{}": "base", "prior{}": "W", "shrink{}": "shrink",
-             "generated{}": "generated", "ridge": "ridge", "few": "few", "like": "like",
-             "value": "value"}
+    saved = {"q": "q1", "q_base": "base", "prior": "W", **{name: name for name in (
+        "shrink", "generated", "ridge", "few", "like", "value")}}
 
-    def __init__(self, model, l2, few, strength, known, power=0.5):
-        super().__init__(model, l2, 1.0, strength=strength)
+    def __init__(self, models, l2, few, strength, known, power=0.5, kept=None):
+        super().__init__(models, l2, 1.0, strength=strength, kept=kept)
         self.few, self.known, self.power = few, known, power
 
     def fit(self, R, E=None, F=None, progress=None):
-        """Fit the generator unless it is fitted, generate all items, and find the prior."""
+        """Fit the generators unless they are fitted, generate all items, and find the prior."""
         E = side_of(R, E)
-        generator = self.model
-        Rt = R.T
-        ensure_fitted(generator, Rt, F, E, progress)
-        F = side_of(Rt, F)
+        q, _ = self.generate(R, F, progress)
+        F = side_of(R.T, F)
         rarity = np.sqrt(np.log(len(F) / np.maximum(1, F.sum(0))))       # (columns,)
-        Q = np.hstack([generator.user_factors(np.arange(len(F)), Rt, F)[:, :-1],
-                       (np.multiply(self.known, rarity) * F).astype(generator.dtype)])
+        Q = np.hstack([q, (np.multiply(self.known, rarity) * F).astype(q.dtype)])
+        generator = self.models[0]
         self.like = generator.like
         self.set_units(Q, generator.a0)
+        self.generated = self.units[:q.shape[1]]           # of what the networks generated
         # solve each training user without a prior; c is the mean of such rows given z
         users = np.flatnonzero(R.counts)
         self.W = None
@@ -468,7 +485,6 @@ class LFGRankItem(FoldIn):
         root = np.sqrt(1 - a0)
         self.value = 1 / root                              # what each like is solved towards
         self.units = L / root                              # q = units q1
-        self.generated = self.units[:self.model.n_factors]               # of what the network made
         self.q1 = (root * np.linalg.solve(L, Q.T).T).astype(Q.dtype)
         self.shrink = (self.l2 * np.linalg.inv(L.T @ L)).astype(Q.dtype)           # l2 c in x
         self.base = np.zeros(len(Q), Q.dtype)
@@ -499,8 +515,8 @@ class LFGDual:
     """The weighted mean of the ratings that several models predict, each fitted on its own.
 
     forward: LFGs, which generate the user's factors; solved: LFGItems (or other FoldIns), which
-    solve for them, usually several that differ in their seed. Either list may be empty. weights:
-    the share of `forward` for users with many ratings and with none; with 5, it is in the middle.
+    solve for them. Either list may be empty. weights: the share of `forward` for users with many
+    ratings and with none; with 5, it is in the middle.
     """
 
     Solved = FoldIn                                        # what from_arrays makes
@@ -539,28 +555,24 @@ class LFGDual:
                 + [(1 - weight) / max(1, len(self.solved))] * len(self.solved))
 
     def variance_terms(self, users, items, shown, E=None):
-        """a and b (n,) as those of FoldIn: the mean over the solved models."""
-        terms = [m.variance_terms(users, items, shown, E) for m in self.solved or self.forward]
-        return np.mean(terms, axis=0)
+        """a and b (n,) as those of the solved model, if there is one."""
+        return self.parts[-1].variance_terms(users, items, shown, E)
 
     # Serving: one user, given as in FoldIn.row, by parts that have a row
 
     def serving_arrays(self):
         """The arrays of all parts, by name."""
         arrays = {"weights": self.weights}
-        for model in self.forward:
+        for model in self.parts:
             arrays.update(model.serving_arrays())
-        for n, model in enumerate(self.solved):
-            arrays.update(model.serving_arrays(n))
         return arrays
 
     @classmethod
     def from_arrays(cls, arrays):
         """The model whose serving_arrays are among some arrays, to serve one user at a time."""
         weights = arrays["weights"]
-        numbers = {name.lstrip("qbase") for name in arrays if re.match("(q|base)[0-9]", name)}
         return cls([Generator(arrays)] if weights.max() > 0 else [],
-                   [cls.Solved.from_arrays(arrays, n) for n in range(len(numbers))], weights)
+                   [cls.Solved.from_arrays(arrays)] if weights.min() < 1 else [], weights)
 
     def serve(self, items, values, profile, asked=slice(None)):
         """What each part finds for a user, what it gives items asked (all), and their scores."""
@@ -573,11 +585,11 @@ class LFGDual:
         return [part.row(items, values, profile) for part in self.parts]
 
     def variance(self, items, values, rows, asked):
-        """a and b (m,) as those of FoldIn: the mean over the solved models, else of all ratings."""
+        """a and b (m,) as those of FoldIn, of the solved model; those of all if there is none."""
         if not self.solved:
-            return np.ones(len(asked)), np.zeros(len(asked))
-        return np.mean([part.variance(items, values, x, asked)
-                        for part, x in zip(self.solved, rows[len(self.forward):])], axis=0)
+            ones = np.ones_like(self.parts[0].base[asked])
+            return ones, 0 * ones
+        return self.solved[-1].variance(items, values, rows[-1], asked)
 
     def shares(self, items, values, asked, scores):
         """What each rating adds to the joined scores of items asked, (m, n); scores: by part."""
@@ -604,7 +616,7 @@ class Noise:
 
     def __init__(self, spare):
         self.spare = spare
-        self.epochs = getattr(spare, "model", spare).epochs
+        self.epochs = getattr(spare, "models", [spare])[0].epochs
 
     def fit(self, R, E=None, F=None, progress=None):
         """Train the spare model and measure."""
@@ -640,23 +652,24 @@ class LFGRank(LFGDual):
 
     def join(self, n, scores):
         """The weighted mean of the scores (..., items) of each part, standardised."""
-        return super().join(n, [standardised(part) for part in scores])
+        return super().join(n, standardised(np.array(scores))[0])
 
     def scale_of(self, scores):
         """The standard deviation of scores (items,)."""
-        return deviation(scores)
+        return standardised(scores)[1]
 
 
 def standardised(scores):
-    """Scores (..., items) minus their mean, divided by their standard deviation, per user."""
-    return (scores - scores.mean(-1, keepdims=True)) / deviation(scores)
+    """Scores (..., items) minus their mean, divided by their standard deviation, and that (..., 1).
 
-
-def deviation(scores):
-    """The standard deviation (..., 1) of scores (..., items); infinite where all are the same."""
-    spread = scores.std(-1, keepdims=True)
-    same = spread <= 1e-6 * np.abs(scores).max(-1, keepdims=True)      # but for rounding
-    return np.where(same, np.inf, spread)
+    The deviation is infinite where all scores are the same.
+    """
+    n = scores.dtype.type(scores.shape[-1])                # sums: faster than mean and std
+    mean = scores.sum(-1, keepdims=True) / n
+    off = scores - mean
+    spread = np.sqrt(np.square(off).sum(-1, keepdims=True) / n)
+    spread = np.where(spread <= 1e-6 * np.abs(mean), np.inf, spread)     # the same but for rounding
+    return off / spread, spread
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ SERVED = {  # the test whose settings are used, their names, and the classes of 
     "LFG-dual": ("coldstart", "LFG", "LFG-item", LFG, LFG, LFGItem, LFGDual),
     "LFG-rank": ("coldstart topn", "LFG-rank user", "LFG-rank item", RankLFG, CellsLFG,
                  LFGRankItem, LFGRank)}
-FORMAT = 4                                                 # of the model file
+FORMAT = 5                                                 # of the model file
 ARTICLES = "the|a|an|la|le|les|l'|il|lo|el|los|las|der|die|das"         # as in "Matrix, The"
 
 
@@ -74,7 +74,7 @@ class Recommender:
         it get the mean profile. items: item and any of title, genres ("Comedy|Drama") and year.
         columns: new names for the columns of ratings, {"customer": "user"}. generator: "user"
         trains the networks that generate users, "item" those that generate items, "dual" both.
-        epochs, factors: of each network; seeds: number of item networks to average, for ratings and
+        epochs, factors: of each network; seeds: number of item networks to join, for ratings and
         for lists. The defaults depend on the size of the data, but seeds is 1 for "item". seed: of
         all random numbers. quiet: no progress bar. jobs: processes that train at once; above 1, set
         OPENBLAS_NUM_THREADS=1, and a script must work under `if __name__ == "__main__":`. sample:
@@ -160,7 +160,7 @@ class Recommender:
         """The n items most similar to one, given by id or title.
 
         A DataFrame with item, title, similarity and genres. Similarity is the cosine of the factors
-        that are generated to order lists, the mean over the item networks.
+        that are generated to order lists.
         """
         return frame(self.similar_rows(item, n), ["item", "title", "similarity", "genres"])
 
@@ -168,14 +168,12 @@ class Recommender:
         """What similar gives, as a list of dicts. Raises DataError."""
         check_count("n", n)
         index = self.find(item)
-        parts = self.models["rank"].solved
-        if not parts:
+        if not self.models["rank"].solved:
             raise DataError("the model generates no items; train one with generator item or dual")
-        cosines = np.zeros(len(self.item_ids))
-        for part in parts:
-            q = part.q1 @ part.generated.T
-            q /= np.maximum(np.linalg.norm(q, axis=1, keepdims=True), 1e-12)
-            cosines += q @ q[index] / len(parts)
+        part, = self.models["rank"].solved
+        q = part.q1 @ part.generated.T
+        q /= np.maximum(np.linalg.norm(q, axis=1, keepdims=True), 1e-12)
+        cosines = q @ q[index]
         cosines[(np.arange(len(cosines)) == index) | ~self.rated] = -np.inf
         best = np.argsort(-cosines, kind="stable")[:n]
         return [{"item": self.item_ids[i].item(), "title": str(self.titles[i]),
@@ -394,12 +392,18 @@ def train_model(data, generator="dual", epochs=None, factors=None, seeds=None, s
             print(f"training on {min(sample, n_users)} of {n_users} users, "
                   f"{len(data.ratings)} ratings", file=sys.stderr)
     changed = {key: value for key, value in [("epochs", epochs), ("n_factors", factors)] if value}
-    model, rank, spare = [assemble(name, data, changed, generator, seeds, seed)
-                          for name in ("LFG-dual", "LFG-rank", "LFG-dual")]
-    noise = Noise((spare.solved or spare.forward)[0])      # which says how far predictions are off
-    parts = [noise, *model.solved, *rank.solved, *model.forward, *rank.forward]    # longest first
-    tasks = [(0, False, part) for part in parts]
-    list(fit_all([tasks], [(data.ratings, data.E, data.F)], jobs, data.name, quiet))
+    model, rank = [assemble(name, data, changed, generator, seeds, seed)
+                   for name in ("LFG-dual", "LFG-rank")]
+    spare = assemble("LFG-dual", data, changed, generator, 1, seed)
+    noise = Noise(spare.parts[-1])                         # which says how far predictions are off
+    inputs = data.ratings, data.E, data.F
+    tasks = [(0, False, noise)]                            # longest first
+    for joined in (model, rank):
+        tasks += [(0, True, part) for solved in joined.solved for part in solved.models]
+    tasks += [(0, False, part) for part in model.forward + rank.forward]
+    list(fit_all([tasks], [inputs], jobs, data.name, quiet))
+    for joined in (model, rank):
+        joined.fit(*inputs)                                # what is solved around the networks
     if not quiet:
         some = sample_users(data, 10_000, seed)
         R = some.ratings
@@ -414,7 +418,6 @@ def assemble(name, data, changed, generator, seeds, seed):
     test, user, item, Forward, Network, Solved, Joined = SERVED[name]
     settings = settings_for(len(data.ratings), test, seeds)
     joined = settings[name]
-    n_solved = {"user": 0, "item": seeds or 1, "dual": joined["seeds"]}[generator]
 
     def network(cls, name, seed):
         model = cls(**{**settings[name], **changed}, seed=seed)
@@ -423,33 +426,32 @@ def assemble(name, data, changed, generator, seeds, seed):
         return model
 
     forward = [network(Forward, user, seed)] if generator != "item" else []
-    solved = [Solved(network(Network, item, seed + n),
-                     **for_genres(settings[f"{item} fold-in"], data)) for n in range(n_solved)]
+    n_seeds = {"user": 0, "item": seeds or 1, "dual": joined["seeds"]}[generator]
+    networks = [network(Network, item, seed + n) for n in range(n_seeds)]
+    solved = [Solved(networks, **for_genres(settings[f"{item} fold-in"], data))] if networks else []
     return Joined(forward, solved, (joined["user_weight"], joined["empty_weight"]))
 
 
 def fit_all(groups, shared, jobs, what, quiet):
     """Fit models in place, in `jobs` processes; yield {model: seconds} of each group, when done.
 
-    A group is a list of tasks (n, transposed, part, models around it...), as fit takes them; it is
-    taken off the list of groups. The groups after it train meanwhile, if jobs is above 1. shared:
-    as in fit; what: the name of the progress bar. An error ends all processes. Raises DataError if
-    one dies.
+    A group is a list of tasks (n, transposed, model), as fit takes them; it is taken off the list
+    of groups. The groups after it train meanwhile, if jobs is above 1. shared: as in fit; what: the
+    name of the progress bar. An error ends all processes. Raises DataError if one dies.
     """
-    parts = [part for group in groups for _, _, part, *_ in group]
-    epochs = sum(getattr(getattr(part, "model", part), "epochs", 0) for part in parts)
+    models = [model for group in groups for _, _, model in group]
+    epochs = sum(getattr(model, "epochs", 0) for model in models)
     with progress_bar(epochs, what, quiet) as bar:
         if jobs == 1:
             while groups:
-                yield dict(pair for task in groups.pop(0)
-                           for pair in fit(shared, lambda *_: bar.update(), *task))
+                yield dict(fit(shared, lambda *_: bar.update(), *task) for task in groups.pop(0))
             return
         ended = Value("i")                                 # number of epochs
         ours, theirs = Pipe()
-        pool = ProcessPoolExecutor(min(jobs, len(parts)), initializer=start_process,
+        pool = ProcessPoolExecutor(min(jobs, len(models)), initializer=start_process,
                                    initargs=(shared, ended, ours, theirs))
         try:
-            waiting = [[(task[2:], pool.submit(fit_there, task)) for task in group]
+            waiting = [[(task[-1], pool.submit(fit_there, task)) for task in group]
                        for group in groups]
             groups.clear()
             while waiting:
@@ -461,10 +463,9 @@ def fit_all(groups, shared, jobs, what, quiet):
                     for future in done:
                         future.result()                    # raises its error before others end
                 took = {}
-                for models, future in group:
-                    for model, (copy, seconds) in zip(models, future.result()):
-                        vars(model).update(vars(copy))
-                        took[model] = seconds
+                for model, future in group:
+                    copy, took[model] = future.result()
+                    vars(model).update(vars(copy))
                 yield took
         except BrokenProcessPool as error:
             raise DataError("a training process died; if memory ran out, use fewer jobs; in a "
@@ -497,21 +498,15 @@ def fit_there(task):
     return fit(shared, progress, *task)
 
 
-def fit(shared, progress, n, transposed, part, *solved):
-    """Fit a part of models, and what is solved around it: a list of (model, seconds).
+def fit(shared, progress, n, transposed, model):
+    """Fit a model; the model, and the seconds that it took.
 
-    shared: a list of R, E and F, of which n is read; transposed: the part generates the columns of
-    R. Seconds contain those of the part.
+    shared: a list of R, E and F, of which n is read; transposed: columns and rows of R exchanged.
     """
     R, E, F = shared[n]
-    inputs = (R.T, F, E) if transposed else (R, E, F)
-    fitted = []
-    for model in (part, *solved):
-        began = time.process_time() - sum(took for _, took in fitted[:1])
-        model.fit(*inputs, progress=progress)
-        fitted.append((model, time.process_time() - began))
-        inputs = R, E, F
-    return fitted
+    began = time.process_time()
+    model.fit(*((R.T, F, E) if transposed else (R, E, F)), progress=progress)
+    return model, time.process_time() - began
 
 
 def progress_bar(total, what, quiet):
@@ -630,8 +625,7 @@ def export(options):
         "type": "float32, little-endian, last index fastest", "arrays": layout,
         "layers": len([name for name in a if re.fullmatch("W[0-9]+", name)]),
         "rank_layers": len([name for name in a if re.fullmatch("rank_W[0-9]+", name)]),
-        "seeds": len(model.models["rating"].solved),
-        "rank_seeds": len(model.models["rank"].solved), "slope": 0.01,
+        "slope": 0.01,
         "E_names": model.E_names,
         "items": [dict(zip(("id", "title", "genres", "year", "rated"), row))
                   for row in zip(*columns)]}
@@ -665,10 +659,9 @@ def vectors(model):
                                          ("rank", "rank_", "scores", "score_shares")):
             part = model.models[by]
             rows, parts, scores = part.serve(items, values, profile)
-            generated, solved = rows[:len(part.forward)], rows[len(part.forward):]
             found[-1].update({
-                f"{prefix}generated": [float(x) for row in generated for x in row],
-                f"{prefix}solved": [x.tolist() for x in solved],
+                f"{prefix}generated": rows[0].tolist() if part.forward else [],
+                f"{prefix}solved": rows[-1].tolist() if part.solved else [],
                 name: [[i, float(scores[i])] for i in asked],
                 shares: part.shares(items, values, asked, parts).tolist()})
             if by == "rating":

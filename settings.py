@@ -81,15 +81,15 @@ SETTINGS["ml-100k", "coldstart"] = {
     **SETTINGS["ml-100k", "realtime"],
     "BiasSVD fold-in": dict(l2=5.0, l2_bias=6.0, l2_item=300.0),
     "LFG": dict(n_factors=200, l2=0.6, l2_M=0.6, mask=(0.3, 1.0), epochs=40, rate=5e-3),
-    "LFG-item fold-in": dict(l2=300.0, l2_bias=6.0),
+    "LFG-item fold-in": dict(l2=300.0, l2_bias=6.0, kept=150),
     "LFG-dual": dict(seeds=5, user_weight=0.15, empty_weight=0.3),
 }
 SETTINGS["ml-1m", "coldstart"] = {
     **SETTINGS["ml-1m", "realtime"],
     "BiasSVD fold-in": dict(l2=5.0, l2_bias=3.0, l2_item=300.0),
     "LFG": dict(n_factors=100, hidden=(500,), l2=0.02, l2_M=0.2, mask=(0.3, 1.0), epochs=30),
-    "LFG-item fold-in": dict(l2=350.0, l2_bias=6.0, l2_item=2.0),
-    "LFG-dual": dict(seeds=2, user_weight=0.15, empty_weight=0.4),
+    "LFG-item fold-in": dict(l2=350.0, l2_bias=6.0, l2_item=2.0, kept=150),
+    "LFG-dual": dict(seeds=4, user_weight=0.15, empty_weight=0.4),
 }
 SETTINGS["ml-100k", "topn"] = {                            # LFG-rank serves any number of ratings
     **SETTINGS["ml-100k", "realtime"],
@@ -98,7 +98,7 @@ SETTINGS["ml-100k", "topn"] = {                            # LFG-rank serves any
     "Mult-VAE": dict(l2=0.001),
     "LFG-rank user": dict(l2=0.5, l2_M=0.05, mask=0.5),
     "LFG-rank item": dict(rate=5e-3),
-    "LFG-rank item fold-in": dict(l2=200.0, few=50.0, strength=100.0, known=20.0),
+    "LFG-rank item fold-in": dict(l2=200.0, few=50.0, strength=100.0, known=20.0, kept=200),
     "LFG-rank": dict(seeds=3, user_weight=0.5, empty_weight=0.0),
 }
 SETTINGS["ml-1m", "topn"] = {
@@ -109,13 +109,14 @@ SETTINGS["ml-1m", "topn"] = {
     "Mult-VAE": dict(l2=0.0003, epochs=50),
     "LFG-rank user": dict(hidden=(500,), l2=0.03, l2_M=0.03, mask=0.5),
     "LFG-rank item": dict(hidden=(500,), epochs=40),
-    "LFG-rank item fold-in": dict(l2=300.0, few=200.0, strength=100.0, known=12.0),
+    "LFG-rank item fold-in": dict(l2=300.0, few=200.0, strength=100.0, known=12.0, kept=200),
     "LFG-rank": dict(seeds=2, user_weight=0.6, empty_weight=0.0),
 }
 SETTINGS["ml-100k", "coldstart topn"] = SETTINGS["ml-100k", "topn"]
 SETTINGS["ml-1m", "coldstart topn"] = {
     **SETTINGS["ml-1m", "topn"],
-    "LFG-rank item fold-in": dict(l2=300.0, few=200.0, strength=100.0, known=12.0, power=0.0),
+    "LFG-rank item fold-in": dict(l2=300.0, few=200.0, strength=100.0, known=12.0, power=0.0,
+                                  kept=200),
     "LFG-rank": dict(seeds=2, user_weight=0.6, empty_weight=0.5),
 }
 

@@ -281,9 +281,9 @@ class FoldIn(FactorModel):
     def fit(self, R, E=None, F=None, progress=None):
         """Fit the model unless it is fitted, then find v, W and the rows of the items."""
         ensure_fitted(self.model, R, E, F, progress)
-        return self.solve_into(self.model.q1, self.model.base, R, E)
+        return self.solve_into(self.model.q1, self.model.base, self.model.unit, R, E)
 
-    def solve_into(self, q1, base, R, E):
+    def solve_into(self, q1, base, unit, R, E):
         """Start at item factors q1 (items, k + 1) and base (items,); R, E: of training."""
         E = side_of(R, E)
         self.q1 = q1
@@ -300,7 +300,7 @@ class FoldIn(FactorModel):
             self.W = self.regress(x, R, E)
             # 2. solve them with both, fold in the items among them, and find W again
             x = self.user_factors(users, R, E)
-            self.fold_in_items(R, x)
+            self.fold_in_items(R, x, unit)
             self.W = self.regress(x, R, E)
         return self
 
@@ -327,12 +327,12 @@ class FoldIn(FactorModel):
         unknown[:, -1] += suits
         return fit_prior(Z, np.vstack([x, x, unknown]), np.full(len(Z), 1 / 3), self.strength)
 
-    def fold_in_items(self, R, x):
+    def fold_in_items(self, R, x, unit):
         """Solve [q_i, base_i] of each item from its ratings, shrunk towards what it was."""
         Rt = R.T                                           # ratings are bu + [p, 1] . [q, base]
         users = np.flatnonzero(R.counts)
         rows = with_ones(x[:, :-1])                        # [p, 1] (len(users), k + 1)
-        ridge = np.full(x.shape[1], self.l2_item * self.model.unit ** 2, x.dtype)
+        ridge = np.full(x.shape[1], self.l2_item * unit ** 2, x.dtype)
         ridge[-1] = 10                                     # flat: 3 to 30 do as well
         own = np.hstack([self.q1[:, :-1], self.base[:, None]])           # (items, k + 1)
         for i in np.flatnonzero(Rt.counts):
@@ -378,7 +378,7 @@ class FoldIn(FactorModel):
         as if there were eight more of variance sigma^2. x: the user's row, solved from values (n,)
         of items (n,).
         """
-        _, leverage, own = influence(items, self.q1, self.ridge, self.noise, asked)
+        leverage, own = doubt(items, self.q1, self.ridge, self.noise, asked)
         residual = values - self.base[items] - self.q1[items] @ x
         squares = residual ** 2 / (1 - leverage) / self.noise[items]
         relative = (self.noise[asked] + own) / (8 + len(items))
@@ -386,8 +386,7 @@ class FoldIn(FactorModel):
 
     def shares(self, items, values, asked):
         """What each rating adds to the rating predicted for items asked, (m, n)."""
-        pull = influence(items, self.q1, self.ridge, self.noise, asked)[0]
-        return pull * (values - self.base[items])
+        return pull(items, self.q1, self.ridge, self.noise, asked) * (values - self.base[items])
 
     def variance_terms(self, users, items, shown, E=None):
         """a and b (n,) of variance, for the pairs users[i], items[i]."""
@@ -398,19 +397,18 @@ class FoldIn(FactorModel):
             a[pairs], b[pairs] = self.variance(*shown.of(u), x, items[pairs])
         return a, b
 
-    # what row reads, and its names in a file, where {} tells models apart
-    saved = {"q{}": "q1", "base{}": "base", "prior{}": "W", "noise{}": "noise", "ridge": "ridge"}
+    saved = {"q": "q1", "q_base": "base", "prior": "W", "noise": "noise", "ridge": "ridge"}
 
-    def serving_arrays(self, n):
-        """What a FoldIn needs to serve users, by name; n tells several models in one file apart."""
-        return {name.format(n): getattr(self, own) for name, own in self.saved.items()}
+    def serving_arrays(self):
+        """What row and variance read, by its name in a file."""
+        return {name: getattr(self, own) for name, own in self.saved.items()}
 
     @classmethod
-    def from_arrays(cls, arrays, n):
-        """The model whose serving_arrays(n) are among some arrays; it cannot be fitted."""
+    def from_arrays(cls, arrays):
+        """The model whose serving_arrays are among some arrays; it cannot be fitted."""
         model = cls.__new__(cls)
         for name, own in cls.saved.items():
-            setattr(model, own, arrays[name.format(n)])
+            setattr(model, own, arrays[name])
         return model
 
 
@@ -426,30 +424,43 @@ def fold_in(items, values, q1, base, ridge, centre, noise=None):
     if len(items) >= len(ridge):
         return centre + np.linalg.solve(A.T @ A + np.diag(ridge), A.T @ residual)
     # the same solution by a system of n instead of k + 1 equations
-    At = A.T / ridge[:, None]
-    return centre + At @ np.linalg.solve(A @ At + np.eye(len(A), dtype=A.dtype), residual)
+    AD = A / ridge
+    return centre + np.linalg.solve(AD @ A.T + np.eye(len(A), dtype=A.dtype), residual) @ AD
 
 
 @np.errstate(invalid="ignore")                             # as fold_in
-def influence(items, q1, ridge, noise, asked):
-    """How ratings of items (n,) pull predictions for items asked (m,): (m, n), (n,) and (m,).
+def pull(items, q1, ridge, noise, asked):
+    """By how much ratings predicted for items asked rise if a rating of items is higher by 1.
 
-    pull: by how much the rating predicted for asked[i] rises if rating j is higher by 1. leverage:
-    how much each rating pulls its own prediction; the residual of a fit without a rating is its
-    residual / (1 - leverage). And q1 G^-1 q1 of asked, G the matrix of the solve: the variance that
-    comes from x. Other arguments as in fold_in.
+    (m, n): Q G^-1 At / root of noise, with G = At A + D the matrix of the solve, Q = q1[asked].
+    asked may be a slice. Other arguments as in fold_in, for this and the next function.
     """
     A, weight = weighted_rows(items, q1, noise)
+    if len(items) >= len(ridge):
+        found = np.linalg.solve(A.T @ A + np.diag(ridge), A.T).T
+    else:                                                  # (A D^-1 At + I)^-1 A D^-1 = A G^-1
+        AD = A / ridge
+        found = np.linalg.solve(AD @ A.T + np.eye(len(A), dtype=A.dtype), AD)
+    return q1[asked] @ found.T * weight
+
+
+@np.errstate(invalid="ignore")                             # as fold_in
+def doubt(items, q1, ridge, noise, asked):
+    """Diagonals of A G^-1 At, (n,), and of Q G^-1 Qt, (m,).
+
+    The first are leverages: how much each rating pulls its own prediction; the residual of a fit
+    without a rating is its residual / (1 - leverage). The second is the variance of predictions for
+    items asked that comes from x, in units of sigma^2.
+    """
+    A, _ = weighted_rows(items, q1, noise)
     Q = q1[asked]                                          # (m, k + 1)
     if len(items) >= len(ridge):
-        inverse = np.linalg.inv(A.T @ A + np.diag(ridge))  # G^-1
-        QG = Q @ inverse
-        return QG @ A.T * weight, (A @ inverse * A).sum(1), (QG * Q).sum(1)
+        root = np.linalg.inv(np.linalg.cholesky(A.T @ A + np.diag(ridge))).T     # G^-1 = root roott
+        return row_dot(A @ root), row_dot(Q @ root)
     AD = A / ridge
-    inverse = np.linalg.inv(AD @ A.T + np.eye(len(A), dtype=A.dtype))
-    QA = Q @ AD.T
-    pull = QA @ inverse                                    # G^-1 At = D^-1 At (A D^-1 At + I)^-1
-    return pull * weight, 1 - np.diag(inverse), (Q * Q) @ (1 / ridge) - (pull * QA).sum(1)
+    root = np.linalg.inv(np.linalg.cholesky(AD @ A.T + np.eye(len(A), dtype=A.dtype))).T
+    # G^-1 = D^-1 - D^-1 At (A D^-1 At + I)^-1 A D^-1, and A G^-1 At = I - (A D^-1 At + I)^-1
+    return 1 - row_dot(root), (Q * Q) @ (1 / ridge) - row_dot(Q @ (AD.T @ root))
 
 
 def weighted_rows(items, q1, noise):
@@ -463,12 +474,10 @@ def prior_features(q, items, profile, liked=None):
 
     q (all items, k); items (n,); profile (a,); liked (n,): True for likes, or None: not their sum.
     """
-    rated = q[items]                                       # (n, k)
     n = len(items)
-    sums = [rated.sum(0) / (n + 5)]
-    if liked is not None:
-        sums.append(rated[liked].sum(0) / (n + 5))
-    return np.concatenate([[1], profile, *sums, [np.log1p(n)]]).astype(q.dtype)
+    summed = [np.ones(n)] if liked is None else [np.ones(n), liked]
+    sums = np.array(summed, q.dtype) @ q[items] / (n + 5)  # (1 or 2, k)
+    return np.concatenate([[1], profile, sums.ravel(), [np.log1p(n)]]).astype(q.dtype)
 
 
 def fit_prior(Z, x, weight, strength):
@@ -663,5 +672,10 @@ def paired_dot(p, q, users, items):
     """p[users[i]] . q[items[i]] for each i: (users, k), (items, k), (n,), (n,) -> (n,)."""
     result = np.empty(len(users), p.dtype)
     for s in even_slices(len(users), 1 << 14):             # all pairs at once need n x k memory
-        result[s] = np.einsum("nk,nk->n", p[users[s]], q[items[s]])
+        result[s] = row_dot(p[users[s]], q[items[s]])
     return result
+
+
+def row_dot(a, b=None):
+    """The products a[i] . b[i] of rows, or a[i] . a[i]: (n, k), (n, k) -> (n,)."""
+    return np.einsum("nk,nk->n", a, a if b is None else b)
