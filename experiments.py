@@ -147,8 +147,8 @@ class Fold:
             spare = LFGItem([network], **settings["LFG-item fold-in"])
             self.trained["noise",] = Noise(spare)
 
-    def model_of(self, column, settings, seed, seeds=1):
-        """The model of a column, made of parts; seeds: number of networks that are joined.
+    def model_of(self, column, settings, seed, joined=None):
+        """The model of a column; joined: the setting of LFG-dual, if it is to join several seeds.
 
         A network that generates the rows of R is the model itself; LFGItem joins those that
         generate the columns of R.
@@ -159,16 +159,18 @@ class Fold:
             weights = (setting["user_weight"], setting.get("empty_weight", setting["user_weight"]))
             users = [self.model_of(user, settings, seed)] if user else []
             if item in self.solvers:
-                item = self.model_of(item, settings, seed, setting["seeds"])
-                return Joined(users, [item], weights)
+                return Joined(users, [self.model_of(item, settings, seed, setting)], weights)
             items = [self.model_of(item, settings, seed + n) for n in range(setting["seeds"])]
             return Joined(items, users, [1 - w for w in weights])
+        joined = joined or {"seeds": 1}
         name = "BiasSVD" if column.startswith("μ") else column.replace(" fold-in", "")
-        parts = [self.part(name, settings[name], seed + n) for n in range(seeds)]
+        parts = [self.part(name, settings[name], seed + n) for n in range(joined["seeds"])]
         Solved = FoldIn if "fold-in" in column else self.solvers.get(column)
         if not Solved:
             return parts[0]
-        setting = settings[f"{name} fold-in"]
+        setting = dict(settings[f"{name} fold-in"])
+        if "kept" in joined:
+            setting["kept"] = joined["kept"]
         around = parts if issubclass(Solved, LFGItem) else parts[0]
         centre = {"centre": around.implicit_row} if name == "SVD++" else {}
         model = Solved(around, **for_genres(setting, self.data), **centre)
@@ -742,7 +744,7 @@ def parse(argv):
     add("--folds", nargs="+", type=int, choices=range(1, 6), metavar="{1..5}",
         help="which folds; if not given, all; of published without u1 to u5, the first")
     add("--seeds", type=int_range(1, 1000), help="item networks that LFG-dual and LFG-rank "
-        "average; if not given, 5 and 3 on ML-100k, 4 and 2 on ML-1m")
+        "join; if not given, 5 and 3 on ML-100k, 4 and 2 on ML-1m")
     add("--seed", type=int_range(0, 2 ** 63), default=0,
         help="seed of the folds and of all random numbers in training")
     add("--json", metavar="FILE", help="also write the tables to this file")

@@ -428,7 +428,8 @@ def assemble(name, data, changed, generator, seeds, seed):
     forward = [network(Forward, user, seed)] if generator != "item" else []
     n_seeds = {"user": 0, "item": seeds or 1, "dual": joined["seeds"]}[generator]
     networks = [network(Network, item, seed + n) for n in range(n_seeds)]
-    solved = [Solved(networks, **for_genres(settings[f"{item} fold-in"], data))] if networks else []
+    setting = for_genres(settings[f"{item} fold-in"], data)
+    solved = [Solved(networks, **setting, kept=joined["kept"])] if networks else []
     return Joined(forward, solved, (joined["user_weight"], joined["empty_weight"]))
 
 
@@ -740,7 +741,7 @@ def parse(argv):
         help="what is generated: users, as in the paper, items, or both (default)")
     add("--half", action="store_true", help="store float16: half the size")
     add("--seed", type=int_range(0, 2 ** 63), default=0, help="seed of all random numbers")
-    add("--seeds", type=int_range(1, 1000), help="item networks that are averaged")
+    add("--seeds", type=int_range(1, 1000), help="item networks that are joined")
     add("--epochs", type=int_range(1), help="training epochs of each network")
     add("--factors", type=int_range(1), help="number of latent factors of each network")
     add("--sample", type=int_range(1, 10 ** 9), metavar="N",

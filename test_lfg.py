@@ -1584,7 +1584,7 @@ def test_lfg_dual_and_rank_average_parts_that_are_trained_once_per_fold(cli, mon
         else:
             assert joined.forward == [user] and user.seed == 7
             several = joined.solved[0].models
-            assert item.models == several[:1] and (joined.solved == [item]) == (seeds == 1)
+            assert item.models == several[:1] and joined.solved[0].kept == used.get("kept")
         assert list(joined.weights) == weights
         assert [model.seed for model in several] == [*range(7, 7 + seeds)]
         # a second for each part, and for what is solved around it
@@ -1915,7 +1915,7 @@ def test_tune_prints_the_setting_in_use_and_its_neighbours(cli, monkeypatch, tes
     name = column.replace(" fold-in", "")
     assert used == QUICK["ml-100k", test] and [g for (g, *_), in changes] == [
         g for g in used if g in (name, f"{name} fold-in") for k, factors in GRID[g].items()
-        for _ in factors if (test, k) != ("basic", "empty_weight")]
+        for _ in factors if test != "basic" or k not in ("empty_weight", "kept")]
 
 
 def test_tune_shows_every_model_that_has_something_to_tune(cli, monkeypatch):
@@ -2475,8 +2475,9 @@ def test_train_takes_any_csv_and_its_options_and_gives_the_same_bits_whatever_jo
         parts = model.forward + [one for solved in model.solved for one in solved.models]
         assert [(one.seed, one.epochs, one.n_factors) for one in parts] == [
             (seed, 1, 3) for seed in seeds]
-    assert all((one.centre, one.l2, one.l2_bias) == (None, 300, 6) for one in dual.solved)
-    assert all((one.l2, one.few, {*one.known}) == (200, 50, {0, 20}) for one in rank.solved)
+    assert all((one.l2, one.l2_bias, one.kept) == (300, 6, 150) for one in dual.solved)
+    assert all((one.l2, one.few, {*one.known}, one.kept) == (200, 50, {0, 20}, 200)
+               for one in rank.solved)
     (((own, told, *_), _),) = noise                        # from a network trained for it alone
     assert type(own.spare) is (LFG if kind == "user" else LFGItem) and len(told) == 900
     assert a["sigma2"] == np.float32(own.sigma2)
