@@ -5,8 +5,8 @@ newitem: 20% of the items are new. coldstart: new users by number of ratings. to
 users. published: u1 to u5, in the folder of ml-100k, or, of other data, 10% of all ratings held
 out. calibration: how sure ratings for new users are. taste: lists for fans of a genre. sample:
 trained on a share of the users. ablation: from the paper to LFG-dual, one choice per row. speed:
-time per new user of fold 1, training time, and memory. growth: time per epoch, and memory. tune:
-validation RMSE around each setting, within fold 1's training part.
+time per new user of fold 1, training time, and memory. tune: validation RMSE around each setting,
+within fold 1's training part.
 """
 
 import os
@@ -68,9 +68,7 @@ TITLES = {                                                 # without {results}: 
     "calibration": "How Sure Ratings Are, {results}\n(LFG-dual: ratings within each interval; NLL, "
                    "and with one spread for all; RMSE by fifth)",
     "taste": "The First Ten of Fans, on {name}",
-    "speed": "What a New User Costs, Fold 1, One Thread, on {name}",
-    "growth": "What an Epoch Costs, One Thread: {users:,} users, {items:,} items, {ratings:,} "
-              "ratings"}
+    "speed": "What a New User Costs, Fold 1, One Thread, on {name}"}
 PAPER = {                                                  # table and its averages of RMSE
     ("ml-100k", "basic"): (1, {"SVD": 0.9404, "BiasSVD": 0.9136, "LFG (paper)": 0.9130}),
     ("ml-1m", "basic"): (2, {"SVD": 0.8672, "BiasSVD": 0.8607, "LFG (paper)": 0.8566}),
@@ -103,8 +101,8 @@ def run(argv):
         options.json = output_path(options.json, options.dataset, *folders)
     loaded = [load(name, options.data_dir, options.seed, not options.quiet, options.columns)
               for name in names]
-    make = {"tune": tune, "speed": speed, "taste": taste, "sample": sample,
-            "growth": growth}.get(options.test, cross_validate)
+    make = {"tune": tune, "speed": speed, "taste": taste, "sample": sample}
+    make = make.get(options.test, cross_validate)
     tables = []
     for test in options.tests:
         for data in loaded:
@@ -565,24 +563,6 @@ def sample(data, test, options):
          for share, users, ratings, *measures in map(dict.values, rows)])
 
 
-def growth(data, test, options):
-    """Yield the seconds of an epoch, and the peak memory, of one network of each kind.
-
-    LFG and LFG-item of the setting for rating prediction, on all ratings, their second epoch.
-    """
-    settings = settings_for(len(data.ratings), "coldstart")
-    R, E, F = data.ratings, data.E, data.F
-    rows = []
-    for name, inputs in ("LFG", (R, E, F)), ("LFG-item", (R.T, F, E)):
-        times = []
-        LFG(**{**settings[name], "epochs": 2}).fit(
-            *inputs, progress=lambda *_, times=times: times.append(time.process_time()))
-        rows.append({"model": name, "seconds": times[1] - times[0], "peak_mb": peak_mb()})
-    yield dict(zip(("users", "items"), R.shape), ratings=len(R), rows=rows), markdown(
-        ["Model".ljust(8), "Seconds per epoch", "Peak memory in MB, data included"],
-        [[row["model"], row["seconds"], f"{row['peak_mb']:.0f}"] for row in rows])
-
-
 def peak_mb():
     """Peak memory of this process until now, in MB; NaN on Windows."""
     if find_spec("resource") is None:
@@ -737,8 +717,8 @@ def parse(argv):
     add = parser.add_argument
     add_shared_options(add)
     add("--test", default="all", help="what to print, as said above",
-        choices=[*tests, "published", "calibration", "taste", "sample", "ablation", "speed",
-                 "growth", "tune", "all"])
+        choices=[*tests, "published", "calibration", "taste", "sample", "ablation", "speed", "tune",
+                 "all"])
     add("--of", nargs="+", default=tests, choices=[*tests, "coldstart topn"], help="tests to tune")
     add("--models", nargs="+", choices=models, help="rows of the tables; if not given, all")
     add("--folds", nargs="+", type=int, choices=range(1, 6), metavar="{1..5}",

@@ -1885,7 +1885,7 @@ def test_ablation_is_a_row_per_choice_in_both_tests(cli, monkeypatch):
             by_model[name] for name in ("LFG (paper)", "LFG", "LFG-item", "LFG-dual")]
 
 
-@pytest.mark.parametrize("test", [*OPTIONS, "ablation", "speed", "calibration", "growth"])
+@pytest.mark.parametrize("test", [*OPTIONS, "ablation", "speed", "calibration"])
 def test_the_settings_of_ml_1m_run_and_ratings_may_be_all_equal(cli, monkeypatch, test):
     monkeypatch.setattr(settings, "SIZES", {"ml-1m": 900})
     folds = record_folds(monkeypatch)
