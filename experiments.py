@@ -435,7 +435,7 @@ def choices(settings):
          {**item, "mask": lfg["mask"], "shown_weight": 1.0}, plain),
         ("LFG-item", "+ mask 0.5, weight 0.2 for ratings that the input shows", item, plain),
         ("LFG-item", "+ prior, noise, and items folded in (LFG-item)", item),
-        ("LFG-dual", "+ mean over seeds", {**dual, "user_weight": 0}),
+        ("LFG-dual", "+ several seeds", {**dual, "user_weight": 0}),
         ("LFG-dual", "+ the user side, with its weight (LFG-dual)", dual)]
     return {what: (name, {**settings, name: setting, **dict(more)})
             for name, what, setting, *more in steps}
