@@ -8,7 +8,6 @@ import csv
 import doctest
 import hashlib
 import http.client
-import inspect
 import io
 import json
 import math
@@ -40,13 +39,11 @@ from data import sample_users, split, synthetic, to_dataset, write_whole
 from experiments import COLUMNS, cases_of, choices, differences
 from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, Noise, PaperLFG, RankLFG
 from lfg import standardised
-from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Sequential, Tanh
-from nn import cosine, multinomial
+from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Sequential, Tanh, cosine, multinomial
 from serve import Recommender
 from settings import COUNTS, GRID, SETTINGS
-from svd import EASE, SVD, BiasSVD, FoldIn, MultVAE, Popularity, SVDpp, few_columns
-from svd import doubt, fold_in, like_threshold, likes_of, orthonormal, pull, random_part
-from svd import truncated_svd
+from svd import EASE, SVD, BiasSVD, FoldIn, MultVAE, Popularity, SVDpp, doubt, few_columns, fold_in
+from svd import like_threshold, likes_of, orthonormal, pull, random_part, truncated_svd
 
 # Layers
 
@@ -154,7 +151,6 @@ def test_adam_moves_rows_that_waited_as_far_as_if_they_had_not():
 # Matrix factorization
 
 SEVEN = Ratings([0, 0, 0, 1, 3, 3, 4], [0, 1, 3, 2, 0, 3, 2], [5, 3, 4, 1, 2, 5, 4], (5, 4))
-FACTORIZATIONS = pytest.mark.parametrize("cls", [SVD, BiasSVD, SVDpp])
 
 
 @pytest.fixture(scope="module")
@@ -162,12 +158,10 @@ def small():
     return synthetic(60, 40, 900, seed=1)
 
 
-def random_ratings(n_users, n_items, share=1, rank=None):
-    """Ratings of a share of all pairs, or of a rank with all observed, and their dense matrix."""
+def random_ratings(n_users, n_items, share=1, rank=99):
+    """Ratings of a share of all pairs, of a matrix of some rank, and their dense matrix."""
     rng = np.random.default_rng(0)
-    dense = rng.normal(size=(n_users, n_items))
-    if rank is not None:
-        dense = rng.normal(size=(n_users, rank)) @ rng.normal(size=(rank, n_items))
+    dense = rng.normal(size=(n_users, rank)) @ rng.normal(size=(rank, n_items))
     seen = rng.random(dense.shape) < share
     return Ratings(*np.nonzero(seen), dense[seen], dense.shape), np.where(seen, dense, 0)
 
@@ -186,8 +180,8 @@ def record(owner, name, setattr=setattr):
 
 
 @pytest.mark.parametrize("shape,k,share,rank", [
-    ((60, 45), 5, 0.3, None), ((700, 30), 8, 0.3, None), ((30, 600), 30, 0.3, None),
-    ((520, 90), 1, 0.3, None), ((300, 400), 5, 0.003, None),               # few columns of a block
+    ((60, 45), 5, 0.3, 99), ((700, 30), 8, 0.3, 99), ((30, 600), 30, 0.3, 99),
+    ((520, 90), 1, 0.3, 99), ((300, 400), 5, 0.003, 99),   # few columns of a block
     ((40, 30), 50, 1, 3), ((4, 30), 50, 1, 4), ((30, 4), 50, 1, 4), ((1, 1), 50, 1, 1),
     ((5, 6), 50, 1, 0)])
 def test_truncated_svd_against_numpy_and_past_a_planted_rank(monkeypatch, shape, k, share, rank):
@@ -198,7 +192,7 @@ def test_truncated_svd_against_numpy_and_past_a_planted_rank(monkeypatch, shape,
     assert left.shape == (shape[0], k) and right.shape == (k, shape[1])
     assert left.dtype == right.dtype == np.float32
     assert np.abs(left @ right - U[:, :k] * S[:k] @ Vt[:k]).max() < 0.01 * max(S[0], 0.01)
-    top = min(k, len(S)) if rank is None else rank
+    top = min(k, len(S), rank)
     expected = np.append(S[:top], np.zeros(k - top))       # past the rank all is 0
     for squares in ((left ** 2).sum(0), (right ** 2).sum(1)):              # each has the root of S
         assert squares == pytest.approx(expected, rel=2e-4, abs=0)
@@ -213,7 +207,7 @@ def test_few_columns_is_by_the_share_that_a_batch_rates():
     assert few_columns(R, 128) and (BiasSVD(n_factors=2, epochs=1).fit(R).root_n[once] == 2).all()
 
 
-@FACTORIZATIONS
+@pytest.mark.parametrize("cls", [SVD, BiasSVD, SVDpp])
 def test_gradients_of_matrix_factorization(cls):
     model = cls(n_factors=2, epochs=0, l2=0.7, l2_bias=0.3).fit(SEVEN)
     users = np.array([3, 2, 0])                            # user 2 has no ratings
@@ -243,50 +237,32 @@ def test_gradients_of_matrix_factorization(cls):
         check_gradients(loss, [bu, model.bi], [dbu, dbi])
 
 
-def test_bias_svd_finds_a_planted_matrix_from_half_of_it():
-    rng = np.random.default_rng(0)
-    planted = 3 + 0.5 * rng.normal(size=(300, 1)) + 0.5 * rng.normal(size=80)  # of three blocks
-    planted += rng.normal(size=(300, 2)) @ rng.normal(size=(2, 80))
-    seen = rng.random(planted.shape) < 0.5
-    model = BiasSVD(n_factors=2, l2=0.02, l2_bias=0.02, epochs=100, rate=0.01, start=0.1, seed=0)
-    model.fit(Ratings(*np.nonzero(seen), planted[seen], planted.shape))
-    predicted = model.predict(*np.divmod(np.arange(300 * 80), 80))         # more than 2 ** 14 pairs
-    error = (predicted.reshape(300, 80) - planted)[~seen]
-    assert planted[~seen].std() > 1.5 and np.sqrt(np.mean(error ** 2)) < 0.15
-
-
-@FACTORIZATIONS
-def test_an_epoch_takes_each_user_and_the_penalty_on_items_once_and_tells_the_error(
-        cls, monkeypatch):
-    R = random_ratings(400, 20, share=0.3)[0]
-    R = R.where(R.users > 99)                              # 300 users with ratings: three blocks
+@pytest.mark.parametrize("cls", [SVD, BiasSVD, SVDpp])
+def test_training_starts_at_the_svd_and_an_epoch_takes_each_user_once(cls, monkeypatch):
+    R = random_ratings(400, 200, share=0.3)[0]
+    R = R.where((R.users > 99) & (R.items != 7))           # 300 users with ratings: three blocks
     R = R.with_values(4 * R.values / np.ptp(R.values))     # unit 1
-    told = []
-    model = cls(n_factors=2, epochs=2, rate=1e-6)          # stays nearly where it starts
+    told = []                                              # models stay nearly where they start:
+    start, model = (cls(n_factors=2, start=0.5, epochs=n, rate=1e-6) for n in (0, 2))
     calls, steps = record(model, "gradients"), record(Adam, "step", monkeypatch.setattr)
+    left, right = truncated_svd(R.with_values(R.values - R.values.mean()), 2)
+    # p and q each at half of it
+    assert start.fit(R).p @ start.q.T == pytest.approx(0.25 * left @ right, abs=1e-3)
     model.fit(R, progress=lambda *epoch: told.append(epoch))
-    mse = np.mean((model.predict(R.users, R.items) - R.values) ** 2)
-    assert told == [(n, pytest.approx(mse, rel=1e-3)) for n in (0, 1)] and len(calls) == 6
+    for name in ("p", "q", "bu", "bi", "y")[:4 + (cls is SVDpp)]:
+        moved = getattr(model, name) != getattr(start, name)
+        rated = R.counts > 0 if name in ("p", "bu") else R.T.counts > 0
+        assert not moved[~rated].any()
+        assert moved[rated].mean() > 0.98 if cls is not SVD or name in "pq" else not moved.any()
+    assert np.array_equal(model.scores([3])[0], model.mu + model.bi)       # has no ratings
+    mse = np.mean((model.predict(R.users, R.items) - R.values) ** 2)       # more than 2 ** 14 pairs
+    assert told == [(n, pytest.approx(mse, rel=1e-4)) for n in (0, 1)] and len(calls) == 6
     for epoch in (calls[:3], calls[3:]):
         values = np.concatenate([ratings[2] for (ratings, *_), _ in epoch])
         assert np.array_equal(np.sort(values), np.sort(R.values))
         assert sum(share for (*_, share), _ in epoch) == pytest.approx(1)
     rates = [1e6 * rate for (_, _, rate, *_), _ in steps]  # of a block's users, then items
     assert rates == pytest.approx(np.outer(cosine(np.arange(6) / 6), [20, 1]).ravel())
-
-
-@FACTORIZATIONS
-def test_training_starts_at_the_svd_and_moves_all_but_svd_biases_and_placeholders(cls, known):
-    start, model = (cls(n_factors=3, start=0.5, epochs=n).fit(known) for n in (0, 2))
-    left, right = truncated_svd(known.with_values(known.values - known.values.mean()), 3)
-    # p and q each start at half of it
-    assert start.p @ start.q.T == pytest.approx(0.25 * left @ right, abs=1e-3)
-    for name in ("p", "q", "bu", "bi", "y")[:4 + (cls is SVDpp)]:
-        moved = getattr(model, name) != getattr(start, name)
-        rated = known.counts > 0 if name in ("p", "bu") else known.T.counts > 0
-        assert not moved[~rated].any()
-        assert moved[rated].mean() > 0.99 if cls is not SVD or name in "pq" else not moved.any()
-    assert np.array_equal(model.scores([3])[0], model.mu + model.bi)       # has no ratings
 
 
 def test_svdpp_predicts_with_p_and_z_in_sum_and_its_fold_in_is_shrunk_towards_z(known):
@@ -408,20 +384,18 @@ def test_gradients_of_the_whole_lfg_against_the_dense_loss(cls):
 
 
 @pytest.mark.parametrize("cls", [LFG, PaperLFG, RankLFG, CellsLFG, BiasSVD, SVDpp])
-def test_training_on_the_few_columns_that_a_batch_rates_is_as_on_all(cls, monkeypatch):
-    d = synthetic(40, 30, 300, seed=3)
-    R = d.ratings.where(d.ratings.items % 7 != 3)
+def test_training_on_the_few_columns_of_a_batch_is_as_on_all(cls, known, small, monkeypatch):
     found, told = [], []
     for few in (True, False):
         monkeypatch.setattr("svd.few_columns", lambda R, size: few)
         monkeypatch.setattr("lfg.few_columns", lambda R, size: few)
         model = (cls(n_factors=4, epochs=5) if cls in (BiasSVD, SVDpp) else
-                 lfg(cls, batch=40, dtype=np.float64))     # one batch, of all rated items
-        scores = model.fit(R, d.E).scores(np.arange(40), R, d.E)
-        found.append(scores[:, R.T.counts > 0])
+                 lfg(cls, batch=60, dtype=np.float64))     # one batch, of all rated items
+        scores = model.fit(known, small.E).scores(np.arange(60), known, small.E)
+        found.append(np.delete(scores, 7, 1))
         if isinstance(model, LFG):                         # two batches, which rate different items
-            half = lfg(cls, batch=20, epochs=1, l2=0, l2_M=0)
-            half.fit(R, d.E, progress=lambda epoch, error: told.append(error))
+            half = lfg(cls, batch=30, epochs=1, l2=0, l2_M=0)
+            half.fit(known, small.E, progress=lambda epoch, error: told.append(error))
     assert found[0] == pytest.approx(found[1], abs=1e-6)
     assert told[:1] == pytest.approx(told[1:], rel=1e-5)
 
@@ -448,9 +422,8 @@ def test_lfg_starts_M_at_a_truncated_svd_and_noise():
     R = R.with_values(4 * R.values / np.ptp(R.values))     # unit 1
     more = R.values - R.mean()
     deviation = np.bincount(R.items, more) / (R.T.counts + 5)              # as if five more were mu
-    own, cells, rank, paper, filled = (
-        lfg(cls, n_factors=8, epochs=0).fit(R) for cls in (
-            LFG, CellsLFG, RankLFG, PaperLFG, partial(PaperLFG, fill_mu=True)))
+    own, cells, rank, paper, filled = (lfg(cls, n_factors=8, epochs=0).fit(R) for cls in (
+        LFG, CellsLFG, RankLFG, PaperLFG, partial(PaperLFG, fill_mu=True)))
     liked = R.values >= like_threshold(R.values)
     for M, values, scale in ((own.M[:3], more - deviation[R.items], 0.3), (cells.M[:3], liked, 0.3),
                              (rank.M[:3], liked, 0.3), (paper.M, R.values, 1), (filled.M, more, 1)):
@@ -496,16 +469,14 @@ def test_lfg_trains_all_its_parameters_penalises_matrices_and_tells_the_error(sm
     assert adam.l2 == [0.1, 0, 0, 0, 0.1, 0, 0.1, 0, 0.3, 0]
     assert [type(layer) for layer in model.network.layers] == [
         Linear, LeakyReLU, BatchNorm, Dropout, Linear, LeakyReLU, Dropout, Linear, Tanh]
-    paper = PaperLFG()
-    assert (paper.l2, paper.l2_M, paper.dropout) == (0, 0, 0)
+    assert (PaperLFG.l2, PaperLFG.l2_M, PaperLFG.dropout) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("times", [1, 2.25])
-def test_lfg_item_generates_items_and_solves_users_as_by_hand(small, known, times):
-    R, E = known.with_values(known.values * times), small.E
+def test_lfg_item_generates_items_and_solves_users_as_by_hand(small, known):
+    R, E = known, small.E
     model = LFGItem([lfg(dtype=np.float64)], 4.0, 2.0, 3.0, 0.5).fit(R, E, small.F)
     G = lfg(dtype=np.float64).fit(R.T, small.F).user_factors(np.arange(40), R.T, small.F)
-    q1 = np.hstack([G[:, :-1] / times, np.ones((40, 1))])  # x . q1 = p . q + bu
+    q1 = np.hstack([G[:, :-1], np.ones((40, 1))])  # x . q1 = p . q + bu
     base = R.values.mean() + G[:, -1]                      # mu + bi
     H = next(R.dense_blocks())
     seen = H > 0
@@ -533,7 +504,7 @@ def test_lfg_item_generates_items_and_solves_users_as_by_hand(small, known, time
     rows = np.c_[x[:, :-1], np.ones(60)]                   # [p, 1] of users, [q, base] of items
     for i in np.flatnonzero(seen.any(0)):
         *q1[i, :-1], base[i] = solve_by_least_squares(
-            rows, H[:, i] - x[:, -1], [3 * times ** 2] * 3 + [10], np.append(q1[i, :-1], base[i]),
+            rows, H[:, i] - x[:, -1], [3, 3, 3, 10], np.append(q1[i, :-1], base[i]),
             np.where(seen[:, i], 1, np.inf))
     assert model.base == pytest.approx(base) and model.q1 == pytest.approx(q1, abs=1e-6)
     W = prior(x)
@@ -614,7 +585,6 @@ MODELS = {                                                 # each from a seed
     "EASE": lambda seed: EASE(5.0),
     "MultVAE": lambda seed: MultVAE(4, 16, epochs=3, batch=16, rate=0.01, seed=seed)}
 RANKERS = ["RankLFG", "LFGRankItem", "LFGRank", "EASE", "MultVAE"]         # whose scores only order
-EVERY_MODEL = pytest.mark.parametrize("name", MODELS)
 
 
 @pytest.fixture(scope="module")
@@ -633,7 +603,7 @@ def fitted(request, known, small):
     return request.param, MODELS[request.param](0).fit(known, small.E, small.F)
 
 
-@EVERY_MODEL
+@pytest.mark.parametrize("name", MODELS)
 def test_fit_returns_the_model_and_does_without_side_information(name, known, small):
     model = MODELS[name](0)
     told = []
@@ -702,7 +672,7 @@ def test_a_training_that_diverges_says_so_even_in_its_last_step(small, cls, more
         cls(n_factors=5, rate=rate, epochs=epochs, **more).fit(small.ratings, small.E)
 
 
-@EVERY_MODEL
+@pytest.mark.parametrize("name", MODELS)
 def test_training_on_constant_ratings_does_not_diverge_and_on_none_is_refused(name, small):
     for rating in (-7.5, 0, 100):
         R = small.ratings.with_values(np.full(900, rating))
@@ -767,8 +737,7 @@ def test_a_random_part_takes_some_ratings_at_random_from_none_to_all():
 
 
 @pytest.mark.parametrize("l2,few,strength,power", [(2.0, 5.0, 3.0, 0.5), (0.3, 100.0, 0.1, 0)])
-def test_lfg_rank_item_minimises_its_loss_and_shrinks_to_the_prior(
-        known, small, l2, few, strength, power):
+def test_lfg_rank_item_minimises_its_loss(known, small, l2, few, strength, power):
     model = LFGRankItem([lfg(CellsLFG, dtype=np.float64)], l2, few, strength, [0.5, 0.8], power)
     F = (np.arange(40)[:, None] % [2, 20] == 0).astype(np.float32)         # 20 and 2 of 40 items
     model.fit(known, small.E, F)
@@ -802,17 +771,16 @@ def test_lfg_rank_item_minimises_its_loss_and_shrinks_to_the_prior(
 
 def test_popularity_counts_likes_and_ease_is_a_ridge_regression_per_item(known):
     L = (next(known.dense_blocks()) >= 4).astype(float)
-    got = Popularity().fit(known).scores(np.array([9, 3]))
-    assert got.tolist() == [L.sum(0).tolist()] * 2
+    assert Popularity().fit(known).scores([9, 3]).tolist() == [L.sum(0).tolist()] * 2
     B = np.zeros((40, 40))
     for j in range(40):                                    # of all other items
         rest = np.delete(np.arange(40), j)
         B[rest, j] = solve_by_least_squares(L[:, rest], L[:, j], [3.0] * 39)
-    users = np.array([7, 5, 3])
-    assert EASE(3.0).fit(known).scores(users, known) == pytest.approx(L[users] @ B, abs=1e-5)
+    got = EASE(3.0).fit(known).scores([7, 5, 3], known)
+    assert got == pytest.approx(L[[7, 5, 3]] @ B, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["LFG", "LFGItem", *RANKERS])
+@pytest.mark.parametrize("name", ["FoldIn", "LFG", "LFGItem", *RANKERS])
 def test_two_planted_groups_are_found(name):
     rng = np.random.default_rng(0)
     rated = rng.random((100, 20)) < 0.6
@@ -863,9 +831,8 @@ def encoded(name, text):
 
 
 def write(folder, files):
-    folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
-        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(encoded(name, text))
     return folder
 
@@ -894,16 +861,7 @@ def told(X, names):
             for row in X]
 
 
-@pytest.mark.parametrize("users,items,values", [
-    ([0, 5], [0, 0], [1, 2]), ([0, -1], [0, 0], [1, 2]), ([0], [4], [1]), ([0], [-1], [1]),
-    ([0], [0], [np.nan]), ([2, 0, 2], [1, 0, 1], [1, 2, 3]), ([0, 1], [0, 1], [1])])
-def test_ratings_refuse_what_is_no_matrix(users, items, values):
-    with pytest.raises(ValueError) as caught:
-        Ratings(users, items, values, (5, 4))
-    assert not isinstance(caught.value, DataError)
-
-
-def test_ratings_are_sorted_and_typed_and_have_views():
+def test_ratings_are_sorted_and_typed_have_views_and_refuse_what_is_no_matrix():
     order = [4, 2, 6, 0, 5, 1, 3]
     R = Ratings(SEVEN.users[order], SEVEN.items[order], SEVEN.values[order], (5, 4))
     assert R.users.tolist() == [0, 0, 0, 1, 3, 3, 4] and R.items.tolist() == [0, 1, 3, 2, 0, 3, 2]
@@ -917,7 +875,6 @@ def test_ratings_are_sorted_and_typed_and_have_views():
             (R.where(np.array([5, 0])), Ratings([0, 3], [0, 3], [5, 5], (5, 4))),
             (R.with_values(-R.values), Ratings(R.users, R.items, -R.values, (5, 4)))]:
         assert got.shape == expected.shape and pairs(got) == pairs(expected)
-    assert R.T.users.tolist() == [0, 0, 1, 2, 2, 3, 3] and R.T.items[:2].tolist() == [0, 3]
     assert np.shares_memory(R.with_values(R.values).users, R.users)          # as they are in order
     dense = np.array([[5, 3, 0, 4], [0, 0, 1, 0], [0, 0, 0, 0], [2, 0, 0, 5], [0, 0, 4, 0]])
     row, item, value = R.rows(np.array([3, 2, 0]))         # user 2 has no ratings
@@ -926,6 +883,12 @@ def test_ratings_are_sorted_and_typed_and_have_views():
     for size in (1, 2, 5, 9):
         blocks = list(R.dense_blocks(size))
         assert len(blocks) == -(-5 // size) and np.array_equal(np.vstack(blocks), dense)
+    for users, items, values in [
+            ([0, 5], [0, 0], [1, 2]), ([0, -1], [0, 0], [1, 2]), ([0], [4], [1]), ([0], [-1], [1]),
+            ([0], [0], [np.nan]), ([2, 0, 2], [1, 0, 1], [1, 2, 3]), ([0, 1], [0, 1], [1])]:
+        with pytest.raises(ValueError) as caught:
+            Ratings(users, items, values, (5, 4))
+        assert caught.type is ValueError                   # no DataError
 
 
 # Loaders
@@ -1018,12 +981,10 @@ def test_ratings_with_other_names_from_a_file_or_standard_input(tmp_path, monkey
      "u.data, line 2: 5 fields instead of 4; correct the line"),
     (ATOMIC, "x.inter", "2\t10", b"2\t\xff", "x.inter, line 2: not UTF-8 text; save it as UTF-8"),
     (ATOMIC, "x.inter", ATOMIC["x.inter"], "", "x.inter: no column user or item or rating among"),
-    (ATOMIC, "x.item", "9\t", "10\t", "x.item, line 3: item '10' is listed twice"),
     (CSV, "ratings.csv", "2,10", "2, ", "ratings.csv, line 2: item id is empty"),
     (CSV, "ratings.csv", "1,9", '1,"' + "9" * 140_000, "ratings.csv, line 3: 2 fields instead"),
     (CSV, "ratings.csv", "5,2", '5,"2', "ratings.csv: EOF inside string starting at row 2"),
-    (CSV, "ratings.csv", CSV["ratings.csv"], "userId;movieId;rating\n1;2;3,5\n",
-     "ratings.csv, line 2: 2 fields instead of 1"),
+    (CSV, "ratings.csv", CSV["ratings.csv"], "a;b\n1;2,5\n", "ratings.csv, line 2: 2 fields"),
     (WHOLE, "u2.base", "2\t10", "2\t77", "u2.base, line 2: the rating of item '77' by user '2' is"),
     (WHOLE, "u2.test", "10\t9", "2\t10", "u2.test, line 1: the rating of item '10' by user '2' is "
      "not in the data set, or is twice in u2.base and u2.test; correct or delete it")], ids=count())
@@ -1044,9 +1005,7 @@ def frame(user=("b", "a", "b"), item=("x", "x", "y"), rating=(4.5, 3, 0.5), **mo
 @pytest.mark.parametrize("users,expected", [
     ([10, 9, 10], [9, 10]), (["10", "9", "10"], ["9", "10"]), ([2.5, 10.0, 2.5], ["10.0", "2.5"]),
     ([1, "b", "1"], ["1", "b"]), (pd.Categorical(["v", "u", "v"], list("uvw")), ["u", "v"]),
-    (pd.array([3, 1, 3], "Int64"), [1, 3]),
-    (pd.to_datetime(["2001-02-03", "2001-02-02", "2001-02-03"]),
-     ["2001-02-02 00:00:00", "2001-02-03 00:00:00"])])
+    (pd.array([3, 1, 3], "Int64"), [1, 3])])
 def test_integer_ids_stay_integers_and_others_become_text(users, expected):
     table = frame(time=[3, 2, 1]).assign(user=users)
     before = table.copy()
@@ -1090,8 +1049,7 @@ def test_items_of_a_table_become_columns():
 
 
 @pytest.mark.parametrize("tables,message", [
-    ([frame().rename(columns={"user": "uid", "rating": "stars"})],
-     "ratings: no column user or rating among uid, item, stars; rename it, use --columns, or put "),
+    ([frame()[["item"]]], "ratings: no column user or rating among item; rename it, use --columns"),
     ([frame()[:0]], "ratings: no ratings"),
     ([frame(user=["a", None, "b"])], "ratings, row 1: user id is empty; correct or delete it"),
     ([frame(rating=[1, "x", None])], "ratings, row 1: rating 'x' is not a number between -1e10 "
@@ -1111,12 +1069,8 @@ def test_mistakes_in_tables(tables, message):
 # Folds
 
 
-@pytest.fixture(scope="module")
-def R():
-    return synthetic(60, 80, 900, seed=1).ratings
-
-
-def test_folds_share_out_ratings_or_users(R):
+def test_folds_share_out_ratings_or_users(small):
+    R = small.ratings
     basic, realtime, published = ([split(R, test, fold, seed=3) for fold in range(1, 6)]
                                   for test in ("basic", "realtime", "published"))
     for train, profile, target in basic + published:
@@ -1140,11 +1094,11 @@ def test_folds_share_out_ratings_or_users(R):
         assert min(targets) > 20 and sum(targets) == 200
 
 
-def test_folds_and_first_ratings_are_of_pairs_nested_and_stay_the_same(R):
-    first = [first_ratings(R, n, 3) for n in (0, 2, 5)]
-    assert pairs(first[1]) < pairs(first[2]) and first[1].shape == R.shape
-    for n, one in zip((0, 2, 5), first):
-        assert np.array_equal(one.counts, np.minimum(R.counts, n))
+def test_folds_and_first_ratings_are_of_pairs_nested_and_stay_the_same():
+    R = synthetic(60, 80, 900, seed=1).ratings
+    two, five = (first_ratings(R, n, 3) for n in (2, 5))
+    assert pairs(two) < pairs(five) and five.shape == R.shape
+    assert np.array_equal(five.counts, np.minimum(R.counts, 5))
     other = R.with_values(R.values % 5 + 1)                # which do not count; nor may the version
     found = [split(other, test, 2, 7).target for test in ("basic", "realtime")]
     raw = b"".join((r.users.astype(np.int64) * 80 + r.items).astype("<i8").tobytes()
@@ -1236,7 +1190,6 @@ def test_output_path_protects_inputs(tmp_path):
 def test_synthetic_data_are_as_asked_for_and_stay_the_same_from_version_to_version():
     d = load("synthetic:60x80x900", seed=1)
     assert d.ratings.shape == (60, 80) and len(d.ratings) == 900 and d.user_ids[-1] == "60"
-    assert pairs(d.ratings) != pairs(synthetic(60, 80, 900, seed=2).ratings)
     assert set(d.ratings.values) == {1, 2, 3, 4, 5} and d.titles[3] == f"Item 4 ({d.years[3]})"
     arrays = (d.ratings.users, d.ratings.items, d.ratings.values, d.E, d.F)
     raw = b"".join(array.tobytes() for array in arrays)
@@ -1262,15 +1215,14 @@ def stop(error):
 def tiny(used):
     """Settings quick to train; the penalties and what follows training are as they are."""
     sizes = dict(n_factors=4, hidden=(8,), svd_rows=2, batch=16, epochs=2)
-    quick = {name: dict(setting) for name, setting in used.items()}
-    for name in experiments.CLASSES.keys() & quick.keys():
-        known = inspect.signature(experiments.CLASSES[name]).parameters
-        quick[name].update({key: n for key, n in sizes.items() if key in known})
     # one layer; else n_factors is what LFG's is, and l2 what BiasSVD's is
     special = {"Mult-VAE": {"hidden": 8}, "LFG-dual": {"seeds": 2}, "LFG-rank": {"seeds": 2},
                "LFG (paper)": {"n_factors": 3}, "SVD++ fold-in": {"l2": 6.0}}
-    for name in special.keys() & quick.keys():
-        quick[name].update(special[name])
+    quick = {}
+    for name, setting in used.items():
+        known = getattr(experiments.CLASSES.get(name), "__dataclass_fields__", ())
+        sized = {key: n for key, n in sizes.items() if key in known}
+        quick[name] = {**setting, **sized, **special.get(name, {})}
     return quick
 
 
