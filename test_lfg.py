@@ -75,7 +75,6 @@ def test_layers_worked_by_hand():
     layer.W = np.array([[5], [7]])
     layer.b = 1
     assert layer.forward(x)[0].tolist() == [[12]]          # -2 * 5 + 3 * 7 + 1
-    assert layer.backward(np.ones((1, 1)), x, input_grad=False)[0] is None
     assert Sequential(layer).backward(np.ones((1, 1)), [x])[0] is None     # only if asked for
     ones = np.ones((100, 100), np.float32)
     assert np.array_equal(Dropout(0.4, None).forward(ones, training=False)[0], ones)
@@ -242,18 +241,18 @@ def test_training_starts_at_the_svd_and_an_epoch_takes_each_user_once(cls, monke
     R = random_ratings(400, 200, share=0.3)[0]
     R = R.where((R.users > 99) & (R.items != 7))           # 300 users with ratings: three blocks
     R = R.with_values(4 * R.values / np.ptp(R.values))     # unit 1
-    told = []                                              # models stay nearly where they start:
+    told = []
     start, model = (cls(n_factors=2, start=0.5, epochs=n, rate=1e-6) for n in (0, 2))
     calls, steps = record(model, "gradients"), record(Adam, "step", monkeypatch.setattr)
     left, right = truncated_svd(R.with_values(R.values - R.values.mean()), 2)
-    # p and q each at half of it
+    # p and q start at half of it each, and stay near: the rate is low
     assert start.fit(R).p @ start.q.T == pytest.approx(0.25 * left @ right, abs=1e-3)
     model.fit(R, progress=lambda *epoch: told.append(epoch))
     for name in ("p", "q", "bu", "bi", "y")[:4 + (cls is SVDpp)]:
         moved = getattr(model, name) != getattr(start, name)
         rated = R.counts > 0 if name in ("p", "bu") else R.T.counts > 0
         assert not moved[~rated].any()
-        assert moved[rated].mean() > 0.98 if cls is not SVD or name in "pq" else not moved.any()
+        assert moved[rated].mean() > 0.99 if cls is not SVD or name in "pq" else not moved.any()
     assert np.array_equal(model.scores([3])[0], model.mu + model.bi)       # has no ratings
     mse = np.mean((model.predict(R.users, R.items) - R.values) ** 2)       # more than 2 ** 14 pairs
     assert told == [(n, pytest.approx(mse, rel=1e-4)) for n in (0, 1)] and len(calls) == 6
@@ -476,7 +475,7 @@ def test_lfg_item_generates_items_and_solves_users_as_by_hand(small, known):
     R, E = known, small.E
     model = LFGItem([lfg(dtype=np.float64)], 4.0, 2.0, 3.0, 0.5).fit(R, E, small.F)
     G = lfg(dtype=np.float64).fit(R.T, small.F).user_factors(np.arange(40), R.T, small.F)
-    q1 = np.hstack([G[:, :-1], np.ones((40, 1))])  # x . q1 = p . q + bu
+    q1 = np.hstack([G[:, :-1], np.ones((40, 1))])          # x . q1 = p . q + bu
     base = R.values.mean() + G[:, -1]                      # mu + bi
     H = next(R.dense_blocks())
     seen = H > 0
@@ -798,6 +797,7 @@ def test_two_planted_groups_are_found(name):
 
 # Data
 
+
 def item_line(i, title, date, *genres):
     flags = [str(int(g in genres)) for g in data.GENRES]
     return f"{i}|{title}|{date}||url|{'|'.join(flags)}\n"
@@ -977,8 +977,7 @@ def test_ratings_with_other_names_from_a_file_or_standard_input(tmp_path, monkey
 
 @pytest.mark.parametrize("files,name,old,new,message", [
     (ML_100K, "u.data", "\t5\t", "\tgood\t", "u.data, line 2: rating 'good' is not a number"),
-    (ML_100K, "u.data", ML_100K["u.data"], "2\t10\t3\t8\n1\t9\t4\t8\t0\n2\t5\t3\n",
-     "u.data, line 2: 5 fields instead of 4; correct the line"),
+    (ML_100K, "u.data", "882\n10\t", "882\t10\n", "u.data, line 2: 5 fields instead of 4; correct"),
     (ATOMIC, "x.inter", "2\t10", b"2\t\xff", "x.inter, line 2: not UTF-8 text; save it as UTF-8"),
     (ATOMIC, "x.inter", ATOMIC["x.inter"], "", "x.inter: no column user or item or rating among"),
     (CSV, "ratings.csv", "2,10", "2, ", "ratings.csv, line 2: item id is empty"),
