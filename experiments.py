@@ -5,8 +5,8 @@ newitem: 20% of the items are new. coldstart: new users by number of ratings. to
 users. published: u1 to u5, in the folder of ml-100k, or, of other data, 10% of all ratings held
 out. calibration: how sure ratings for new users are. taste: lists for fans of a genre. sample:
 trained on a share of the users. ablation: from the paper to LFG-dual, one choice per row. speed:
-time per new user of fold 1, training time, and memory. growth: time per epoch, and memory. tune:
-validation RMSE around each setting, within fold 1's training part.
+time per new user of fold 1, training time, and memory. tune: validation RMSE around each setting,
+within fold 1's training part.
 """
 
 import os
@@ -68,9 +68,7 @@ TITLES = {                                                 # without {results}: 
     "calibration": "How Sure Ratings Are, {results}\n(LFG-dual: ratings within each interval; NLL, "
                    "and with one spread for all; RMSE by fifth)",
     "taste": "The First Ten of Fans, on {name}",
-    "speed": "What a New User Costs, Fold 1, One Thread, on {name}",
-    "growth": "What an Epoch Costs, One Thread: {users:,} users, {items:,} items, {ratings:,} "
-              "ratings"}
+    "speed": "What a New User Costs, Fold 1, One Thread, on {name}"}
 PAPER = {                                                  # table and its averages of RMSE
     ("ml-100k", "basic"): (1, {"SVD": 0.9404, "BiasSVD": 0.9136, "LFG (paper)": 0.9130}),
     ("ml-1m", "basic"): (2, {"SVD": 0.8672, "BiasSVD": 0.8607, "LFG (paper)": 0.8566}),
@@ -103,8 +101,8 @@ def run(argv):
         options.json = output_path(options.json, options.dataset, *folders)
     loaded = [load(name, options.data_dir, options.seed, not options.quiet, options.columns)
               for name in names]
-    make = {"tune": tune, "speed": speed, "taste": taste, "sample": sample,
-            "growth": growth}.get(options.test, cross_validate)
+    make = {"tune": tune, "speed": speed, "taste": taste, "sample": sample}
+    make = make.get(options.test, cross_validate)
     tables = []
     for test in options.tests:
         for data in loaded:
@@ -147,8 +145,8 @@ class Fold:
             spare = LFGItem([network], **settings["LFG-item fold-in"])
             self.trained["noise",] = Noise(spare)
 
-    def model_of(self, column, settings, seed, seeds=1):
-        """The model of a column, made of parts; seeds: number of networks that are joined.
+    def model_of(self, column, settings, seed, joined=None):
+        """The model of a column; joined: the setting of LFG-dual, if it is to join several seeds.
 
         A network that generates the rows of R is the model itself; LFGItem joins those that
         generate the columns of R.
@@ -159,16 +157,18 @@ class Fold:
             weights = (setting["user_weight"], setting.get("empty_weight", setting["user_weight"]))
             users = [self.model_of(user, settings, seed)] if user else []
             if item in self.solvers:
-                item = self.model_of(item, settings, seed, setting["seeds"])
-                return Joined(users, [item], weights)
+                return Joined(users, [self.model_of(item, settings, seed, setting)], weights)
             items = [self.model_of(item, settings, seed + n) for n in range(setting["seeds"])]
             return Joined(items, users, [1 - w for w in weights])
+        joined = joined or {"seeds": 1}
         name = "BiasSVD" if column.startswith("μ") else column.replace(" fold-in", "")
-        parts = [self.part(name, settings[name], seed + n) for n in range(seeds)]
+        parts = [self.part(name, settings[name], seed + n) for n in range(joined["seeds"])]
         Solved = FoldIn if "fold-in" in column else self.solvers.get(column)
         if not Solved:
             return parts[0]
-        setting = settings[f"{name} fold-in"]
+        setting = dict(settings[f"{name} fold-in"])
+        if "kept" in joined:
+            setting["kept"] = joined["kept"]
         around = parts if issubclass(Solved, LFGItem) else parts[0]
         centre = {"centre": around.implicit_row} if name == "SVD++" else {}
         model = Solved(around, **for_genres(setting, self.data), **centre)
@@ -435,7 +435,7 @@ def choices(settings):
          {**item, "mask": lfg["mask"], "shown_weight": 1.0}, plain),
         ("LFG-item", "+ mask 0.5, weight 0.2 for ratings that the input shows", item, plain),
         ("LFG-item", "+ prior, noise, and items folded in (LFG-item)", item),
-        ("LFG-dual", "+ mean over seeds", {**dual, "user_weight": 0}),
+        ("LFG-dual", "+ several seeds", {**dual, "user_weight": 0}),
         ("LFG-dual", "+ the user side, with its weight (LFG-dual)", dual)]
     return {what: (name, {**settings, name: setting, **dict(more)})
             for name, what, setting, *more in steps}
@@ -561,24 +561,6 @@ def sample(data, test, options):
         ["Share of users", "Users", " Ratings", "  RMSE", "Seconds", "NDCG@10", "Seconds"],
         [[f"{share} %", round(users), round(ratings), *measures]
          for share, users, ratings, *measures in map(dict.values, rows)])
-
-
-def growth(data, test, options):
-    """Yield the seconds of an epoch, and the peak memory, of one network of each kind.
-
-    LFG and LFG-item of the setting for rating prediction, on all ratings, their second epoch.
-    """
-    settings = settings_for(len(data.ratings), "coldstart")
-    R, E, F = data.ratings, data.E, data.F
-    rows = []
-    for name, inputs in ("LFG", (R, E, F)), ("LFG-item", (R.T, F, E)):
-        times = []
-        LFG(**{**settings[name], "epochs": 2}).fit(
-            *inputs, progress=lambda *_, times=times: times.append(time.process_time()))
-        rows.append({"model": name, "seconds": times[1] - times[0], "peak_mb": peak_mb()})
-    yield dict(zip(("users", "items"), R.shape), ratings=len(R), rows=rows), markdown(
-        ["Model".ljust(8), "Seconds per epoch", "Peak memory in MB, data included"],
-        [[row["model"], row["seconds"], f"{row['peak_mb']:.0f}"] for row in rows])
 
 
 def peak_mb():
@@ -735,14 +717,14 @@ def parse(argv):
     add = parser.add_argument
     add_shared_options(add)
     add("--test", default="all", help="what to print, as said above",
-        choices=[*tests, "published", "calibration", "taste", "sample", "ablation", "speed",
-                 "growth", "tune", "all"])
+        choices=[*tests, "published", "calibration", "taste", "sample", "ablation", "speed", "tune",
+                 "all"])
     add("--of", nargs="+", default=tests, choices=[*tests, "coldstart topn"], help="tests to tune")
     add("--models", nargs="+", choices=models, help="rows of the tables; if not given, all")
     add("--folds", nargs="+", type=int, choices=range(1, 6), metavar="{1..5}",
         help="which folds; if not given, all; of published without u1 to u5, the first")
     add("--seeds", type=int_range(1, 1000), help="item networks that LFG-dual and LFG-rank "
-        "average; if not given, 5 and 3 on ML-100k, 4 and 2 on ML-1m")
+        "join; if not given, 5 and 3 on ML-100k, 4 and 2 on ML-1m")
     add("--seed", type=int_range(0, 2 ** 63), default=0,
         help="seed of the folds and of all random numbers in training")
     add("--json", metavar="FILE", help="also write the tables to this file")

@@ -119,21 +119,22 @@ class Recommender:
         deviation) and because: at most three of the rated items that speak most for this one, each
         {"id", "title", "contribution"}; a list of dicts where pandas is missing.
         """
-        rated = self.indices(ratings)
-        listed = self.best(*rated, self.profile_row(profile), n, by, self.among(genre, years), True)
-        return frame(self.table(rated[0], *listed),
-                     ["item", "title", "score", "rating", "spread", "because"])
+        rows = self.recommend_rows(ratings, n, profile, by, genre, years)
+        return frame(rows, ["item", "title", "score", "rating", "spread", "because"])
 
-    def table(self, items, best, scores, ratings, spreads, shares):
-        """What best gives, with its shares, as a list of dicts of plain values."""
+    def recommend_rows(self, ratings, n, profile, by, genre, years):
+        """What recommend gives, as a list of dicts of plain values; ratings as in indices."""
+        items, values = self.indices(ratings)
+        best = self.best(items, values, self.profile_row(profile), n, by,
+                         self.among(genre, years), why=True)
         rows = []
-        for n, i in enumerate(best):
-            most = [j for j in np.argsort(-shares[n])[:3] if shares[n, j] > 0]
+        for i, score, rating, spread, shares in zip(*best):
+            most = [j for j in np.argsort(-shares)[:3] if shares[j] > 0]
             because = [{"id": str(self.item_ids[items[j]]), "title": str(self.titles[items[j]]),
-                        "contribution": float(shares[n, j])} for j in most]
+                        "contribution": float(shares[j])} for j in most]
             rows.append({"item": self.item_ids[i].item(), "title": str(self.titles[i]),
-                         "score": float(scores[n]), "rating": float(ratings[n]),
-                         "spread": float(spreads[n]), "because": because})
+                         "score": float(score), "rating": float(rating), "spread": float(spread),
+                         "because": because})
         return rows
 
     def predict(self, ratings, items, profile=None):
@@ -428,7 +429,8 @@ def assemble(name, data, changed, generator, seeds, seed):
     forward = [network(Forward, user, seed)] if generator != "item" else []
     n_seeds = {"user": 0, "item": seeds or 1, "dual": joined["seeds"]}[generator]
     networks = [network(Network, item, seed + n) for n in range(n_seeds)]
-    solved = [Solved(networks, **for_genres(settings[f"{item} fold-in"], data))] if networks else []
+    setting = for_genres(settings[f"{item} fold-in"], data)
+    solved = [Solved(networks, **setting, kept=joined["kept"])] if networks else []
     return Joined(forward, solved, (joined["user_weight"], joined["empty_weight"]))
 
 
@@ -535,11 +537,9 @@ def recommend(options):
     model = Recommender.load(options.model)
     given = {name: getattr(options, name) for name in ("age", "gender", "occupation")}
     profile = {name: value for name, value in given.items() if value is not None}
-    rated = model.indices(rated_rows(options.rate, options.ratings))
-    listed = model.best(*rated, model.profile_row(profile), options.n, options.by,
-                        model.among(options.genre, options.years), why=True)
-    rows = [{"rank": rank, "id": str(row.pop("item")), **row}
-            for rank, row in enumerate(model.table(rated[0], *listed), 1)]
+    rows = model.recommend_rows(rated_rows(options.rate, options.ratings), options.n, profile,
+                                options.by, options.genre, options.years)
+    rows = [{"rank": rank, "id": str(row.pop("item")), **row} for rank, row in enumerate(rows, 1)]
     print_rows(rows, options.json, "Rank  {title}  Score     Rating  Because",
                "{rank:>4}  {title}  {score:>5.2f}  {rating:.1f} ± {spread:.1f}  {because}")
 
@@ -740,7 +740,7 @@ def parse(argv):
         help="what is generated: users, as in the paper, items, or both (default)")
     add("--half", action="store_true", help="store float16: half the size")
     add("--seed", type=int_range(0, 2 ** 63), default=0, help="seed of all random numbers")
-    add("--seeds", type=int_range(1, 1000), help="item networks that are averaged")
+    add("--seeds", type=int_range(1, 1000), help="item networks that are joined")
     add("--epochs", type=int_range(1), help="training epochs of each network")
     add("--factors", type=int_range(1), help="number of latent factors of each network")
     add("--sample", type=int_range(1, 10 ** 9), metavar="N",

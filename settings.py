@@ -2,8 +2,9 @@
 
 All were chosen on a validation part of the training ratings; `python experiments.py --test tune`
 prints the grid around each. What is not named here is the default of the class in svd.py or lfg.py.
-"LFG-dual", "LFG-rank": seeds: how many item networks it averages; user_weight: the weight of the
-user network in the mean for users with many ratings; empty_weight: with none (if it differs).
+"LFG-dual", "LFG-rank": seeds: how many item networks it joins; kept: how many of their factors
+remain (if not all); user_weight: the weight of the user network in the mean for users with many
+ratings; empty_weight: with none (if it differs).
 """
 
 from math import log
@@ -81,15 +82,15 @@ SETTINGS["ml-100k", "coldstart"] = {
     **SETTINGS["ml-100k", "realtime"],
     "BiasSVD fold-in": dict(l2=5.0, l2_bias=6.0, l2_item=300.0),
     "LFG": dict(n_factors=200, l2=0.6, l2_M=0.6, mask=(0.3, 1.0), epochs=40, rate=5e-3),
-    "LFG-item fold-in": dict(l2=300.0, l2_bias=6.0, kept=150),
-    "LFG-dual": dict(seeds=5, user_weight=0.15, empty_weight=0.3),
+    "LFG-item fold-in": dict(l2=300.0, l2_bias=6.0),
+    "LFG-dual": dict(seeds=5, kept=150, user_weight=0.15, empty_weight=0.3),
 }
 SETTINGS["ml-1m", "coldstart"] = {
     **SETTINGS["ml-1m", "realtime"],
     "BiasSVD fold-in": dict(l2=5.0, l2_bias=3.0, l2_item=300.0),
     "LFG": dict(n_factors=100, hidden=(500,), l2=0.02, l2_M=0.2, mask=(0.3, 1.0), epochs=30),
-    "LFG-item fold-in": dict(l2=350.0, l2_bias=6.0, l2_item=2.0, kept=150),
-    "LFG-dual": dict(seeds=4, user_weight=0.15, empty_weight=0.4),
+    "LFG-item fold-in": dict(l2=350.0, l2_bias=6.0, l2_item=2.0),
+    "LFG-dual": dict(seeds=4, kept=150, user_weight=0.15, empty_weight=0.4),
 }
 SETTINGS["ml-100k", "topn"] = {                            # LFG-rank serves any number of ratings
     **SETTINGS["ml-100k", "realtime"],
@@ -98,8 +99,8 @@ SETTINGS["ml-100k", "topn"] = {                            # LFG-rank serves any
     "Mult-VAE": dict(l2=0.001),
     "LFG-rank user": dict(l2=0.5, l2_M=0.05, mask=0.5),
     "LFG-rank item": dict(rate=5e-3),
-    "LFG-rank item fold-in": dict(l2=200.0, few=50.0, strength=100.0, known=20.0, kept=200),
-    "LFG-rank": dict(seeds=3, user_weight=0.5, empty_weight=0.0),
+    "LFG-rank item fold-in": dict(l2=200.0, few=50.0, strength=100.0, known=20.0),
+    "LFG-rank": dict(seeds=3, kept=200, user_weight=0.5, empty_weight=0.0),
 }
 SETTINGS["ml-1m", "topn"] = {
     **SETTINGS["ml-1m", "realtime"],
@@ -109,15 +110,14 @@ SETTINGS["ml-1m", "topn"] = {
     "Mult-VAE": dict(l2=0.0003, epochs=50),
     "LFG-rank user": dict(hidden=(500,), l2=0.03, l2_M=0.03, mask=0.5),
     "LFG-rank item": dict(hidden=(500,), epochs=40),
-    "LFG-rank item fold-in": dict(l2=300.0, few=200.0, strength=100.0, known=12.0, kept=200),
-    "LFG-rank": dict(seeds=2, user_weight=0.6, empty_weight=0.0),
+    "LFG-rank item fold-in": dict(l2=300.0, few=200.0, strength=100.0, known=12.0),
+    "LFG-rank": dict(seeds=2, kept=200, user_weight=0.6, empty_weight=0.0),
 }
 SETTINGS["ml-100k", "coldstart topn"] = SETTINGS["ml-100k", "topn"]
 SETTINGS["ml-1m", "coldstart topn"] = {
     **SETTINGS["ml-1m", "topn"],
-    "LFG-rank item fold-in": dict(l2=300.0, few=200.0, strength=100.0, known=12.0, power=0.0,
-                                  kept=200),
-    "LFG-rank": dict(seeds=2, user_weight=0.6, empty_weight=0.5),
+    "LFG-rank item fold-in": dict(l2=300.0, few=200.0, strength=100.0, known=12.0, power=0.0),
+    "LFG-rank": dict(seeds=2, kept=200, user_weight=0.6, empty_weight=0.5),
 }
 
 RIDGE_GRID = {"l2": (0.5, 2), "l2_bias": (0.3, 3), "l2_item": (0.5, 2), "strength": (0.3, 3)}
@@ -138,7 +138,7 @@ GRID = {                                                   # multiplies one valu
     "SVD++ fold-in": {"l2": (0.5, 2), "l2_bias": (0.3, 3)},
     "LFG fold-in": RIDGE_GRID,
     "LFG-item fold-in": RIDGE_GRID,
-    "LFG-dual": {"user_weight": (0, 0.5, 2), "empty_weight": (0.5, 1.5)},
+    "LFG-dual": {"kept": (0.7, 2), "user_weight": (0, 0.5, 2), "empty_weight": (0.5, 1.5)},
     "EASE": {"l2": (0.5, 0.7, 1.4, 2)},
     "Mult-VAE": {"l2": (0.3, 3), "beta": (0.5, 2), "dropout": (0.7, 1.4), "epochs": (0.5, 2),
                  "rate": (0.5, 2)},
@@ -148,7 +148,7 @@ GRID = {                                                   # multiplies one valu
                       "epochs": (0.7, 1.4), "rate": (0.6, 1.6)},
     "LFG-rank item fold-in": {"l2": (0.7, 1.4), "few": (0.3, 3), "strength": (0.3, 3),
                               "known": (0.3, 2)},
-    "LFG-rank": {"user_weight": (0, 0.5, 1.5), "empty_weight": (0, 0.5, 2)},
+    "LFG-rank": {"kept": (0.5, 2), "user_weight": (0, 0.5, 1.5), "empty_weight": (0, 0.5, 2)},
 }
 
 
@@ -171,7 +171,7 @@ def for_genres(setting, data):
 def settings_for(n_ratings, test, seeds=None):
     """Settings of a test, {name: keyword arguments}: those of the data set nearest in size.
 
-    Nearest by ratio of sizes. seeds: replaces the number of LFG-items that LFG-dual averages.
+    Nearest by ratio of sizes. seeds: replaces the number of item networks.
     """
     name = min(SIZES, key=lambda name: abs(log(SIZES[name] / n_ratings)))
     settings = dict(SETTINGS[name, test])
