@@ -1952,14 +1952,10 @@ def test_ctrl_c_prints_complete_folds_and_no_process_is_left_even_after_a_kill(h
     done = python(f"""if True:
         import os, signal, sys
         import experiments, serve
-        measured, calls = experiments.measured, []
-
-        def stopped(fold):
-            calls.append(fold)
-            len(calls) < 2 or {how}                        # Ctrl-C goes to all, the kill to one
-            return measured(fold)
-
-        experiments.measured = stopped
+        measured = experiments.measured
+        # Ctrl-C goes to all processes, the kill to one
+        steps = iter([measured, lambda fold: {how} or measured(fold)])
+        experiments.measured = lambda fold: next(steps)(fold)
         signal.signal(signal.SIGINT, signal.default_int_handler)         # a shell may ignore it
         serve.run_command("experiments.py", experiments.run, sys.argv[1:], "interrupted")
         """, "--dataset", "synthetic:60x40x900", "--test", "basic", "--models", "lfg", "--jobs", 2,
@@ -2038,7 +2034,7 @@ def test_calibration_worked_by_hand():
         return pytest.approx(-np.log(density).mean(), rel=1e-5)
     assert table == {"coverage": {"50": 0.4, "80": 0.6, "95": 0.8}, "nll": nll(variance),
                      "nll_constant": nll(2.0), "rmse_by_fifth": [0.5, 3, 1.5, 2, 0]}
-    assert experiments.LEVELS == {"50": 0.67449, "80": 1.28155, "95": 1.95996}   # printed tables
+    assert experiments.LEVELS == {"50": 0.67449, "80": 1.28155, "95": 1.95996}  # as in tables
 
 
 def test_calibration_is_a_row_per_fold_and_noise_does_not_see_the_target(cli, monkeypatch, folds):
