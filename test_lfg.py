@@ -2242,8 +2242,10 @@ def test_a_profile_changes_the_answer_and_what_is_missing_is_the_mean(model, pro
         assert x == (name in ones if name.partition("=")[0] in profile else mean)
     user = np.array([1]), np.float32([2]), row
     assert (model.recommend({51: 2}, 40, profile)["score"] == model.best(*user, 40)[1]).all()
-    ratings = model.scores(*user).clip(1, 2)
-    model = Recommender({**model.arrays, "scale": np.float32([1, 2])})
+    ratings = model.scores(*user)
+    scale = np.float32([1, ratings[[0, 3]].mean()])        # clips one of the two
+    ratings = ratings.clip(*scale)
+    model = Recommender({**model.arrays, "scale": scale})
     assert model.predict({51: 2}, [53, "50"], profile).tolist() == ratings[[3, 0]].tolist()
     assert model.predict({51: 2}, "53", profile).tolist() == [ratings[3]]
 
@@ -2296,6 +2298,7 @@ def test_a_model_of_ones_own_tables_and_the_example_of_the_class():
 
 PYTHON_MISTAKES = """
 model.recommend({"Heat": 4}) | fits several items; add the year, or use the id: Heat (1995) (id 51)
+model.recommend({"Toy Stori": 4}) | is not the id or title of an item; the nearest are: Toy Story
 model.recommend({"The Matrix (1998)": 4}) | an item; the nearest are: Matrix, The (1999) (id 50)
 model.recommend({"qqqq": 4}) | an item; the nearest are: none
 model.recommend({39: 4}) | '39' is not the id or title
@@ -2463,8 +2466,7 @@ def test_score_gives_each_user_what_recommend_gives_in_any_order(lfg_py, served,
     rng = np.random.default_rng(0)
     table = pd.DataFrame([(user, n + 50, rng.integers(1, 6)) for user in ("1", "10", "9", 'a, "b"')
                           for n in np.sort(rng.permutation(40)[:25])], columns=data.RATED)
-    parts = []
-    expected = [["user", "item", "rating", "score"]]
+    parts, expected = [], [["user", "item", "rating", "score"]]
     for user, rows in table.groupby("user"):
         parts.append(serve.score_users(rows.sample(frac=1, random_state=0), model))
         best = model.recommend(dict(zip(rows["item"], rows["rating"])), n, **more)
