@@ -661,7 +661,7 @@ def served(fold):
     model = recommender(dual.forward, dual.solved)
     return model, {
         "LFG": recommender(dual.forward, []).scores,
-        "LFG-item": recommender([], dual.solved[:1]).scores,
+        "LFG-item": recommender([], dual.solved).scores,
         "LFG-dual": model.scores, "BiasSVD fold-in": recommender([], [bias]).scores,
         "LFG-rank": model.ranks,
         "LFG-rank, LFG-dual": lambda *user: (model.ranks(*user), model.scores(*user)),
