@@ -239,7 +239,7 @@ def test_gradients_of_matrix_factorization(cls):
 def test_training_starts_at_the_svd_and_an_epoch_takes_each_user_once(cls, monkeypatch):
     R = random_ratings(400, 200, share=0.3)[0]
     R = R.where((R.users > 99) & (R.items != 7))           # 300 users with ratings: three blocks
-    R = R.with_values(4 * R.values / np.ptp(R.values))     # unit 1
+    R = R.with_values(3 + 4 * R.values / np.ptp(R.values))         # unit 1
     told = []
     start, model = (cls(n_factors=2, start=0.5, epochs=n, rate=1e-6) for n in (0, 2))
     calls, steps = record(model, "gradients"), record(Adam, "step", monkeypatch.setattr)
