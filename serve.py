@@ -252,10 +252,10 @@ class Recommender:
 
         Also of rows (where, id or title, rating); the message of a mistake begins with its where.
         """
-        if ratings is None or isinstance(ratings, (str, list)):
-            raise DataError("ratings must be a dict {id or title: rating}")
         if hasattr(ratings, "items"):
-            ratings = [("ratings", *pair) for pair in ratings.items()]
+            ratings = iter([("ratings", *pair) for pair in ratings.items()])
+        if not hasattr(ratings, "__next__"):               # rows come from an iterator
+            raise DataError("ratings must be a dict {id or title: rating}")
         rated = {}
         for where, item, rating in ratings:
             try:
@@ -280,9 +280,13 @@ class Recommender:
     def profile_row(self, profile):
         """A row of E (columns,) of a profile such as {"age": 25}; average where it says nothing."""
         row = self.E_mean.copy()
+        if profile is not None and not hasattr(profile, "items"):
+            raise DataError('profile must be a dict such as {"age": 25}')
         for column, value in (profile or {}).items():
-            if column == "age" and not isinstance(value, str):
-                value = max([age for age in AGES if age <= value], default=AGES[0])
+            if value is None:                              # unknown
+                continue
+            if column == "age" and re.fullmatch(r"[0-9]+(\.[0-9]*)?", str(value)):
+                value = max([age for age in AGES if age <= float(value)], default=AGES[0])
             group = [name for name in self.E_names if name.startswith(f"{column}=")]
             if f"{column}={value}" not in group:
                 known = group or dict.fromkeys(name.partition("=")[0] for name in self.E_names)

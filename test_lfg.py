@@ -2104,13 +2104,14 @@ def test_because_names_the_rated_items_that_speak_most_for_one(model):
 
 @pytest.mark.parametrize("profile,ones", [
     ({"age": 17}, ["age=1"]), ({"age": "18"}, ["age=18"]), ({"age": 25}, ["age=25"]),
-    ({"age": 99, "gender": "F"}, ["age=56", "gender=F"]), ({"age": 0}, ["age=1"]), ({}, [])])
+    ({"age": "99.5", "gender": "F"}, ["age=56", "gender=F"]), ({"age": 0}, ["age=1"]), ({}, [])])
 def test_a_profile_changes_the_answer_and_what_is_missing_is_the_mean(model, profile, ones):
     row = model.profile_row(profile)
     for name, x, mean in zip(model.E_names, row.tolist(), model.E_mean.tolist()):
         assert x == (name in ones if name.partition("=")[0] in profile else mean)
     user = np.array([1]), np.float32([2]), row
-    assert (model.recommend({51: 2}, 40, profile)["score"] == model.best(*user, 40)[1]).all()
+    given = {"occupation": None, **profile}                # None: unknown
+    assert (model.recommend({51: 2}, 40, given)["score"] == model.best(*user, 40)[1]).all()
     ratings = model.scores(*user)
     scale = np.float32([1, ratings[[0, 3]].mean()])        # clips one of the two
     ratings = ratings.clip(*scale)
@@ -2178,7 +2179,10 @@ model.recommend({54: 1e39}) | rating 1e+39 must be between 1 and 5
 model.recommend({54: "good"}) | rating 'good' is not a number
 model.recommend({54: 10 ** 400}) | is not a number
 model.recommend([(54, 5)]) | ratings must be a dict
+model.recommend(5) | ratings must be a dict
 model.recommend({}, n=True) | n is True; it must
+model.recommend({}, profile=[25]) | profile must be a dict such as {"age": 25}
+model.recommend({}, profile={"age": -3}) | age=-3: not in the profiles
 model.recommend({}, profile={"gender": "x"}) | choose from gender=F, gender=M
 model.recommend({}, profile={"city": "x"}) | choose from age, gender, occupation
 model.recommend({}, by="item") | by is 'item'; it must be rank or rating
