@@ -460,12 +460,15 @@ def doubt(items, q1, ridge, noise, asked):
     AD = A / ridge
     root = np.linalg.inv(np.linalg.cholesky(AD @ A.T + np.eye(len(A), dtype=A.dtype))).T
     # G^-1 = D^-1 - D^-1 At (A D^-1 At + I)^-1 A D^-1, and A G^-1 At = I - (A D^-1 At + I)^-1
-    return 1 - row_dot(root), (Q * Q) @ (1 / ridge) - row_dot(Q @ (AD.T @ root))
+    last = Q[:, -1] ** 2 * (1 / ridge[-1] - 1 / ridge[0])  # D has one value for all other columns
+    return 1 - row_dot(root), row_dot(Q) / ridge[0] + last - row_dot(Q @ (AD.T @ root))
 
 
 def weighted_rows(items, q1, noise):
     """Rows of q1, each times its weight 1 / sqrt(noise), and the weights (n,)."""
-    weight = np.ones(len(items), q1.dtype) if noise is None else 1 / np.sqrt(noise[items])
+    if noise is None:
+        return q1[items], np.ones(len(items), q1.dtype)
+    weight = 1 / np.sqrt(noise[items])
     return q1[items] * weight[:, None], weight
 
 
