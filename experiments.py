@@ -101,8 +101,8 @@ def run(argv):
         options.json = output_path(options.json, options.dataset, *folders)
     loaded = [load(name, options.data_dir, options.seed, not options.quiet, options.columns)
               for name in names]
-    make = {"tune": tune, "speed": speed, "taste": taste, "sample": sample}
-    make = make.get(options.test, cross_validate)
+    make = {"tune": tune, "speed": speed, "taste": taste,
+            "sample": sample}.get(options.test, cross_validate)
     tables = []
     for test in options.tests:
         for data in loaded:
@@ -146,7 +146,7 @@ class Fold:
             self.trained["noise",] = Noise(spare)
 
     def model_of(self, column, settings, seed, joined=None):
-        """The model of a column; joined: the setting of LFG-dual, if it is to join several seeds.
+        """The model of a column; joined: the setting of LFG-dual or LFG-rank, to join seeds.
 
         A network that generates the rows of R is the model itself; LFGItem joins those that
         generate the columns of R.

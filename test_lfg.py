@@ -41,7 +41,7 @@ from lfg import standardised
 from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Sequential, Tanh, cosine, multinomial
 from serve import Recommender
 from settings import COUNTS, GRID, SETTINGS
-from svd import EASE, SVD, BiasSVD, FoldIn, MultVAE, Popularity, SVDpp, doubt, few_columns, fold_in
+from svd import EASE, SVD, BiasSVD, FoldIn, MultVAE, Popularity, SVDpp, uncertainty, few_columns, fold_in
 from svd import like_threshold, likes_of, orthonormal, pull, random_part, truncated_svd
 
 # Layers
@@ -315,7 +315,7 @@ def test_fold_in_influence_and_variance_are_what_solving_again_gives(n, noisy):
     single = fold_in(items, *(a if a is None else a.astype(np.float32) for a in problem))
     assert single.dtype == np.float32 and single == pytest.approx(x, rel=1e-4, abs=1e-4)
     problem = items, q1, ridge, noise if noisy else None, asked
-    pulled, (leverage, v) = pull(*problem), doubt(*problem)
+    pulled, (leverage, v) = pull(*problem), uncertainty(*problem)
     inverse = np.linalg.inv(q1[items].T / noise[items] @ q1[items] + np.diag(ridge))
     assert v == pytest.approx(np.diag(q1[asked] @ inverse @ q1[asked].T)) and pulled.shape == (3, n)
     residual = values - base[items] - q1[items] @ x
