@@ -41,8 +41,9 @@ from lfg import standardised
 from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Sequential, Tanh, cosine, multinomial
 from serve import Recommender
 from settings import COUNTS, GRID, SETTINGS
-from svd import EASE, SVD, BiasSVD, FoldIn, MultVAE, Popularity, SVDpp, uncertainty, few_columns, fold_in
+from svd import EASE, SVD, BiasSVD, FoldIn, MultVAE, Popularity, SVDpp, few_columns, fold_in
 from svd import like_threshold, likes_of, orthonormal, pull, random_part, truncated_svd
+from svd import uncertainty
 
 # Layers
 
