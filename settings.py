@@ -107,7 +107,7 @@ SETTINGS["ml-1m", "topn"] = {
     "LFG-dual": dict(seeds=2, user_weight=0.15),
     "Popularity": {},
     "EASE": dict(l2=600.0),
-    "Mult-VAE": dict(l2=0.0003, epochs=50),
+    "Mult-VAE": dict(l2=0.0003),
     "LFG-rank user": dict(hidden=(500,), l2=0.03, l2_M=0.03, mask=0.5),
     "LFG-rank item": dict(hidden=(500,), epochs=40),
     "LFG-rank item fold-in": dict(l2=300.0, few=200.0, strength=100.0, known=12.0),
@@ -116,8 +116,9 @@ SETTINGS["ml-1m", "topn"] = {
 SETTINGS["ml-100k", "coldstart topn"] = SETTINGS["ml-100k", "topn"]
 SETTINGS["ml-1m", "coldstart topn"] = {
     **SETTINGS["ml-1m", "topn"],
+    "LFG-rank user": dict(n_factors=100, hidden=(500,), l2=0.03, l2_M=0.03, mask=(0.3, 1.0)),
     "LFG-rank item fold-in": dict(l2=300.0, few=200.0, strength=100.0, known=12.0, power=0.0),
-    "LFG-rank": dict(seeds=2, kept=200, user_weight=0.6, empty_weight=0.5),
+    "LFG-rank": dict(seeds=2, kept=200, user_weight=0.6, empty_weight=1.0),
 }
 
 RIDGE_GRID = {"l2": (0.5, 2), "l2_bias": (0.3, 3), "l2_item": (0.5, 2), "strength": (0.3, 3)}

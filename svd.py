@@ -318,14 +318,26 @@ class FoldIn(FactorModel):
         part = random_part(R, np.random.default_rng(0))
         none = R.where(np.zeros(len(R), bool))
         Z = np.vstack([self.features(self.q1, users, shown, E) for shown in (R, part, none)])
-        # people rate what suits them: where p is not known, the bias has to say so
-        at = np.searchsorted(users, R.users)
-        taste = x - x.mean(0)
-        taste[:, -1] = 0
-        suits = np.bincount(at, paired_dot(taste, self.q1, at, R.items)) / R.counts[users]
-        unknown = x.copy()
-        unknown[:, -1] += suits
+        # where nothing is rated, a user is the average user, apart from what E tells
+        unknown = x + self.average_row(x, R) - x.mean(0)
         return fit_prior(Z, np.vstack([x, x, unknown]), np.full(len(Z), 1 / 3), self.strength)
+
+    def average_row(self, x, R):
+        """The row (k + 1,) of a user who gives each item the mean of its ratings, minus raters' bu.
+
+        People rate what suits them, so this is not the mean of the rows x: the ratings of an item
+        are those of the users whom it suits. A user with n ratings weighs sqrt(n) in all.
+        """
+        at = np.searchsorted(np.flatnonzero(R.counts), R.users)
+        weight = R.counts[R.users] ** -0.5                 # (n,)
+        bu = x[:, -1] - x[:, -1].mean()
+        total = np.bincount(R.items, weight * (R.values - bu[at]), R.shape[1])
+        count = np.bincount(R.items, weight, R.shape[1])
+        rated = np.flatnonzero(count)
+        noise = 1 / np.maximum(count, 1e-9)
+        given = (total * noise)[rated]
+        row = fold_in(rated, given, self.q1.astype(float), self.base, self.ridge, x.mean(0), noise)
+        return row.astype(x.dtype)
 
     def fold_in_items(self, R, x, unit):
         """Solve [q_i, base_i] of each item from its ratings, shrunk towards what it was."""
