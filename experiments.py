@@ -719,7 +719,8 @@ def parse(argv):
     add("--test", default="all", help="what to print, as said above",
         choices=[*tests, "published", "calibration", "taste", "sample", "ablation", "speed", "tune",
                  "all"])
-    add("--of", nargs="+", default=tests, choices=[*tests, "coldstart topn"], help="tests to tune")
+    add("--of", nargs="+", choices=[*tests, "coldstart topn"],
+        help="tests to tune; if not given, all but the last")
     add("--models", nargs="+", choices=models, help="rows of the tables; if not given, all")
     add("--folds", nargs="+", type=int, choices=range(1, 6), metavar="{1..5}",
         help="which folds; if not given, all; of published without u1 to u5, the first")
@@ -729,8 +730,10 @@ def parse(argv):
         help="seed of the folds and of all random numbers in training")
     add("--json", metavar="FILE", help="also write the tables to this file")
     options = parser.parse_args(argv)
-    several = {"all": ["basic", "realtime"], "tune": options.of}
+    several = {"all": ["basic", "realtime"], "tune": options.of or tests}
     options.tests = several.get(options.test, [options.test])
+    if options.of and options.test != "tune":
+        parser.error(f"--of {' '.join(options.of)}: only for --test tune")
     known = dict.fromkeys(model for test in options.tests for more in ("", " topn")
                           for model in COLUMNS.get(test + more, {}))
     if options.models and not known.keys() & set(options.models):

@@ -288,12 +288,15 @@ class Recommender:
             if column == "age" and re.fullmatch(r"[0-9]+(\.[0-9]*)?", str(value)):
                 value = max([age for age in AGES if age <= float(value)], default=AGES[0])
             group = [name for name in self.E_names if name.startswith(f"{column}=")]
-            if f"{column}={value}" not in group:
+            wanted = f"{column}={value}"
+            if wanted not in group:                        # in another case, gender=f?
+                wanted = next((one for one in group if one.casefold() == wanted.casefold()), None)
+            if not wanted:
                 known = group or dict.fromkeys(name.partition("=")[0] for name in self.E_names)
                 raise DataError(f"{column}={value}: not in the profiles that the model was "
                                 f"trained with; choose from {', '.join(known) or 'none'}")
             for name in group:
-                row[self.E_names.index(name)] = name == f"{column}={value}"
+                row[self.E_names.index(name)] = name == wanted
         return row
 
     def find(self, item):
@@ -315,13 +318,13 @@ class Recommender:
                      if year in self.titles[n] and self.titles[n] != str(self.item_ids[n])]
         if len(set(found)) == 1:
             return found[0]
-        problem = "fits several items; add the year, or use the id"
+        problem = "fits several items; add the year, or use the id: "
         if not found:
-            problem = "is not the id or title of an item; the nearest are"
             near = difflib.get_close_matches(wanted, self.found_by, n=5, cutoff=0.5)
             found = [n for name in near for n in self.found_by[name]]
+            problem = "is not the id or title of an item" + "; the nearest are: " * bool(found)
         shown = [f"{self.titles[n]} (id {self.item_ids[n]})" for n in dict.fromkeys(found)][:5]
-        raise DataError(f"{text[:100]!r} {problem}: {', '.join(shown) or 'none'}")
+        raise DataError(f"{text[:100]!r} {problem}{', '.join(shown)}")
 
     def save(self, path, half=False):
         """Write the model to an .npz file; half keeps matrices as float16. Raises DataError."""
@@ -354,7 +357,8 @@ class Recommender:
         found += [answer(*user) for user in users for answer in (self.scores, self.ranks)]
         if self.models["rank"].solved:
             self.similar_rows(self.item_ids[0], 1)
-        if not (a["format"] == FORMAT and len(self.E_names) == len(self.E_mean)
+        if not (a["format"] == FORMAT and self.low <= self.high
+                and len(self.E_names) == len(self.E_mean)
                 and all(len(a[name]) == n for name in ("titles", "genres", "years", "rated"))
                 and all(np.abs(x).max(initial=0) < 1e10 for x in (*a.values(), *found)
                         if x.dtype.kind == "f")):

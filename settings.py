@@ -149,7 +149,7 @@ GRID = {                                                   # multiplies one valu
                       "epochs": (0.7, 1.4), "rate": (0.6, 1.6)},
     "LFG-rank item fold-in": {"l2": (0.7, 1.4), "few": (0.3, 3), "strength": (0.3, 3),
                               "known": (0.3, 2)},
-    "LFG-rank": {"kept": (0.5, 2), "user_weight": (0, 0.5, 1.5), "empty_weight": (0, 0.5, 2)},
+    "LFG-rank": {"kept": (0.5, 2), "user_weight": (0, 0.5, 1.5), "empty_weight": (0, 0.5)},
 }
 
 
