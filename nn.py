@@ -220,7 +220,8 @@ class Adam:
         """
         self.t += 1
         root = ((1 - self.b2) / (1 - self.b2 ** self.t)) ** 0.5
-        rate = rate * (1 - self.b1) / (1 - self.b1 ** self.t) / root
+        # a NumPy float64 would make g *= rate work in float64: a step of 5.6 ms instead of 3.7
+        rate = float(rate) * (1 - self.b1) / (1 - self.b1 ** self.t) / root
         for n, arrays in enumerate(zip(self.params, grads, self.m, self.v)):
             if rows and rows[n] is not None:
                 self._step_rows(n, *arrays, rows[n], rate, self.eps / root)

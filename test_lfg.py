@@ -125,6 +125,14 @@ def test_adam_steps_as_in_the_paper_on_the_whole_chunks_and_some_rows():
         Adam([start.T])
 
 
+def test_a_float32_step_stays_in_float32_whatever_the_rate_is():
+    g = np.random.default_rng(0).normal(size=999).astype(np.float32)
+    one, other = (Adam([np.zeros(999, np.float32)]) for _ in range(2))
+    one.step([g.copy()], rate=0.1)
+    other.step([g.copy()], rate=np.float64(0.1))           # slower if it computed in float64
+    assert (one.params[0] == other.params[0]).all()
+
+
 def test_adam_moves_rows_that_waited_as_far_as_if_they_had_not():
     # row 1 in every sixth step: it has moved as far as it would have by the step before the next
     dense, few = (Adam([np.ones((3, 2))], b2=0.9999) for _ in range(2))
