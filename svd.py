@@ -323,10 +323,11 @@ class FoldIn(FactorModel):
         return fit_prior(Z, np.vstack([x, x, unknown]), np.full(len(Z), 1 / 3), self.strength)
 
     def average_row(self, x, R):
-        """The row (k + 1,) of a user who gives each item the mean of its ratings, minus raters' bu.
+        """The row (k + 1,) of the average user, who has given all ratings, less their raters' bu.
 
-        People rate what suits them, so this is not the mean of the rows x: the ratings of an item
-        are those of the users whom it suits. A user with n ratings weighs sqrt(n) in all.
+        People rate what suits them: the ratings of an item are those of the users whom it suits. So
+        this row, and not the mean of the rows x, predicts what an unknown user gives to what they
+        choose to rate. A user with n ratings weighs sqrt(n) in all.
         """
         at = np.searchsorted(np.flatnonzero(R.counts), R.users)
         weight = R.counts[R.users] ** -0.5                 # (n,)
@@ -334,9 +335,9 @@ class FoldIn(FactorModel):
         total = np.bincount(R.items, weight * (R.values - bu[at]), R.shape[1])
         count = np.bincount(R.items, weight, R.shape[1])
         rated = np.flatnonzero(count)
-        noise = 1 / np.maximum(count, 1e-9)
-        given = (total * noise)[rated]
-        row = fold_in(rated, given, self.q1.astype(float), self.base, self.ridge, x.mean(0), noise)
+        noise = 1 / np.maximum(count, 1e-9)                # of an item's mean
+        mean = (total * noise)[rated]
+        row = fold_in(rated, mean, self.q1.astype(float), self.base, self.ridge, x.mean(0), noise)
         return row.astype(x.dtype)
 
     def fold_in_items(self, R, x, unit):
