@@ -212,13 +212,16 @@ def official(data, fold):
     parts = []
     for path in (data.folder / f"u{fold}.base", data.folder / f"u{fold}.test"):
         if not path.exists():
-            raise DataError(f"{path}: no such file; take it from ml-100k.zip of "
-                            "grouplens.org/datasets/movielens")
+            raise DataError(f"{path}: no such file; take it from ml-100k.zip of grouplens.org/"
+                            "datasets/movielens, or make it as docs/results.md says")
         table = _read_table(path, *LAYOUTS["u.data"][0][1:], RATED)
         at = np.array([left.pop(pair, -1) for pair in zip(table["user"], table["item"])])
         _check_rows(table, "", at < 0, "the rating of item {item!r} by user {user!r} is not in "
                     f"the data set, or is twice in u{fold}.base and u{fold}.test")
         parts.append(R.where(at))
+    if left:
+        raise DataError(f"{path}: {len(left)} ratings of the data set are neither in it nor in "
+                        f"u{fold}.base; replace both files")
     return Split(parts[0], *parts)                             # base is train and profile
 
 
@@ -491,7 +494,7 @@ def _read_bytes(path, encoding="utf-8"):
             raw = raw.decode(encoding).lstrip("\ufeff").encode()
         return raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n").rstrip(b"\n") or b"\n"
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
+        raise DataError(f"{path}: {error.strerror or error}; choose another file") from error
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}, line {line}: not UTF-8 text; save it as UTF-8") from error

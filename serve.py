@@ -80,8 +80,11 @@ class Recommender:
         OPENBLAS_NUM_THREADS=1, and a script must work under `if __name__ == "__main__":`. sample:
         train on so many random users; the model serves all the same. Raises DataError.
         """
-        if not hasattr(ratings, "columns"):
-            raise DataError("ratings must be a DataFrame with the columns user, item and rating")
+        for name, table in {"ratings": ratings, "users": users, "items": items}.items():
+            if not hasattr(table, "columns") and (table is not None or name == "ratings"):
+                raise DataError(f"{name} must be a DataFrame, ratings one of user, item and rating")
+        if columns and not hasattr(columns, "items"):
+            raise DataError('columns must be a dict such as {"customer": "user"}')
         check_count("seed", seed, 0)
         counts = dict(jobs=jobs, epochs=epochs, factors=factors, seeds=seeds, sample=sample)
         for name, n in counts.items():
@@ -322,7 +325,8 @@ class Recommender:
         if not found:
             near = difflib.get_close_matches(wanted, self.found_by, n=5, cutoff=0.5)
             found = [n for name in near for n in self.found_by[name]]
-            problem = "is not the id or title of an item" + "; the nearest are: " * bool(found)
+            problem = "is not the id or title of an item; "
+            problem += "the nearest are: " if found else "check its spelling"
         shown = [f"{self.titles[n]} (id {self.item_ids[n]})" for n in dict.fromkeys(found)][:5]
         raise DataError(f"{text[:100]!r} {problem}{', '.join(shown)}")
 
@@ -587,7 +591,8 @@ def rated_rows(rates, path):
     rows += [(f"{path}, line {line}", fields) for line, fields in records]
     for where, fields in rows:
         if len(fields) != 2:
-            raise DataError(f"{where}: must be TITLE=RATING or, in a CSV, TITLE,RATING")
+            raise DataError(f"{where}: must be TITLE=RATING or, in a CSV, TITLE,RATING; a title "
+                            "with a comma in quotes")
         yield (where, *fields)
 
 
@@ -599,6 +604,8 @@ def score(options):
     table.index = [f"{options.ratings}, line {line}" for line in table.index]
     among = model.among(options.genre, options.years)
     scored = score_users(table, model, options.n, options.by, among)
+    if scored.empty:
+        print("no item is left to list", file=sys.stderr)
     write_whole(out, scored.to_csv(index=False, float_format="%.4f", lineterminator="\n"))
 
 
@@ -678,7 +685,10 @@ def vectors(model):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line."""
+    """argparse whose errors are one line, and whose options are not to be shortened."""
+
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {' '.join(message.split())}; see --help\n")
@@ -696,9 +706,10 @@ def int_range(low, high=10 ** 6):
 def column_names(text):
     """A type for argparse: "user=customer,item=film" -> {"customer": "user", "film": "item"}."""
     pairs = [pair.split("=") for pair in text.split(",")]
-    if {len(pair) for pair in pairs} != {2}:
+    columns = {pair[-1].strip(): pair[0].strip() for pair in pairs}
+    if {len(pair) for pair in pairs} != {2} or len(set(columns.values())) < len(pairs):
         raise argparse.ArgumentTypeError(f"{text!r} must be like user=A,item=B,rating=C")
-    return {theirs.strip(): ours.strip() for ours, theirs in pairs}
+    return columns
 
 
 def add_shared_options(add):
