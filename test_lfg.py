@@ -995,8 +995,7 @@ def test_ratings_with_other_names_from_a_file_or_standard_input(tmp_path, monkey
     (CSV, "ratings.csv", CSV["ratings.csv"], "a;b\n1;2,5\n", "ratings.csv, line 2: 2 fields"),
     (WHOLE, "u2.base", "2\t10", "2\t77", "u2.base, line 2: the rating of item '77' by user '2' is"),
     (WHOLE, "u2.test", "10\t9", "2\t10", "u2.test, line 1: the rating of item '10' by user '2' is"),
-    (WHOLE, "u2.base", "2\t10\t3\t881\n", "", "u2.test: 1 ratings of the data set are neither in")],
-    ids=count())
+    (WHOLE, "u2.base", "2\t10\t3\t881\n", "", "u2.test: 1 ratings of the data")], ids=count())
 def test_mistakes_name_file_and_line(tmp_path, files, name, old, new, message):
     raw, old, new = (encoded(name, text) for text in (files[name], old, new))
     assert old in raw
