@@ -62,7 +62,6 @@ class LFG(FactorModel):
     dtype: type = np.float32
     per_item = 2                                           # columns of I that each item has
     orders = False                                         # read likes; the loss covers all items
-    head = 0                                               # first items that each `part` has
 
     @np.errstate(over="ignore", invalid="ignore")          # batches reports divergence
     def fit(self, R, E=None, F=None, progress=None):
@@ -77,13 +76,6 @@ class LFG(FactorModel):
         rng = np.random.default_rng(self.seed)
         self.start_training(R, E.shape[1], rng)
         self.few = few_columns(R, self.batch)
-        popularity = np.bincount(R.items, minlength=R.shape[1])
-        order = np.argsort(-popularity, kind="stable") if self.few else np.arange(R.shape[1])
-        place = np.argsort(order)
-        if self.few:                                       # a tenth faster: popular items in a row
-            self.reorder(order)
-            often = popularity / np.count_nonzero(R.counts)
-            self.head = np.count_nonzero(1 - (1 - often) ** self.batch > 0.8)
         weights = self.network.params
         params = weights + [self.M.T, self.bi]
         # L2 on weight matrices and M, none on biases
@@ -91,7 +83,6 @@ class LFG(FactorModel):
         users = np.flatnonzero(R.counts)
         for batch, done, errors in batches(self, users, self.batch, rng, R, params, progress):
             row, item, value = R.rows(batch)
-            item = place[item]
             part, inside, rows = self.part(item)
             # 1. mask some ratings and encode the rest: I = [E, mask(H)]
             fixed = np.isscalar(self.mask)                 # else one draw per user
@@ -104,8 +95,6 @@ class LFG(FactorModel):
             mse, grads = part.gradients(x, row, asked, value, weight)
             adam.step(grads, self.rate * cosine(done), rows)
             errors.append(mse * len(x))                    # back to a sum over ratings
-        if self.few:
-            self.reorder(place)
         self.q1 = with_ones(self.M.T)                      # (items, k + 1)
         self.base = self.unit * (self.mu + self.bi)        # (items,)
         return self
@@ -146,11 +135,7 @@ class LFG(FactorModel):
         """
         if not self.few:
             return self, item, None
-        seen = np.zeros(len(self.expected), bool)
-        seen[item] = True
-        seen[:self.head] = True                            # nearly all of them are, in each batch
-        columns = np.flatnonzero(seen)
-        inside = (np.cumsum(seen) - 1)[item]
+        columns, inside = np.unique(item, return_inverse=True)
         part = copy(self)
         part.expected = self.expected[columns]
         first, blocks = self.network.layers[0], self.blocks()
@@ -167,15 +152,6 @@ class LFG(FactorModel):
         """Which rows of the first weight matrix each item has, (per_item, items)."""
         rows = np.arange(len(self.network.layers[0].W))
         return rows[-self.per_item * len(self.expected):].reshape(self.per_item, -1)
-
-    def reorder(self, order):
-        """Put the items, as columns of M and rows of the first weight matrix, in another order."""
-        W = self.network.layers[0].W
-        for rows in self.blocks():
-            W[rows] = W[rows[order]]
-        self.expected = self.expected[order]
-        self.M = self.M.T[order].T
-        self.bi = self.bi[order]
 
     def start_M(self, R, rng):
         """M (k, items): rows of 0.3 sqrt(S) Vt of ratings minus item means, then small noise."""
@@ -194,7 +170,7 @@ class LFG(FactorModel):
         """
         n_side = E.shape[1]
         n_items = len(self.expected)
-        x = np.zeros((n_side + 2 * n_items, len(E)), self.dtype).T       # its columns in one piece
+        x = np.zeros((len(E), n_side + 2 * n_items), self.dtype)
         x[:, :n_side] = E
         counts = np.bincount(row, minlength=len(E))
         scale = (1 / np.sqrt(np.maximum(1, counts)))[row].astype(self.dtype)

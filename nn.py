@@ -40,9 +40,12 @@ class Rows:
         self.params = linear.params
 
     def forward(self, x, training=False):
-        y = self.linear.b
-        for part in even_slices(len(self.rows), 1024):
-            y = y + x[:, part] @ self.linear.W[neighbours(self.rows[part])]
+        """One row at a time: what it reads of W fits in the cache, and no zeros are multiplied."""
+        y = np.tile(self.linear.b, (len(x), 1))
+        for n, values in enumerate(x):
+            read = np.flatnonzero(values != 0)
+            for part in even_slices(len(read), 1024):
+                y[n] += values[read[part]] @ self.linear.W.take(self.rows[read[part]], 0)
         return y, x
 
     def backward(self, dy, x, input_grad=False):
@@ -268,11 +271,8 @@ class Adam:
         for start in range(0, len(rows), size):
             part = slice(start, start + size)
             root = g[0][:, part].T @ g[1] if isinstance(g, tuple) else g[part]
-            at = neighbours(rows[part])
-            if isinstance(at, slice) and not wait[part].any():           # in place, as all rows
-                self._update(p[at], root, m[at], v[at], self.l2[n], rate, eps)
-                continue
-            new, m_new, v_new = (a[at] for a in (p, m, v))
+            at = rows[part]
+            new, m_new, v_new = (a.take(at, 0) for a in (p, m, v))
             b1, b2, ahead, more = (factor[part] for factor in factors)
             if l2:
                 root += l2 * new
@@ -284,11 +284,6 @@ class Adam:
                 root += more
             new /= root
             p[at], m[at], v[at] = new, m_new, v_new
-
-
-def neighbours(rows):
-    """Indices of rows, in ascending order, as a slice if no row is left out: it needs no copies."""
-    return slice(rows[0], rows[-1] + 1) if rows[-1] - rows[0] == len(rows) - 1 else rows
 
 
 def batches(model, rows, size, rng, R, params, progress):
