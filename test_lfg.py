@@ -2340,7 +2340,7 @@ def test_ratings_come_from_a_csv_or_standard_input(lfg_py, kept, model, tmp_path
 
 @pytest.mark.parametrize("kind,n,stdin,more", [
     ("user", 3, False, {}), ("item", 99, True, {"by": "rating"}),
-    ("dual", 10, True, {"genre": "wAR", "years": "1950-1989"})])
+    ("user", 1, True, {"years": 2050}), ("dual", 10, True, {"genre": "wAR", "years": "1950-1989"})])
 def test_score_gives_each_user_what_recommend_gives_in_any_order(lfg_py, served, tmp_path, kind, n,
                                                                  stdin, more):
     model = served(kind)[0]
@@ -2350,22 +2350,22 @@ def test_score_gives_each_user_what_recommend_gives_in_any_order(lfg_py, served,
                           for n in np.sort(rng.permutation(40)[:25])], columns=data.RATED)
     parts, expected = [], [["user", "item", "rating", "score"]]
     for user, rows in table.groupby("user"):
-        parts.append(serve.score_users(rows.sample(frac=1, random_state=0), model))
+        parts.append(serve.score_users(rows.sample(frac=1, random_state=0), model))     # a cluster
         best = model.recommend(dict(zip(rows["item"], rows["rating"])), n, **more)
         expected += [[user, str(item), f"{rating:.4f}", f"{score:.4f}"]
                      for item, _, score, rating, *_ in best.itertuples(index=False)]
-    # users served one by one, on a cluster, get the same to the last digit
     pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True),
                                   serve.score_users(table, model), check_exact=True)
     out = tmp_path / "out.csv"
     options = [f"--{name}={value}" for name, value in more.items()]
-    table = table.rename(columns={"user": "who", "item": "movieId"})
+    table.columns = ["who", "movieId", "rating"]
     for rows in (table, table.sample(frac=1, random_state=0)):
         text = rows.to_csv(index=False)
         source = "-" if stdin else write(tmp_path, {"r.csv": text}) / "r.csv"
         done = lfg_py("score", "--model", tmp_path / "model", "--ratings", source, "--out", out,
                       "--columns", "user=who", "-n", n, *options, stdin=text)
-        assert done == (0, "", "") and b"\r" not in out.read_bytes()
+        assert done == (0, "", "no item is left to list\n" * (len(expected) == 1))
+        assert b"\r" not in out.read_bytes()
         assert list(csv.reader(out.read_text(encoding="utf-8").splitlines())) == expected
 
 
