@@ -113,14 +113,11 @@ class Ratings:
     def ranks(self, rng):
         """Rank (n,) of each rating, from 0, in a random order of its user's ratings."""
         order = np.argsort(self.users.astype(np.int64) * len(self) + rng.permutation(len(self)))
-        rank = np.empty(len(self), np.int64)
-        rank[order] = np.arange(len(self)) - self.starts[self.users]
-        return rank
+        return np.argsort(order) - self.starts[self.users]     # the argsort inverts the order
 
     def dense_blocks(self, size=512):
         """Yield the matrix in blocks of rows (size, items), 0 where nothing is observed."""
-        for start in range(0, self.shape[0], size):
-            users = np.arange(start, min(start + size, self.shape[0]))
+        for users in np.split(np.arange(self.shape[0]), range(size, self.shape[0], size)):
             row, item, value = self.rows(users)
             block = np.zeros((len(users), self.shape[1]), np.float32)
             block[row, item] = value
@@ -164,12 +161,11 @@ def load(dataset, data_dir="data", seed=0, progress=False, columns=None):
         return synthetic(*map(int, re.findall("[0-9]+", sizes)), seed=seed)
     if dataset in SOURCES:
         return _load_named(dataset, Path(data_dir), progress)
-    path = Path(dataset)
-    ratings = path if path.is_file() else _find_ratings(path)
-    if not ratings:
-        raise DataError(f"{path}: no such file or folder, or no ratings in it; give ml-100k, "
-                        "ml-1m, synthetic, a CSV file or a folder in a known layout")
-    return _load_files(ratings, os.path.basename(os.path.abspath(path)), columns)
+    found = _load_files(Path(dataset), os.path.basename(os.path.abspath(dataset)), columns)
+    if not found:
+        raise DataError(f"{Path(dataset)}: no such file or folder, or no ratings in it; give "
+                        "ml-100k, ml-1m, synthetic, a CSV file or a folder in a known layout")
+    return found
 
 
 def split(ratings, test, fold, seed):
@@ -226,10 +222,7 @@ def official(data, fold):
 
 
 def sample_users(data, n, seed):
-    """The Dataset of n random users who have rated and no others; data itself if there are no more.
-
-    With a larger n and the same seed, the users are these and more.
-    """
+    """Dataset of n random users who have rated, or data itself; a larger n only adds users."""
     rated = np.flatnonzero(data.ratings.counts)
     if n >= len(rated):
         return data
@@ -261,8 +254,7 @@ def synthetic(n_users=943, n_items=1682, n_ratings=100_000, seed=0):
     genres = ["|".join(dict.fromkeys(pair)) for pair in rng.choice(GENRES[1:], (n_items, 2))]
     F, F_names = _one_hot({"genre": genres, "decade": (years // 10 * 10).astype(str)})
     users, items = np.divmod(_draw_pairs(n_users, n_items, n_ratings, rng), n_items)
-    P = _draw_taste(E, rng)                                    # (users, 6): bias, five factors
-    Q = _draw_taste(F, rng)                                    # (items, 6)
+    P, Q = _draw_taste(E, rng), _draw_taste(F, rng)            # (users, 6), (items, 6): bias first
     values = 3.55 + 0.45 * (P[users, 0] + Q[items, 0]) + rng.normal(0, 0.6, n_ratings)
     values += sum(0.3 * P[users, k] * Q[items, k] for k in range(1, 6))
     ratings = Ratings(users, items, values.round().clip(1, 5), (n_users, n_items))
@@ -292,13 +284,13 @@ def _draw_taste(X, rng):
 
 
 def to_dataset(name, ratings, users=None, items=None):
-    """Dataset from DataFrames, which are not changed.
+    """Dataset from DataFrames, which are not changed. Raises DataError about the first mistake.
 
     ratings: columns user, item, rating. users: column user; age becomes brackets in E and any
     other column one-hot columns "column=value". items: column item, perhaps title, genres ("A|B")
-    and year, which may also be in the title, "(1995)"; F has genres and decades. NaN, None and ""
-    mean unknown. Users missing from `users` get the mean row of E; items missing from `items` get
-    zeros. Integer ids stay integers, others become text. Raises DataError about the first mistake.
+    and year, which may also be in the title, "(1995)"; F has genres and decades. NaN, None, "" and
+    an age that is not a number mean unknown. Users missing from `users` get the mean row of E,
+    items missing from `items` zeros. Integer ids stay integers, others become text.
     """
     import pandas as pd
     _check_columns(ratings.attrs.get("file", "ratings"), ratings, RATED)
@@ -317,53 +309,48 @@ def to_dataset(name, ratings, users=None, items=None):
         twice = pd.DataFrame({"user": rows, "item": columns}).duplicated()
         _check_rows(ratings, "ratings", twice, "user {user!r} rates item {item!r} twice")
 
-    profile = users.to_dict("list")
-    listed = np.array(profile.pop("user")) != ""
-    ages = pd.to_numeric(profile.pop("age", [""] * len(listed)), errors="coerce")
-    E, E_names = _one_hot({"age": ages, **profile})
+    listed = users.pop("user") != ""
+    ages = pd.to_numeric(users.get("age", pd.Series("", users.index)), errors="coerce")
+    E, E_names = _one_hot({"age": ages, **users.drop(columns="age", errors="ignore")})
     E[~listed] = E[listed].mean(0)
     items = items.reindex(columns=["title", "genres", "year"], fill_value="")
-    genres, titles, dates = (items[column] for column in ("genres", "title", "year"))
+    titles, genres = items["title"], items["genres"].tolist()
     dated = titles.str.extract(r"(?s).*\(([0-9]{4})\)", expand=False)       # "Heat (1995)"
-    years = dates.str.extract("(?s).*([0-9]{4})", expand=False)
+    years = items["year"].str.extract("(?s).*([0-9]{4})", expand=False)
     titles = titles.mask((titles != "") & years.notna() & dated.isna(), titles + " (" + years + ")")
     titles = titles.where(titles != "", item_ids.astype(str)).tolist()
     years = years.fillna(dated).fillna("0").astype(np.int32).to_numpy()
     decades = np.where(years > 0, (years // 10 * 10).astype(str), "")
     F, F_names = _one_hot({"genre": genres, "decade": decades})
-    return Dataset(name, R, user_ids, item_ids, E, E_names, F, F_names, titles, genres.tolist(),
-                   years)
+    return Dataset(name, R, user_ids, item_ids, E, E_names, F, F_names, titles, genres, years)
 
 
 def _match_ids(kind, ratings, listed):
     """Sorted ids of "user" or "item", the index of each rating's, and a row of text for each."""
-    import pandas as pd
     name = f"{kind}s"
     codes, rated = _factorize(ratings, "ratings", kind)
-    listed = pd.DataFrame({kind: list(dict.fromkeys(rated))}) if listed is None else listed
+    listed = rated.unique().to_frame(name=kind).infer_objects() if listed is None else listed
     at, known = _factorize(listed, name, kind)
-    known = [known[n] for n in at]                             # one per row
-    if not {*rated} & {*known}:
+    known = known[at]                                          # one per row
+    if not rated.isin(known).any():
         raise DataError(f"{listed.attrs.get('file', name)}: none of the rated {name}, such as "
-                        f"{rated[0]!r}, is among {known[:3]}; do the types of ids differ?")
-    _check_rows(listed, name, pd.Series(known).duplicated(), f"{kind} {{{kind}!r}} is listed twice")
-    numeric = all(re.fullmatch("-?[0-9]{1,18}", str(one)) for one in rated + known)
-    ids = sorted({*rated, *known}, key=lambda one: (int(one) if numeric else 0, one))
-    rows = pd.Index(ids).get_indexer(rated).astype(np.int32)[codes]
+                        f"{rated[0]!r}, is among {list(known[:3])}; do the types of ids differ?")
+    _check_rows(listed, name, known.duplicated(), f"{kind} {{{kind}!r}} is listed twice")
+    ids = rated.append(known).unique().sort_values()
+    if ids.astype(str).str.fullmatch("-?[0-9]{1,18}").all():
+        ids = ids[np.argsort(ids.astype(np.int64), kind="stable")]         # "9" before "10"
+    rows = ids.get_indexer(rated).astype(np.int32)[codes]
     text = listed.astype(object).where(listed.notna(), "").astype(str).set_axis(known)
-    return np.array(ids), rows, text.reindex(ids, fill_value="")           # "": unknown
+    return np.array(ids.tolist()), rows, text.reindex(ids, fill_value="")  # "": unknown
 
 
 def _factorize(table, name, kind):
     """The index of the id in each row of a table, and the distinct ids, integers or text."""
-    import pandas as pd
     _check_columns(table.attrs.get("file", name), table, [kind])
-    codes, ids = pd.factorize(table[kind])
-    ids = pd.Series(ids, dtype=object)                         # few: objects are slow
+    codes, ids = table[kind].factorize()
+    ids = ids.astype(object)                                   # few: objects are slow
     _check_rows(table, name, np.append(ids == "", True)[codes], f"{kind} id is empty")   # -1: NaN
-    if pd.api.types.infer_dtype(ids) not in ("integer", "string"):
-        ids = ids.map(str)
-    return codes, ids.tolist()
+    return codes, ids if ids.inferred_type in ("integer", "string") else ids.map(str)
 
 
 def _check_rows(table, name, bad, problem):
@@ -417,15 +404,14 @@ def csv_records(path):
     return ((reader.line_num, fields) for fields in reader if "".join(fields).strip())
 
 
-def _find_ratings(folder):
-    """The file of ratings of the first known layout in a folder; None if there is none."""
-    files = sorted(folder.iterdir(), key=str) if folder.is_dir() else []
-    return next((file for one in LAYOUTS for file in files if fnmatch(file.name, one)), None)
-
-
-def _load_files(ratings, name, columns=None):
-    """Dataset of a file of ratings and of the files about users and items that belong to it."""
-    layout = next((one for one in LAYOUTS if fnmatch(ratings.name, one)), "ratings.csv")
+def _load_files(path, name, columns=None):
+    """Dataset of a file of ratings, or of a folder with one, and of what belongs to it, or None."""
+    files = [path] if path.is_file() else sorted(path.iterdir(), key=str) if path.is_dir() else []
+    found = [(one, file) for one in LAYOUTS for file in files
+             if fnmatch(file.name, one) or one == "ratings.csv" and file == path]
+    if not found:
+        return None
+    layout, ratings = found[0]
     first, *more = [(ratings.parent / file.replace("*", ratings.name.removesuffix(".inter")), *how)
                     for file, *how in LAYOUTS[layout]]
     rated = _read_table(*first, RATED, columns)
@@ -469,18 +455,18 @@ def _read_table(path, sep, fields, kept=None, columns=None):
                             f"instead of {len(names)}; correct the line")
     columns = columns or {}
     _check_columns(path, names, columns)
-    labels = []
-    for name in names:                                         # userId or user_id:token -> user
-        plain = re.sub("[_ ]|:.*", "", name.lower())
-        label = columns.get(name, ALIASES.get(plain, plain))
-        taken = label in labels or label in columns.values() and name not in columns
-        labels.append(len(labels) if taken else label)
-    _check_columns(path, labels, kept or [], names)
+    found = {}                                                 # {label: index of its column}
+    for name in [*columns, *names]:                            # of two with one label, the first
+        plain = re.sub("[_ ]|:.*", "", name.lower())           # userId, user_id:token -> user
+        found.setdefault(columns.get(name, ALIASES.get(plain, plain)), names.index(name))
+    _check_columns(path, found, kept or [], names)
+    labels = {found[label]: label for label in kept or found}
     try:      # Names are read as a row: of a column of numbers alone, pandas makes "007" a 7.
-        table = pd.read_csv(io.BytesIO(raw), header=None, names=labels, usecols=kept,
-                            dtype="category", na_filter=False, skip_blank_lines=False, **style)[1:]
+        table = pd.read_csv(io.BytesIO(raw), header=None, names=range(len(names)), usecols=labels,
+                            dtype="category", na_filter=False, skip_blank_lines=False, **style)
     except ValueError as error:
         raise DataError(f"{path}: {str(error).rpartition('error: ')[2]}; correct it") from error
+    table = table[1:].rename(columns=labels)
     table.index += 0 if fields else 1                          # line numbers
     table.attrs["file"] = str(path)
     return table
@@ -503,14 +489,14 @@ def _read_bytes(path, encoding="utf-8"):
 def _load_named(name, folder, progress):
     """Dataset of folder/NAME/ or folder/NAME.zip, fetched if neither is there."""
     archive = folder / f"{name}.zip"
-    ratings = _find_ratings(folder / name)
-    if not ratings and not archive.is_file():
+    found = _load_files(folder / name, name)
+    if not found and not archive.is_file():
         _fetch(name, archive, progress)
     try:
         for inside in (f"{name}/", "recbole/dataset_example/ml-100k/"):
-            ratings = ratings or _find_ratings(zipfile.Path(archive, inside))
-        if ratings:
-            return _load_files(ratings, name)
+            found = found or _load_files(zipfile.Path(archive, inside), name)
+        if found:
+            return found
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise DataError(f"{archive}: {error}; delete it and load again") from error
     raise DataError(f"{archive}: no ratings below {name}/; delete it and load again")
