@@ -155,6 +155,8 @@ def load(dataset, data_dir="data", seed=0, progress=False, columns=None):
     "rating"} for files with other headers. Raises DataError.
     """
     kind, _, sizes = str(dataset).partition(":")
+    if columns and (kind == "synthetic" or dataset in SOURCES):
+        raise DataError(f"{dataset}: --columns is for files of your own; leave it out")
     if kind == "synthetic":
         if sizes and not re.fullmatch("[0-9]{1,9}x[0-9]{1,9}x[0-9]{1,9}", sizes):
             raise DataError(f"{dataset}: write synthetic:USERSxITEMSxRATINGS")
@@ -405,7 +407,7 @@ def csv_records(path):
 
 
 def _load_files(path, name, columns=None):
-    """Dataset of a file of ratings, or of a folder with one, and of what belongs to it, or None."""
+    """Dataset of a file of ratings, or of one in a folder, and its neighbours; None without one."""
     files = [path] if path.is_file() else sorted(path.iterdir(), key=str) if path.is_dir() else []
     found = [(one, file) for one in LAYOUTS for file in files
              if fnmatch(file.name, one) or one == "ratings.csv" and file == path]
