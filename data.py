@@ -301,7 +301,7 @@ def to_dataset(name, ratings, users=None, items=None):
     user_ids, rows, users = _match_ids("user", ratings, users)
     item_ids, columns, items = _match_ids("item", ratings, items)
     codes, distinct = pd.factorize(ratings["rating"])          # few, and text is slow to convert
-    distinct = distinct if distinct.dtype.kind in "iuf" else distinct.astype(object)   # no dates
+    distinct = distinct if distinct.dtype.kind in "iuf" else distinct.astype(str)  # no dates, bools
     values = np.append(pd.to_numeric(distinct, errors="coerce"), np.nan).astype(np.float64)
     _check_rows(ratings, "ratings", ~(np.abs(values) < 1e10)[codes],       # code -1: unknown
                 "rating {rating!r} is not a number between -1e10 and 1e10")

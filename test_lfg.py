@@ -1060,8 +1060,8 @@ def test_items_of_a_table_become_columns():
     ([frame()[["item"]]], "ratings: no column user or rating among item; rename it, use --columns"),
     ([frame()[:0]], "ratings: no ratings"),
     ([frame(user=["a", None, "b"])], "ratings, row 1: user id is empty; correct or delete it"),
-    ([frame(rating=[1, "x", None])], "ratings, row 1: rating 'x' is not a number between -1e10 "
-     "and 1e10; correct or delete it"),
+    ([frame(rating=[1, "x", None])], "ratings, row 1: rating 'x' is not a number between -1e10"),
+    ([frame(rating=[False, True, True])], "ratings, row 0: rating False is not a number"),
     ([frame(rating=[1, 2, np.nan])], "ratings, row 2: rating nan is not a number"),
     ([frame(rating=pd.to_datetime([1, 2, 3]))], "ratings, row 0: rating Timestamp("),
     ([frame(rating=[-1e10, 1, 2])], "ratings, row 0: rating -10000000000.0 is not a number"),
