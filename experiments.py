@@ -23,19 +23,17 @@ if __name__ == "__main__":                                 # BLAS reads these wh
 
 import argparse
 import json
-import time
 from dataclasses import replace
-from functools import partial
 from timeit import timeit
 
 import numpy as np
 
 from data import DataError, Ratings, Split, first_ratings, load, official, output_path
 from data import sample_users, split, write_whole
-from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, Noise, PaperLFG, RankLFG
-from serve import Parser, Recommender, add_shared_options, fit_all, int_range, run_command
-from settings import COUNTS, GRID, SHARES, for_genres, settings_for
-from svd import EASE, SVD, BiasSVD, FoldIn, MultVAE, Popularity, SVDpp, like_threshold, likes_of
+from lfg import LFG, LFGDual
+from serve import Parser, Recommender, add_shared_options, int_range, run_command
+from settings import CLASSES, COUNTS, GRID, SHARES, Models, fit_all, settings_for
+from svd import FoldIn, like_threshold, likes_of
 
 NETWORKS = {"lfg": ["LFG"], "lfg-item": ["LFG-item"], "lfg-dual": ["LFG-dual"]}
 BASIC = {"svd": ["SVD"], "biassvd": ["BiasSVD"], "svdpp": ["SVD++"], "lfg-paper": ["LFG (paper)"],
@@ -49,13 +47,6 @@ COLUMNS = {                                                # rows that each of -
              "popularity": ["Popularity"], "ease": ["EASE"], "mult-vae": ["Mult-VAE"],
              "lfg-rank": ["LFG-rank user", "LFG-rank item", "LFG-rank"]},
     "coldstart topn": {"popularity": ["Popularity"], "ease": ["EASE"], "lfg-rank": ["LFG-rank"]}}
-CLASSES = {"SVD": SVD, "BiasSVD": BiasSVD, "SVD++": SVDpp, "LFG": LFG, "LFG-item": LFG,
-           "LFG (paper)": PaperLFG, "Popularity": Popularity, "EASE": EASE, "Mult-VAE": MultVAE,
-           "LFG-rank user": RankLFG, "LFG-rank item": CellsLFG}
-JOINED = {"LFG-dual": (LFGDual, "LFG", "LFG-item"),
-          "LFG-rank": (LFGRank, "LFG-rank user", "LFG-rank item"),
-          "SVD++ mean": (LFGDual, None, "SVD++"),          # of as many seeds as LFG-dual has
-          "SVD++ fold-in mean": (LFGDual, None, "SVD++ fold-in")}
 TASTES = {"Horror": 5, "Children's": 5, "Sci-Fi": 5, "Romance": 5, "War": 3}       # of ten
 TITLES = {                                                 # without {results}: of RMSE
     "basic": "LFG Rating Prediction", "realtime": "LFG Real-Time Rating Prediction",
@@ -123,8 +114,8 @@ def turned(data, test):
     return replace(data, ratings=data.ratings.T, E=data.F, F=data.E) if test == "newitem" else data
 
 
-class Fold:
-    """The models of a plan, {row: (column, settings)}, for one fold; train sets took, by model.
+class Fold(Models):
+    """The models of a plan, {row: (column, settings)}, for one fold.
 
     data: as turned, where LFG and LFG-item exchange their roles. given: as in cases_of.
     """
@@ -132,79 +123,17 @@ class Fold:
     def __init__(self, data, test, number, plan, seed, given=None):
         self.data, self.test, self.number, self.plan = data, test, number, plan
         self.cases = cases_of(data.ratings, test, number, seed, given)
-        self.inputs = self.cases[0].train, data.E, data.F
-        self.solvers = {"LFG-rank item": LFGRankItem,      # around what generates the columns of R
-                        "LFG" if test == "newitem" else "LFG-item": LFGItem}
-        # what rows share: trained models, by (name, setting, seed), and those solved around them
-        self.trained, self.solved = {}, {}
-        self.models = {row: self.model_of(column, settings, seed)
+        super().__init__(self.cases[0].train, data, "LFG" if test == "newitem" else "LFG-item")
+        self.name += f" {test}"
+        self.models = {row: self.add(column, settings, seed)
                        for row, (column, settings) in plan.items()}
         if test == "calibration":
-            settings = plan["LFG-dual"][1]
-            network = LFG(**settings["LFG-item"], seed=seed)
-            spare = LFGItem([network], **settings["LFG-item fold-in"])
-            self.trained["noise",] = Noise(spare)
-
-    def model_of(self, column, settings, seed, joined=None):
-        """The model of a column; joined: the setting of LFG-dual or LFG-rank, to join seeds.
-
-        A network that generates the rows of R is the model itself; LFGItem joins those that
-        generate the columns of R.
-        """
-        if column in JOINED:
-            Joined, user, item = JOINED[column]
-            setting = settings[column] if user else settings["LFG-dual"]
-            weights = (setting["user_weight"], setting.get("empty_weight", setting["user_weight"]))
-            users = [self.model_of(user, settings, seed)] if user else []
-            if item in self.solvers:
-                return Joined(users, [self.model_of(item, settings, seed, setting)], weights)
-            items = [self.model_of(item, settings, seed + n) for n in range(setting["seeds"])]
-            return Joined(items, users, [1 - w for w in weights])
-        joined = joined or {"seeds": 1}
-        name = "BiasSVD" if column.startswith("μ") else column.replace(" fold-in", "")
-        parts = [self.part(name, settings[name], seed + n) for n in range(joined["seeds"])]
-        Solved = FoldIn if "fold-in" in column else self.solvers.get(column)
-        if not Solved:
-            return parts[0]
-        setting = dict(settings[f"{name} fold-in"])
-        if "kept" in joined:
-            setting["kept"] = joined["kept"]
-        around = parts if issubclass(Solved, LFGItem) else parts[0]
-        centre = {"centre": around.implicit_row} if name == "SVD++" else {}
-        model = Solved(around, **for_genres(setting, self.data), **centre)
-        return self.solved.setdefault((str(setting), *parts), model)
-
-    def part(self, name, setting, seed):
-        """The trained model with these settings."""
-        part = self.trained.setdefault((name, str(setting), seed), CLASSES[name](**setting))
-        part.seed = seed
-        return part
-
-    def solve(self, took):
-        """Fit what is solved around trained models; took: {model: seconds} of those."""
-        self.took = took
-        for (_, *parts), model in self.solved.items():
-            began = time.process_time()
-            model.fit(*self.inputs)
-            took[model] = time.process_time() - began + sum(took[part] for part in parts)
+            self.add_noise(self.models["LFG-dual"])
 
     def seconds(self, row):
         """The seconds that the model of a row and its parts took to train."""
         model = self.models[row]
-        parts = model.parts if isinstance(model, LFGDual) else [model]
-        return sum(self.took[part] for part in parts)
-
-
-def train(folds, options):
-    """Yield each Fold, taken off the list, when its models are trained, in processes."""
-    tasks = [[(n, key[0] in fold.solvers, model)
-              for key, model in reversed(fold.trained.items())]          # the longest first
-             for n, fold in enumerate(folds)]
-    what = f"{folds[0].data.name} {folds[0].test}"
-    shared = [fold.inputs for fold in folds]
-    for took in fit_all(tasks, shared, options.jobs, what, options.quiet):
-        folds[0].solve(took)
-        yield folds.pop(0)
+        return sum(self.took[part] for part in getattr(model, "parts", [model]))
 
 
 def cases_of(ratings, test, fold, seed, given=None):
@@ -309,7 +238,7 @@ def cross_validate(data, test, options):
              for of, plan in plans.items() if plan]
     found = {fold.test: [] for fold in folds}
     try:
-        for fold in train(folds, options):
+        for fold in fit_all(folds, options.jobs, options.quiet):
             found[fold.test].append(measured(fold))
     finally:                                               # after Ctrl-C, too, which then goes on
         complete = min(map(len, found.values()))
@@ -420,8 +349,8 @@ def choices(settings):
     item, dual = settings["LFG-item"], settings["LFG-dual"]
     published = {**paper, "l2": 0.0, "l2_M": 0.0, "dropout": 0.0}
     dropout = {**published, "dropout": LFG().dropout}
-    no_priors = {**settings["LFG-item fold-in"], "centre": partial(no_prior, item["n_factors"] + 1)}
-    plain = "LFG-item fold-in", no_priors
+    no_prior = np.zeros(item["n_factors"] + 1, np.float32)
+    plain = "LFG-item fold-in", {**settings["LFG-item fold-in"], "centre": lambda items: no_prior}
     steps = [
         ("LFG (paper)", "as published, tuned: LFG (paper)", paper),
         ("LFG", "+ deviations from μ and the item's mean, 0/1 indicator, smaller M", published),
@@ -441,11 +370,6 @@ def choices(settings):
             for name, what, setting, *more in steps}
 
 
-def no_prior(width, items):
-    """What FoldIn shrinks a user towards without a prior: 0."""
-    return np.zeros(width, np.float32)
-
-
 def tune(data, test, options):
     """Yield the validation RMSE around the settings of each model: JSON objects and texts.
 
@@ -462,7 +386,7 @@ def tune(data, test, options):
             continue
         values, around = neighbours(column, used)
         folds = [Fold(training, test, n, around, options.seed) for n in inner]
-        mean = mean_of([measured(fold) for fold in train(folds, options)])
+        mean = mean_of([measured(fold) for fold in fit_all(folds, options.jobs, options.quiet)])
         found = mean.get("rmse") or {row: [one[measure] for one in np.ravel(cases)]
                                      for row, cases in mean["metrics"].items()}
         grid = [{"changed": row, measure.replace("RMSE", "rmse"): float(np.mean(value)),
@@ -505,7 +429,8 @@ def taste(data, test, options):
     """
     R = data.ratings
     plan = plan_of(data, "coldstart topn", options, ["LFG-rank"])
-    fold, = train([Fold(data, test, None, plan, options.seed, Split(R, R, R))], options)
+    fold, = fit_all([Fold(data, test, None, plan, options.seed, Split(R, R, R))], options.jobs,
+                    options.quiet)
     rng = np.random.default_rng(options.seed)
     n_rated = np.bincount(R.items, minlength=R.shape[1])
     users = np.repeat(np.arange(50), 4)
@@ -549,7 +474,7 @@ def sample(data, test, options):
             folds.append(Fold(data, "realtime", n, plan, options.seed, given))
             folds[-1].inputs = part.ratings, part.E, part.F
     found = []
-    for fold in train(folds, options):
+    for fold in fit_all(folds, options.jobs, options.quiet):
         case, = fold.cases
         dual, rank = fold.models.values()
         found.append({"users": np.count_nonzero(case.train.counts), "ratings": len(case.train),
@@ -609,7 +534,7 @@ def speed(data, test, options):
     """
     plan = {**plan_of(data, "coldstart", options, ["BiasSVD fold-in", "SVD", "LFG-dual"]),
             **plan_of(data, "coldstart topn", options, ["LFG-rank"])}
-    fold, = train([Fold(data, test, 1, plan, options.seed)], options)
+    fold, = fit_all([Fold(data, test, 1, plan, options.seed)], options.jobs, options.quiet)
     R, profile, target = fold.cases[0]
     new = np.flatnonzero(target.counts)
     users = [(*profile.of(u), data.E[u]) for u in new]
@@ -622,16 +547,15 @@ def speed(data, test, options):
     more = [data.ratings.where((R.counts[rater] > 0) | (rater == u)) for u in new[:3]]
     plan = plan_of(data, "coldstart", options, ["BiasSVD", "SVD"])
     again = [Fold(data, test, 1, plan, options.seed, Split(one, one, one)) for one in more]
-    again = list(train(again, options))
+    again = list(fit_all(again, options.jobs, options.quiet))
     seconds.update((f"Retraining {name}", [one.seconds(name) for one in again]) for name in plan)
     median = {what: float(np.median(values)) for what, values in seconds.items()}
     rows = [{"what": what, "calls": len(values), "median": median[what],
              "p99": float(np.percentile(values, 99, method="higher")),     # of an actual call
              "times_dense": median[what] / np.median(dense)} for what, values in seconds.items()]
-    parts = [(name, part) for (name, _, seed), part in fold.trained.items()
-             if seed == options.seed]
     training = [{"model": name, "seconds": fold.took[part], "epochs": part.epochs,
-                 "seconds_an_epoch": fold.took[part] / part.epochs} for name, part in parts]
+                 "seconds_an_epoch": fold.took[part] / part.epochs}
+                for (name, _, seed), part in fold.trained.items() if seed == options.seed]
     table = {"rows": rows, "training": training, "peak_mb": peak_mb(),
              "file_mb": sum(a.nbytes for a in model.arrays.values()) / 1e6,
              "retraining_to_lfg": median["Retraining BiasSVD"] / median["LFG"]}

@@ -5,27 +5,17 @@ import difflib
 import json
 import os
 import re
-import signal
 import sys
 import tempfile
-import time
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import Pipe, Value, connection
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 
 from data import AGES, RATED, DataError, csv_records, load, output_path, read_ratings
 from data import sample_users, to_dataset, write_whole
-from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, Noise, RankLFG
-from settings import epochs_for, for_genres, settings_for
+from lfg import LFGDual, LFGRank
+from settings import Models, epochs_for, fit_all, settings_for
 
-SERVED = {  # the test whose settings are used, their names, and the classes of the parts
-    "LFG-dual": ("coldstart", "LFG", "LFG-item", LFG, LFG, LFGItem, LFGDual),
-    "LFG-rank": ("coldstart topn", "LFG-rank user", "LFG-rank item", RankLFG, CellsLFG,
-                 LFGRankItem, LFGRank)}
 FORMAT = 5                                                 # of the model file
 ARTICLES = "the|a|an|la|le|les|l'|il|lo|el|los|las|der|die|das"         # as in "Matrix, The"
 
@@ -111,7 +101,8 @@ class Recommender:
                     "E_names": np.array(data.E_names, str),
                     "rated": np.bincount(R.items, minlength=R.shape[1]) > 0})
 
-    def recommend(self, ratings, n=10, profile=None, by="rank", genre=None, years=None):
+    def recommend(self, ratings, n=10, profile=None, by="rank", genre=None, years=None,
+                  as_frame=True):
         """The n items that a user is likeliest to like, among those rated in training.
 
         ratings: {id or title: rating} of the user, who may be new; the items they have rated are
@@ -120,13 +111,8 @@ class Recommender:
         years: only items of these years, "1980-1999" or "1995". Returns a DataFrame with item,
         title, score (what the list is ordered by), predicted rating, spread (its standard
         deviation) and because: at most three of the rated items that speak most for this one, each
-        {"id", "title", "contribution"}; a list of dicts where pandas is missing.
+        {"id", "title", "contribution"}; a list of dicts if not as_frame, or if pandas is missing.
         """
-        rows = self.recommend_rows(ratings, n, profile, by, genre, years)
-        return frame(rows, ["item", "title", "score", "rating", "spread", "because"])
-
-    def recommend_rows(self, ratings, n, profile, by, genre, years):
-        """What recommend gives, as a list of dicts of plain values; ratings as in indices."""
         items, values = self.indices(ratings)
         best = self.best(items, values, self.profile_row(profile), n, by,
                          self.among(genre, years), why=True)
@@ -138,7 +124,8 @@ class Recommender:
             rows.append({"item": self.item_ids[i].item(), "title": str(self.titles[i]),
                          "score": float(score), "rating": float(rating), "spread": float(spread),
                          "because": because})
-        return rows
+        columns = ["item", "title", "score", "rating", "spread", "because"]
+        return frame(rows, columns) if as_frame else rows
 
     def predict(self, ratings, items, profile=None):
         """Predicted ratings (n,), within the scale, of a list of items, or one, by id or title."""
@@ -160,16 +147,12 @@ class Recommender:
         shares, = model.shares(items, values, [index], parts)
         return dict(zip(ratings, shares.tolist())), float(scores[index] - shares.sum())
 
-    def similar(self, item, n=10):
+    def similar(self, item, n=10, as_frame=True):
         """The n items most similar to one, given by id or title.
 
-        A DataFrame with item, title, similarity and genres. Similarity is the cosine of the factors
-        that are generated to order lists.
+        Returns, as recommend does, item, title, similarity and genres. Similarity is the cosine of
+        the factors that are generated to order lists. Raises DataError.
         """
-        return frame(self.similar_rows(item, n), ["item", "title", "similarity", "genres"])
-
-    def similar_rows(self, item, n):
-        """What similar gives, as a list of dicts. Raises DataError."""
         check_count("n", n)
         index = self.find(item)
         if not self.models["rank"].solved:
@@ -180,9 +163,10 @@ class Recommender:
         cosines = q @ q[index]
         cosines[(np.arange(len(cosines)) == index) | ~self.rated] = -np.inf
         best = np.argsort(-cosines, kind="stable")[:n]
-        return [{"item": self.item_ids[i].item(), "title": str(self.titles[i]),
+        rows = [{"item": self.item_ids[i].item(), "title": str(self.titles[i]),
                  "similarity": float(cosines[i]), "genres": str(self.arrays["genres"][i])}
                 for i in best if cosines[i] > -np.inf]
+        return frame(rows, ["item", "title", "similarity", "genres"]) if as_frame else rows
 
     def best(self, items, values, profile, n, by="rank", among=None, why=False):
         """Indices, scores and predicted ratings (n,) of the best items; arguments as in scores.
@@ -360,7 +344,7 @@ class Recommender:
         found = [part for by in self.models for part in self.best(*users[1], n, by, why=True)]
         found += [answer(*user) for user in users for answer in (self.scores, self.ranks)]
         if self.models["rank"].solved:
-            self.similar_rows(self.item_ids[0], 1)
+            self.similar(self.item_ids[0], 1, as_frame=False)
         if not (a["format"] == FORMAT and self.low <= self.high
                 and len(self.E_names) == len(self.E_mean)
                 and all(len(a[name]) == n for name in ("titles", "genres", "years", "rated"))
@@ -404,19 +388,16 @@ def train_model(data, generator="dual", epochs=None, factors=None, seeds=None, s
         if not quiet:
             print(f"training on {min(sample, n_users)} of {n_users} users, "
                   f"{len(data.ratings)} ratings", file=sys.stderr)
-    changed = {key: value for key, value in [("epochs", epochs), ("n_factors", factors)] if value}
-    model, rank = [assemble(name, data, changed, generator, seeds, seed)
-                   for name in ("LFG-dual", "LFG-rank")]
-    spare = assemble("LFG-dual", data, changed, generator, 1, seed)
-    noise = Noise(spare.parts[-1])                         # which says how far predictions are off
-    inputs = data.ratings, data.E, data.F
-    tasks = [(0, False, noise)]                            # longest first
-    for joined in (model, rank):
-        tasks += [(0, True, part) for solved in joined.solved for part in solved.models]
-    tasks += [(0, False, part) for part in model.forward + rank.forward]
-    list(fit_all([tasks], [inputs], jobs, data.name, quiet))
-    for joined in (model, rank):
-        joined.fit(*inputs)                                # what is solved around the networks
+    n = len(data.ratings)
+    seeds = seeds or (1 if generator == "item" else None)
+    models = Models(data.ratings, data)
+    model, rank = (models.add(name, settings_for(n, test, seeds), seed, generator=generator)
+                   for name, test in (("LFG-dual", "coldstart"), ("LFG-rank", "coldstart topn")))
+    for part in models.trained.values():
+        part.epochs = epochs or epochs_for(part.epochs, n)
+        part.n_factors = factors or part.n_factors
+    noise = models.add_noise(model)                        # how far predictions are off
+    list(fit_all([models], jobs, quiet))
     if not quiet:
         some = sample_users(data, 10_000, seed)
         R = some.ratings
@@ -424,111 +405,6 @@ def train_model(data, generator="dual", epochs=None, factors=None, seeds=None, s
         rmse = np.sqrt(np.mean((predicted - R.values) ** 2, dtype=np.float64))
         print(f"training RMSE {rmse:.4f}", file=sys.stderr)
     return Recommender.from_model(model, rank, data, data.ratings, noise.sigma2, scale)
-
-
-def assemble(name, data, changed, generator, seeds, seed):
-    """An LFGDual or an LFGRank of parts that are not fitted yet."""
-    test, user, item, Forward, Network, Solved, Joined = SERVED[name]
-    settings = settings_for(len(data.ratings), test, seeds)
-    joined = settings[name]
-
-    def network(cls, name, seed):
-        model = cls(**{**settings[name], **changed}, seed=seed)
-        if "epochs" not in changed:
-            model.epochs = epochs_for(model.epochs, len(data.ratings))
-        return model
-
-    forward = [network(Forward, user, seed)] if generator != "item" else []
-    n_seeds = {"user": 0, "item": seeds or 1, "dual": joined["seeds"]}[generator]
-    networks = [network(Network, item, seed + n) for n in range(n_seeds)]
-    setting = for_genres(settings[f"{item} fold-in"], data)
-    solved = [Solved(networks, **setting, kept=joined["kept"])] if networks else []
-    return Joined(forward, solved, (joined["user_weight"], joined["empty_weight"]))
-
-
-def fit_all(groups, shared, jobs, what, quiet):
-    """Fit models in place, in `jobs` processes; yield {model: seconds} of each group, when done.
-
-    A group is a list of tasks (n, transposed, model), as fit takes them; it is taken off the list
-    of groups. The groups after it train meanwhile, if jobs is above 1. shared: as in fit; what: the
-    name of the progress bar. An error ends all processes. Raises DataError if one dies.
-    """
-    models = [model for group in groups for _, _, model in group]
-    epochs = sum(getattr(model, "epochs", 0) for model in models)
-    with progress_bar(epochs, what, quiet) as bar:
-        if jobs == 1:
-            while groups:
-                yield dict(fit(shared, lambda *_: bar.update(), *task) for task in groups.pop(0))
-            return
-        ended = Value("i")                                 # number of epochs
-        ours, theirs = Pipe()
-        pool = ProcessPoolExecutor(min(jobs, len(models)), initializer=start_process,
-                                   initargs=(shared, ended, ours, theirs))
-        try:
-            waiting = [[(task[-1], pool.submit(fit_there, task)) for task in group]
-                       for group in groups]
-            groups.clear()
-            while waiting:
-                group = waiting.pop(0)
-                left = True
-                while left:
-                    done, left = wait([future for _, future in group], 0.2, FIRST_EXCEPTION)
-                    bar.update(ended.value - bar.n)
-                    for future in done:
-                        future.result()                    # raises its error before others end
-                took = {}
-                for model, future in group:
-                    copy, took[model] = future.result()
-                    vars(model).update(vars(copy))
-                yield took
-        except BrokenProcessPool as error:
-            raise DataError("a training process died; if memory ran out, use fewer jobs; in a "
-                            'script, train under if __name__ == "__main__":') from error
-        finally:                                           # after Ctrl-C, too
-            ours.close()
-            pool.shutdown(cancel_futures=True)
-
-
-def start_process(shared, ended, ours, theirs):
-    """Make a process ready for fit_there: it ends when the other end of a pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)           # after Ctrl-C, too
-    ours.close()                                           # each process has a copy of it
-    fit_there.given = shared, ended
-
-    def leave():
-        connection.wait([theirs])
-        os._exit(1)
-    Thread(target=leave, daemon=True).start()
-
-
-def fit_there(task):
-    """What fit returns, called in a process that start_process has made ready."""
-    shared, ended = fit_there.given
-
-    def progress(*_):
-        with ended:
-            ended.value += 1
-
-    return fit(shared, progress, *task)
-
-
-def fit(shared, progress, n, transposed, model):
-    """Fit a model; the model, and the seconds that it took.
-
-    shared: a list of R, E and F, of which n is read; transposed: columns and rows of R exchanged.
-    """
-    R, E, F = shared[n]
-    began = time.process_time()
-    model.fit(*((R.T, F, E) if transposed else (R, E, F)), progress=progress)
-    return model, time.process_time() - began
-
-
-def progress_bar(total, what, quiet):
-    """A tqdm bar on stderr of at most 80 columns; silent if quiet, or if stderr is no terminal."""
-    from tqdm import tqdm
-    tqdm.monitor_interval = 0                              # a thread, and processes may fork
-    return tqdm(total=total, desc=what, leave=False, disable=True if quiet else None, ncols=80,
-                bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}")
 
 
 # The commands of python lfg.py
@@ -547,10 +423,9 @@ def train(options):
 def recommend(options):
     """Print the best items for one user."""
     model = Recommender.load(options.model)
-    given = {name: getattr(options, name) for name in ("age", "gender", "occupation")}
-    profile = {name: value for name, value in given.items() if value is not None}
-    rows = model.recommend_rows(rated_rows(options.rate, options.ratings), options.n, profile,
-                                options.by, options.genre, options.years)
+    profile = {name: getattr(options, name) for name in ("age", "gender", "occupation")}
+    rows = model.recommend(rated_rows(options.rate, options.ratings), options.n, profile,
+                           options.by, options.genre, options.years, as_frame=False)
     rows = [{"rank": rank, "id": str(row.pop("item")), **row} for rank, row in enumerate(rows, 1)]
     print_rows(rows, options.json, "Rank  {title}  Score     Rating  Because",
                "{rank:>4}  {title}  {score:>5.2f}  {rating:.1f} ± {spread:.1f}  {because}")
@@ -558,7 +433,7 @@ def recommend(options):
 
 def similar(options):
     """Print the items most similar to one."""
-    rows = Recommender.load(options.model).similar_rows(options.item, options.n)
+    rows = Recommender.load(options.model).similar(options.item, options.n, as_frame=False)
     rows = [{"id": str(row.pop("item")), **row} for row in rows]
     print_rows(rows, options.json, "{title}  Similarity  Genres",
                "{title}  {similarity:>10.2f}  {genres}")

@@ -1,4 +1,4 @@
-"""Every hyperparameter: one setting per model and table, and the grid that --test tune varies.
+"""Every hyperparameter, one setting per model and table, and the models that they make, trained.
 
 All were chosen on a validation part of the training ratings; `python experiments.py --test tune`
 prints the grid around each. What is not named here is the default of the class in svd.py or lfg.py.
@@ -7,8 +7,25 @@ remain (if not all); user_weight: the weight of the user network in the mean for
 ratings; empty_weight: with none (if it differs).
 """
 
+import os
+import signal
+import time
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from copy import deepcopy
 from math import log
+from multiprocessing import Pipe, Value, connection
+from threading import Thread
 
+from data import DataError
+from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, Noise, PaperLFG, RankLFG
+from svd import EASE, SVD, BiasSVD, FoldIn, MultVAE, Popularity, SVDpp
+
+CLASSES = {"SVD": SVD, "BiasSVD": BiasSVD, "SVD++": SVDpp, "LFG": LFG, "LFG-item": LFG,
+           "LFG (paper)": PaperLFG, "Popularity": Popularity, "EASE": EASE, "Mult-VAE": MultVAE,
+           "LFG-rank user": RankLFG, "LFG-rank item": CellsLFG}
+JOINED = {"LFG-dual": (LFGDual, "LFG", "LFG-item"),
+          "LFG-rank": (LFGRank, "LFG-rank user", "LFG-rank item")}
 COUNTS = (0, 1, 2, 5, 10, 20, 50)                          # ratings shown in the test coldstart
 SHARES = (5, 10, 25, 50, 100)                              # % of the users, in the test sample
 SIZES = {"ml-100k": 100_000, "ml-1m": 1_000_209}           # ratings of each data set
@@ -161,14 +178,6 @@ def epochs_for(epochs, n_ratings):
     return round(epochs * max(0.25, min(1, SIZES["ml-1m"] / n_ratings)))
 
 
-def for_genres(setting, data):
-    """A setting whose weight `known` of F, if it has one, applies to genres alone."""
-    if "known" not in setting:
-        return setting
-    known = [setting["known"] * name.startswith("genre=") for name in data.F_names]
-    return {**setting, "known": known}
-
-
 def settings_for(n_ratings, test, seeds=None):
     """Settings of a test, {name: keyword arguments}: those of the data set nearest in size.
 
@@ -180,3 +189,161 @@ def settings_for(n_ratings, test, seeds=None):
         if seeds and ensemble in settings:
             settings[ensemble] = {**settings[ensemble], "seeds": seeds}
     return settings
+
+
+class Models:
+    """Models of the same training ratings that share their parts: each is trained once.
+
+    trained: networks and factorizations, by (name, setting, seed), for fit_all; solved: what is
+    solved around them, by (setting, *parts).
+    """
+
+    def __init__(self, R, data, of_columns="LFG-item"):
+        """R: ratings of a Dataset; of_columns: the network that generates the columns of R."""
+        self.name = data.name
+        self.inputs = R, data.E, data.F
+        self.is_genre = [name.startswith("genre=") for name in data.F_names]
+        self.solvers = {"LFG-rank item": LFGRankItem, of_columns: LFGItem}
+        self.trained, self.solved = {}, {}
+
+    def add(self, column, settings, seed, seeds=1, kept=None, generator="dual"):
+        """The model of a column of a table, not fitted yet.
+
+        A network that generates the rows of R is the model itself; LFGItem joins `seeds` of those
+        that generate the columns of R. generator: which half of LFG-dual or LFG-rank there is.
+        """
+        if column.endswith(" mean"):                       # of as many seeds as LFG-dual has
+            seeds = range(seed, seed + settings["LFG-dual"]["seeds"])
+            return LFGDual([self.add(column[:-5], settings, one) for one in seeds], [], None)
+        if column in JOINED:
+            Joined, user, item = JOINED[column]
+            setting = settings[column]
+            weights = setting["user_weight"], setting.get("empty_weight", setting["user_weight"])
+            users = [self.add(user, settings, seed)] if generator != "item" else []
+            if item in self.solvers:
+                shared = seed, setting["seeds"], setting.get("kept")
+                items = [self.add(item, settings, *shared)] if generator != "user" else []
+                return Joined(users, items, weights)
+            items = [self.add(item, settings, seed + n) for n in range(setting["seeds"])]
+            return Joined(items, users, [1 - weight for weight in weights])
+        name = "BiasSVD" if column.startswith("μ") else column.replace(" fold-in", "")
+        parts = []
+        for one in range(seed, seed + seeds):
+            key = name, str(settings[name]), one
+            parts.append(self.trained.setdefault(key, CLASSES[name](**settings[name])))
+            parts[-1].seed = one
+        Solved = FoldIn if "fold-in" in column else self.solvers.get(column)
+        if not Solved:
+            return parts[0]
+        setting = dict(settings[f"{name} fold-in"])
+        if "known" in setting:                             # a weight of F, for genres alone
+            setting["known"] = [setting["known"] * is_genre for is_genre in self.is_genre]
+        if name == "SVD++":
+            setting["centre"] = parts[0].implicit_row
+        model = Solved(parts[0], **setting) if Solved is FoldIn else Solved(
+            parts, **setting, kept=kept)
+        return self.solved.setdefault((str(setting), kept, *parts), model)
+
+    def add_noise(self, joined):
+        """The lfg.Noise of an LFGDual, measured with one network that is trained for it alone."""
+        spare = deepcopy(joined.parts[-1])
+        if joined.solved:
+            del spare.models[1:]
+        return self.trained.setdefault(("noise",), Noise(spare))
+
+    def tasks(self):
+        """What there is to train, the longest first: (columns and rows of R exchanged, model)."""
+        return [(key[0] in self.solvers, model) for key, model in reversed(self.trained.items())]
+
+    def solve(self, took):
+        """Fit what is solved around trained models; took: {model: seconds} of those."""
+        self.took = took
+        for (_, _, *parts), model in self.solved.items():
+            began = time.process_time()
+            model.fit(*self.inputs)
+            took[model] = time.process_time() - began + sum(took[part] for part in parts)
+
+
+def fit_all(folds, jobs, quiet):
+    """Train a list of Models, in `jobs` processes; yield each, taken off the list, when it is done.
+
+    Those after it train meanwhile, if jobs is above 1. An error ends all processes. Raises
+    DataError if one dies.
+    """
+    models = [model for fold in folds for model in fold.trained.values()]
+    epochs = sum(getattr(model, "epochs", 0) for model in models)
+    with progress_bar(epochs, folds[0].name, quiet) as bar:
+        if jobs == 1:
+            while folds:
+                inputs = folds[0].inputs
+                folds[0].solve(dict(fit(inputs, lambda *_: bar.update(), *task)
+                                    for task in folds[0].tasks()))
+                yield folds.pop(0)
+            return
+        ended = Value("i")                                 # number of epochs
+        ours, theirs = Pipe()
+        pool = ProcessPoolExecutor(
+            min(jobs, len(models)), initializer=start_process,
+            initargs=([fold.inputs for fold in folds], ended, ours, theirs))
+        try:
+            waiting = [{pool.submit(fit_there, n, *task): task[-1] for task in fold.tasks()}
+                       for n, fold in enumerate(folds)]
+            while folds:
+                left, took = waiting.pop(0), {}
+                while left:
+                    done, _ = wait(left, 0.2, FIRST_EXCEPTION)
+                    bar.update(ended.value - bar.n)
+                    for future in done:
+                        model = left.pop(future)
+                        copy, took[model] = future.result()              # raises its error
+                        vars(model).update(vars(copy))
+                folds[0].solve(took)
+                yield folds.pop(0)
+        except BrokenProcessPool as error:
+            raise DataError("a training process died; if memory ran out, use fewer jobs; in a "
+                            'script, train under if __name__ == "__main__":') from error
+        finally:                                           # after Ctrl-C, too
+            ours.close()
+            pool.shutdown(cancel_futures=True)
+
+
+def start_process(inputs, ended, ours, theirs):
+    """Make a process ready for fit_there: it ends when the other end of a pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)           # after Ctrl-C, too
+    ours.close()                                           # each process has a copy of it
+    fit_there.given = inputs, ended
+
+    def leave():
+        connection.wait([theirs])
+        os._exit(1)
+    Thread(target=leave, daemon=True).start()
+
+
+def fit_there(n, *task):
+    """What fit returns, with the inputs of number n, in a process that start_process made ready."""
+    inputs, ended = fit_there.given
+
+    def progress(*_):
+        with ended:
+            ended.value += 1
+
+    return fit(inputs[n], progress, *task)
+
+
+def fit(inputs, progress, transposed, model):
+    """Fit a model; the model, and the seconds that it took.
+
+    inputs: R, E and F; transposed: columns and rows of R exchanged.
+    """
+    R, E, F = inputs
+    began = time.process_time()
+    model.fit(*((R.T, F, E) if transposed else (R, E, F)), progress=progress)
+    return model, time.process_time() - began
+
+
+def progress_bar(total, what, quiet):
+    """A tqdm bar on stderr of at most 80 columns; silent if quiet, or if stderr is no terminal."""
+    from tqdm import tqdm
+    tqdm.monitor_interval = 0                              # a thread, and processes may fork
+    return tqdm(total=total, desc=what, leave=False, disable=True if quiet else None, ncols=80,
+                bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}")

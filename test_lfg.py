@@ -1228,7 +1228,7 @@ def tiny(used):
                "LFG (paper)": {"n_factors": 3}, "SVD++ fold-in": {"l2": 6.0}}
     quick = {}
     for name, setting in used.items():
-        known = getattr(experiments.CLASSES.get(name), "__dataclass_fields__", ())
+        known = getattr(settings.CLASSES.get(name), "__dataclass_fields__", ())
         sized = {key: n for key, n in sizes.items() if key in known}
         quick[name] = {**setting, **sized, **special.get(name, {})}
     return quick
@@ -1391,7 +1391,7 @@ def check_parts(model, test, column):
     solved = {"LFG-rank item": LFGRankItem,                # networks that generate columns of R
               "LFG" if test == "newitem" else "LFG-item": LFGItem}
     Solved = FoldIn if "fold-in" in column else solved.get(column, type(part))
-    assert (type(part), type(model), part.seed) == (experiments.CLASSES[name], Solved, 7)
+    assert (type(part), type(model), part.seed) == (settings.CLASSES[name], Solved, 7)
     assert used[name].items() <= vars(part).items()
     if model is not part:
         ridge = {"centre": getattr(part, "implicit_row", None), **used[f"{name} fold-in"]}
@@ -1407,7 +1407,7 @@ def test_no_test_rating_leaks_into_training(cli, monkeypatch, folds, small, test
     outer = parts_of(small, test, 1)
     scored = split(outer.train, "basic" if test == "basic" else "realtime", 1, 7) if tune else outer
     rmse, models, predicted = run(small)
-    if column not in experiments.JOINED:
+    if column not in settings.JOINED:
         check_parts(models[0], test, column)
     parts = [scored.target, outer.target][:1 + tune]
     if tune and test == "topn":                            # has three validation parts, which train
@@ -1493,9 +1493,12 @@ def test_settings_are_the_nearest_in_size_and_larger_data_have_fewer_epochs(smal
             assert settings.settings_for(n, test, 9)["LFG-dual"] == {**used["LFG-dual"], "seeds": 9}
     assert [settings.epochs_for(40, n) for n in (10, 1_000_209, 2_000_418, 1e9)] == [40, 40, 20, 10]
     monkeypatch.setitem(settings.SIZES, "ml-1m", 450)      # half of small's; settings are of ML-1m
-    for changed, epochs in ({}, [15, 20]), ({"epochs": 7}, [7, 7]):
-        model = serve.assemble("LFG-dual", small, {**changed, "n_factors": 3}, "dual", 1, 0)
-        assert [one.epochs for one in (model.forward[0], model.solved[0].models[0])] == epochs
+    made = record(settings.Models, "tasks", monkeypatch.setattr)
+    monkeypatch.setattr(settings, "fit", stop(KeyError))   # before anything is trained
+    for asked, epochs in (None, [20, 20, 15, 20, 15]), (7, [7] * 5):
+        with pytest.raises(KeyError):
+            serve.train_model(small, seeds=1, epochs=asked, factors=3)
+        assert [one.epochs for _, one in made[-1][1]] == epochs
 
 
 def test_cold_start_shows_so_many_ratings_of_the_same_users():
@@ -1518,7 +1521,7 @@ def test_choices_lead_from_the_paper_to_the_settings_in_use(key):
     assert [made[0], made[6], made[9], last] == [
         (name, used) for name in ("LFG (paper)", "LFG", "LFG-item", "LFG-dual")]
     assert mean == {**used, "LFG-dual": {**used["LFG-dual"], "user_weight": 0}}
-    each = [vars(experiments.CLASSES[name](**s[name])) for name, s in made]
+    each = [vars(settings.CLASSES[name](**s[name])) for name, s in made]
     changed = [{k for k in a if a[k] != b.get(k)} - {"fill_mu"} for a, b in zip(each, each[1:])]
     assert changed[:3] == [set(), {"dropout"}, {"l2", "l2_M"}]
     assert {"hidden"} < changed[3] <= {"hidden", "epochs", "rate", "batch", "svd_rows"}
@@ -1784,7 +1787,7 @@ def test_ctrl_c_prints_the_complete_folds(cli, monkeypatch, test, calls, title):
     (True, []), (True, ["--jobs", 2]), (True, ["--quiet"]), (False, [])])
 def test_progress_is_for_terminals(cli, monkeypatch, terminal, more):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
-    bars = record(serve, "progress_bar", monkeypatch.setattr)
+    bars = record(settings, "progress_bar", monkeypatch.setattr)
     code, _, text = cli("--dataset", "synthetic", "--test", "basic", "--folds", 1, *more)
     (_, bar), = bars
     assert (code, bar.total, bar.n) == (0, 16, 16 if text else 0)    # two epochs of eight parts
@@ -1794,7 +1797,7 @@ def test_progress_is_for_terminals(cli, monkeypatch, terminal, more):
 
 @pytest.mark.parametrize("test", ["realtime", "ablation", "calibration"])
 def test_digits_do_not_depend_on_jobs(cli, monkeypatch, test):
-    asked = record(serve, "ProcessPoolExecutor", monkeypatch.setattr)
+    asked = record(settings, "ProcessPoolExecutor", monkeypatch.setattr)
     found = []
     for cores in ({0}, {0, 1}):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: cores, raising=False)
@@ -1817,11 +1820,13 @@ class Fails:
 def test_what_goes_wrong_in_another_process_is_one_line(cli, monkeypatch):
     monkeypatch.setitem(QUICK["ml-100k", "basic"]["LFG"], "rate", 1e38)
     assert "training diverged in epoch 1" in one_line(cli("--test=basic", "--jobs=2"), "exp")
-    with pytest.raises(DataError, match="if memory ran out, use fewer jobs"):
-        list(serve.fit_all([[(0, False, Fails("os._exit(1)"))]], [(None, None, None)], 2, "", True))
-    tasks = [(0, False, Fails(c)) for c in ("import signal; signal.pause()", "1 / 0")]
-    with pytest.raises(ZeroDivisionError, match="division by zero"):
-        list(serve.fit_all([tasks], [(None, None, None)], 2, "", True))
+    for error, message, *codes in (
+            (DataError, "if memory ran out, use fewer jobs", "os._exit(1)"),
+            (ZeroDivisionError, "division by zero", "1 / 0", "import signal; signal.pause()")):
+        models = settings.Models(None, synthetic(3, 3, 5))
+        models.trained = {(code,): Fails(code) for code in codes}      # the last starts first
+        with pytest.raises(error, match=message):
+            list(settings.fit_all([models], 2, True))
     assert active_children() == []
 
 
@@ -1846,7 +1851,7 @@ def test_ctrl_c_prints_complete_folds_and_no_process_is_left_even_after_a_kill(h
 def test_speed_is_a_row_per_way_to_answer(cli, monkeypatch, folds):
     timed = record(experiments, "timed", monkeypatch.setattr)
     cli.data = replace(cli.data, ratings=cli.data.ratings.with_values(cli.data.ratings.values / 9))
-    monkeypatch.setattr(serve, "ProcessPoolExecutor", None)              # one, whatever --jobs
+    monkeypatch.setattr(settings, "ProcessPoolExecutor", None)           # one, whatever --jobs
     out, (table,) = printed(cli, "speed", "--jobs", 2)
     rows, training = table["rows"], table["training"]
     assert [r["calls"] for r in rows] == [12] * 9 + [3] * 2    # 12 users are new
@@ -2231,7 +2236,7 @@ def lfg_py(cli, monkeypatch, capsys):
 def test_train_takes_any_csv_and_its_options_and_gives_the_same_bits_whatever_jobs(
         lfg_py, small, tmp_path, monkeypatch, kind, seeds, weights):
     made, noise, pools = (record(owner, name, monkeypatch.setattr) for owner, name in (
-        (serve, "assemble"), (Noise, "fit"), (serve, "ProcessPoolExecutor")))
+        (settings.Models, "add"), (Noise, "fit"), (settings, "ProcessPoolExecutor")))
     R = small.ratings
     rows = [f"{2 * v:g},{u},{i}\n" for u, i, v in zip(R.users, R.items, R.values)]
     films = [f"{i},Film (1995),War\n" for i in range(40)]
@@ -2252,7 +2257,7 @@ def test_train_takes_any_csv_and_its_options_and_gives_the_same_bits_whatever_jo
     assert a["scale"].tolist() == [2, 10]
     assert [*a["weights"], *a["rank_weights"]] == np.float32(weights).tolist()
     assert all((x == x.astype(np.float16)).all() for x in a.values() if x.ndim == 2)
-    (_, dual), (_, rank) = made[:2]
+    dual, rank = [one for _, one in made if isinstance(one, LFGDual)][:2]
     for model in (dual, rank):
         parts = model.forward + [one for solved in model.solved for one in solved.models]
         assert [(one.seed, one.epochs, one.n_factors) for one in parts] == [
