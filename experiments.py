@@ -619,7 +619,7 @@ def title(table):
     if len(folds) < 5 or table["test"] == "published":
         results = f"Results on {name}, fold{'s' * (len(folds) > 1)} {', '.join(folds)}"
     number = f"Table {table['table']}: " if table["table"] else ""
-    return number + text.format(name=name, results=results, **table)
+    return number + text.format(name=name, results=results)
 
 
 def markdown(header, rows):

@@ -14,7 +14,7 @@ import numpy as np
 from data import AGES, RATED, DataError, csv_records, load, output_path, read_ratings
 from data import sample_users, to_dataset, write_whole
 from lfg import LFGDual, LFGRank
-from settings import Models, epochs_for, fit_all, settings_for
+from settings import SIZES, Models, fit_all, settings_for
 
 FORMAT = 5                                                 # of the model file
 ARTICLES = "the|a|an|la|le|les|l'|il|lo|el|los|las|der|die|das"         # as in "Matrix, The"
@@ -240,8 +240,8 @@ class Recommender:
         Also of rows (where, id or title, rating); the message of a mistake begins with its where.
         """
         if hasattr(ratings, "items"):
-            ratings = iter([("ratings", *pair) for pair in ratings.items()])
-        if not hasattr(ratings, "__next__"):               # rows come from an iterator
+            ratings = [("ratings", *pair) for pair in ratings.items()]
+        elif not hasattr(ratings, "__next__"):             # rows come from an iterator
             raise DataError("ratings must be a dict {id or title: rating}")
         rated = {}
         for where, item, rating in ratings:
@@ -393,8 +393,9 @@ def train_model(data, generator="dual", epochs=None, factors=None, seeds=None, s
     models = Models(data.ratings, data)
     model, rank = (models.add(name, settings_for(n, test, seeds), seed, generator=generator)
                    for name, test in (("LFG-dual", "coldstart"), ("LFG-rank", "coldstart topn")))
+    share = max(0.25, min(1, SIZES["ml-1m"] / n))          # an epoch of larger data has more steps
     for part in models.trained.values():
-        part.epochs = epochs or epochs_for(part.epochs, n)
+        part.epochs = epochs or round(share * part.epochs)
         part.n_factors = factors or part.n_factors
     noise = models.add_noise(model)                        # how far predictions are off
     list(fit_all([models], jobs, quiet))

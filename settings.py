@@ -170,25 +170,14 @@ GRID = {                                                   # multiplies one valu
 }
 
 
-def epochs_for(epochs, n_ratings):
-    """Epochs for data with n_ratings: fewer than on ML-1m if there are more, down to a quarter.
-
-    An epoch then has more steps.
-    """
-    return round(epochs * max(0.25, min(1, SIZES["ml-1m"] / n_ratings)))
-
-
 def settings_for(n_ratings, test, seeds=None):
     """Settings of a test, {name: keyword arguments}: those of the data set nearest in size.
 
     Nearest by ratio of sizes. seeds: replaces the number of item networks.
     """
-    name = min(SIZES, key=lambda name: abs(log(SIZES[name] / n_ratings)))
-    settings = dict(SETTINGS[name, test])
-    for ensemble in ("LFG-dual", "LFG-rank"):
-        if seeds and ensemble in settings:
-            settings[ensemble] = {**settings[ensemble], "seeds": seeds}
-    return settings
+    nearest = min(SIZES, key=lambda name: abs(log(SIZES[name] / n_ratings)))
+    return {name: {**setting, "seeds": seeds} if seeds and "seeds" in setting else setting
+            for name, setting in SETTINGS[nearest, test].items()}
 
 
 class Models:
@@ -219,10 +208,10 @@ class Models:
             Joined, user, item = JOINED[column]
             setting = settings[column]
             weights = setting["user_weight"], setting.get("empty_weight", setting["user_weight"])
-            users = [self.add(user, settings, seed)] if generator != "item" else []
+            users = [] if generator == "item" else [self.add(user, settings, seed)]
             if item in self.solvers:
-                shared = seed, setting["seeds"], setting.get("kept")
-                items = [self.add(item, settings, *shared)] if generator != "user" else []
+                items = [] if generator == "user" else [
+                    self.add(item, settings, seed, setting["seeds"], setting.get("kept"))]
                 return Joined(users, items, weights)
             items = [self.add(item, settings, seed + n) for n in range(setting["seeds"])]
             return Joined(items, users, [1 - weight for weight in weights])
@@ -236,13 +225,14 @@ class Models:
         if not Solved:
             return parts[0]
         setting = dict(settings[f"{name} fold-in"])
+        if Solved is not FoldIn:
+            setting["kept"] = kept
         if "known" in setting:                             # a weight of F, for genres alone
             setting["known"] = [setting["known"] * is_genre for is_genre in self.is_genre]
         if name == "SVD++":
             setting["centre"] = parts[0].implicit_row
-        model = Solved(parts[0], **setting) if Solved is FoldIn else Solved(
-            parts, **setting, kept=kept)
-        return self.solved.setdefault((str(setting), kept, *parts), model)
+        around = parts[0] if Solved is FoldIn else parts
+        return self.solved.setdefault((str(setting), *parts), Solved(around, **setting))
 
     def add_noise(self, joined):
         """The lfg.Noise of an LFGDual, measured with one network that is trained for it alone."""
@@ -258,7 +248,7 @@ class Models:
     def solve(self, took):
         """Fit what is solved around trained models; took: {model: seconds} of those."""
         self.took = took
-        for (_, _, *parts), model in self.solved.items():
+        for (_, *parts), model in self.solved.items():
             began = time.process_time()
             model.fit(*self.inputs)
             took[model] = time.process_time() - began + sum(took[part] for part in parts)
@@ -270,21 +260,19 @@ def fit_all(folds, jobs, quiet):
     Those after it train meanwhile, if jobs is above 1. An error ends all processes. Raises
     DataError if one dies.
     """
-    models = [model for fold in folds for model in fold.trained.values()]
-    epochs = sum(getattr(model, "epochs", 0) for model in models)
-    with progress_bar(epochs, folds[0].name, quiet) as bar:
+    epochs = [getattr(model, "epochs", 0) for fold in folds for model in fold.trained.values()]
+    with progress_bar(sum(epochs), folds[0].name, quiet) as bar:
         if jobs == 1:
             while folds:
-                inputs = folds[0].inputs
-                folds[0].solve(dict(fit(inputs, lambda *_: bar.update(), *task)
+                folds[0].solve(dict(fit(folds[0].inputs, lambda *_: bar.update(), *task)
                                     for task in folds[0].tasks()))
                 yield folds.pop(0)
             return
         ended = Value("i")                                 # number of epochs
         ours, theirs = Pipe()
-        pool = ProcessPoolExecutor(
-            min(jobs, len(models)), initializer=start_process,
-            initargs=([fold.inputs for fold in folds], ended, ours, theirs))
+        given = [fold.inputs for fold in folds], ended, ours, theirs
+        pool = ProcessPoolExecutor(min(jobs, len(epochs)), initializer=start_process,
+                                   initargs=given)
         try:
             waiting = [{pool.submit(fit_there, n, *task): task[-1] for task in fold.tasks()}
                        for n, fold in enumerate(folds)]
