@@ -1386,7 +1386,7 @@ def all_same(models, others):
 def check_parts(model, test, column):
     """Type, part and settings of the model of a column: what the contract's tests start from."""
     used = QUICK["ml-100k", test]
-    part = model.models[0] if hasattr(model, "models") else getattr(model, "model", model)
+    part, = getattr(model, "models", [getattr(model, "model", model)])
     name = "BiasSVD" if "μ" in column else column.replace(" fold-in", "")
     solved = {"LFG-rank item": LFGRankItem,                # networks that generate columns of R
               "LFG" if test == "newitem" else "LFG-item": LFGItem}
@@ -1493,12 +1493,11 @@ def test_settings_are_the_nearest_in_size_and_larger_data_have_fewer_epochs(smal
             assert settings.settings_for(n, test, 9)["LFG-dual"] == {**used["LFG-dual"], "seeds": 9}
     made = record(settings.Models, "tasks", monkeypatch.setattr)
     monkeypatch.setattr(settings, "fit", stop(KeyError))   # before anything is trained
-    for n, share in (1000, 1), (450, 0.5), (9, 0.25):
+    for n, items, users in (1000, 40, 30), (450, 20, 15), (9, 10, 8):
         monkeypatch.setitem(settings.SIZES, "ml-1m", n)    # small has 900
         with pytest.raises(KeyError):
             serve.train_model(small, seeds=1, factors=3)
-        epochs = [one.epochs for _, one in made[-1][1]]
-        assert epochs == [round(share * n) for n in (40, 40, 30, 40, 30)]
+        assert [one.epochs for _, one in made[-1][1]] == [items, items, users, items, users]
 
 
 def test_cold_start_shows_so_many_ratings_of_the_same_users():
