@@ -30,10 +30,10 @@ import numpy as np
 
 from data import DataError, Ratings, Split, first_ratings, load, official, output_path
 from data import sample_users, split, write_whole
-from lfg import LFG, LFGDual
+from lfg import LFGDual
 from serve import Parser, Recommender, add_shared_options, int_range, run_command
-from settings import CLASSES, COUNTS, GRID, SHARES, Models, fit_all, settings_for
-from svd import FoldIn, like_threshold, likes_of
+from settings import COUNTS, GRID, SHARES, Models, choices, fit_all, neighbours, settings_for
+from svd import like_threshold, likes_of
 
 NETWORKS = {"lfg": ["LFG"], "lfg-item": ["LFG-item"], "lfg-dual": ["LFG-dual"]}
 BASIC = {"svd": ["SVD"], "biassvd": ["BiasSVD"], "svdpp": ["SVD++"], "lfg-paper": ["LFG (paper)"],
@@ -133,7 +133,7 @@ class Fold(Models):
     def seconds(self, row):
         """The seconds that the model of a row and its parts took to train."""
         model = self.models[row]
-        return sum(self.took[part] for part in getattr(model, "parts", [model]))
+        return sum(part.seconds for part in getattr(model, "parts", [model]))
 
 
 def cases_of(ratings, test, fold, seed, given=None):
@@ -343,33 +343,6 @@ def differences(folds):
     return found
 
 
-def choices(settings):
-    """The rows of the ablation, {what is added: (column, settings)}; nothing is tuned again."""
-    paper, lfg = settings["LFG (paper)"], settings["LFG"]
-    item, dual = settings["LFG-item"], settings["LFG-dual"]
-    published = {**paper, "l2": 0.0, "l2_M": 0.0, "dropout": 0.0}
-    dropout = {**published, "dropout": LFG().dropout}
-    no_prior = np.zeros(item["n_factors"] + 1, np.float32)
-    plain = "LFG-item fold-in", {**settings["LFG-item fold-in"], "centre": lambda items: no_prior}
-    steps = [
-        ("LFG (paper)", "as published, tuned: LFG (paper)", paper),
-        ("LFG", "+ deviations from μ and the item's mean, 0/1 indicator, smaller M", published),
-        ("LFG", "+ dropout", dropout),
-        ("LFG", "+ L2 on weights and M", {**dropout, "l2": lfg["l2"], "l2_M": lfg["l2_M"]}),
-        ("LFG", "+ LFG's widths, epochs, rate and batch",
-         {**lfg, "mask": 0.1, "n_factors": paper["n_factors"]}),
-        ("LFG", "+ 200 factors", {**lfg, "mask": 0.1}),
-        ("LFG", "+ mask 0.3 (LFG)", lfg),
-        ("LFG-item", "turned around: items generated, users solved",
-         {**item, "mask": lfg["mask"], "shown_weight": 1.0}, plain),
-        ("LFG-item", "+ mask 0.5, weight 0.2 for ratings that the input shows", item, plain),
-        ("LFG-item", "+ prior, noise, and items folded in (LFG-item)", item),
-        ("LFG-dual", "+ several seeds", {**dual, "user_weight": 0}),
-        ("LFG-dual", "+ the user side, with its weight (LFG-dual)", dual)]
-    return {what: (name, {**settings, name: setting, **dict(more)})
-            for name, what, setting, *more in steps}
-
-
 def tune(data, test, options):
     """Yield the validation RMSE around the settings of each model: JSON objects and texts.
 
@@ -395,31 +368,6 @@ def tune(data, test, options):
                f"Validation {measure}, {data.name} {test}, {column}: {', '.join(values)}",
                markdown(["Changed".ljust(27), measure.rjust(6), "Seconds"],
                         map(dict.values, grid)))
-
-
-def neighbours(column, used):
-    """Settings in use, ["name = value"], and the plan: each value times its numbers in GRID."""
-    values, plan = [], {"in use": (column, used)}
-    name = column.replace(" fold-in", "")
-    for group in [group for group in (name, f"{name} fold-in") if group in used]:
-        prefix = "fold-in " if group != name else ""
-        values += [f"{prefix}{key} = {value}" for key, value in used[group].items()]
-        default = CLASSES.get(group, FoldIn)
-        for key, factors in GRID[group].items():
-            value = used[group].get(key, getattr(default, key, None))
-            for factor in factors if value else ():
-                other = scaled(value, factor)
-                changed = {**used, group: {**used[group], key: other}}
-                plan[f"{prefix}{key} = {other}"] = column, changed
-    return values, plan
-
-
-def scaled(value, factor):
-    """A hyperparameter times a factor: counts stay whole and above 0, ends of a range at most 1."""
-    if isinstance(value, tuple):                           # widths, or the ends of a range
-        return tuple(v if isinstance(v, int) else min(1.0, v)
-                     for v in (scaled(v, factor) for v in value))
-    return max(1, round(value * factor)) if isinstance(value, int) else round(value * factor, 6)
 
 
 def taste(data, test, options):
@@ -553,8 +501,8 @@ def speed(data, test, options):
     rows = [{"what": what, "calls": len(values), "median": median[what],
              "p99": float(np.percentile(values, 99, method="higher")),     # of an actual call
              "times_dense": median[what] / np.median(dense)} for what, values in seconds.items()]
-    training = [{"model": name, "seconds": fold.took[part], "epochs": part.epochs,
-                 "seconds_an_epoch": fold.took[part] / part.epochs}
+    training = [{"model": name, "seconds": part.seconds, "epochs": part.epochs,
+                 "seconds_an_epoch": part.seconds / part.epochs}
                 for (name, _, seed), part in fold.trained.items() if seed == options.seed]
     table = {"rows": rows, "training": training, "peak_mb": peak_mb(),
              "file_mb": sum(a.nbytes for a in model.arrays.values()) / 1e6,

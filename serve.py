@@ -527,7 +527,7 @@ def export(options):
             part.mkdir()
             (part / "weights.bin").write_bytes(weights)
             for name, content in [("manifest", manifest), ("vectors", vectors(model))]:
-                text = json.dumps(content, indent=1, ensure_ascii=False)
+                text = json.dumps(content, indent=1, ensure_ascii=False, default=np.ndarray.tolist)
                 (part / f"{name}.json").write_text(text, encoding="utf-8")
             os.replace(part, folder)                       # fails if it has files
     except OSError as error:
@@ -544,19 +544,18 @@ def vectors(model):
         values = rng.uniform(model.low, model.high, len(items)).astype(np.float32)
         profile = (rng.random(len(model.E_mean)) < 0.1).astype(np.float32)
         asked = rng.choice(n_items, 5).tolist()
-        found.append({"items": items.tolist(), "ratings": values.tolist(),
-                      "profile": profile.tolist()})
+        one = {"items": items, "ratings": values, "profile": profile}
         for by, prefix, name, shares in (("rating", "", "predictions", "rating_shares"),
                                          ("rank", "rank_", "scores", "score_shares")):
             part = model.models[by]
             rows, parts, scores = part.serve(items, values, profile)
-            found[-1].update({
-                f"{prefix}generated": rows[0].tolist() if part.forward else [],
-                f"{prefix}solved": rows[-1].tolist() if part.solved else [],
-                name: [[i, float(scores[i])] for i in asked],
-                shares: part.shares(items, values, asked, parts).tolist()})
+            one[f"{prefix}generated"] = rows[0] if part.forward else []
+            one[f"{prefix}solved"] = rows[-1] if part.solved else []
+            one[name] = [[i, float(scores[i])] for i in asked]
+            one[shares] = part.shares(items, values, asked, parts)
             if by == "rating":
-                found[-1]["spreads"] = model.spreads(items, values, rows, asked).tolist()
+                one["spreads"] = model.spreads(items, values, rows, asked)
+        found.append(one)
     return found
 
 

@@ -17,6 +17,8 @@ from math import log
 from multiprocessing import Pipe, Value, connection
 from threading import Thread
 
+import numpy as np
+
 from data import DataError
 from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, Noise, PaperLFG, RankLFG
 from svd import EASE, SVD, BiasSVD, FoldIn, MultVAE, Popularity, SVDpp
@@ -180,6 +182,58 @@ def settings_for(n_ratings, test, seeds=None):
             for name, setting in SETTINGS[nearest, test].items()}
 
 
+def choices(settings):
+    """The rows of the ablation, {what is added: (column, settings)}; nothing is tuned again."""
+    paper, lfg = settings["LFG (paper)"], settings["LFG"]
+    item, dual = settings["LFG-item"], settings["LFG-dual"]
+    published = {**paper, "l2": 0.0, "l2_M": 0.0, "dropout": 0.0}
+    dropout = {**published, "dropout": LFG().dropout}
+    no_prior = np.zeros(item["n_factors"] + 1, np.float32)
+    plain = "LFG-item fold-in", {**settings["LFG-item fold-in"], "centre": lambda items: no_prior}
+    steps = [
+        ("LFG (paper)", "as published, tuned: LFG (paper)", paper),
+        ("LFG", "+ deviations from μ and the item's mean, 0/1 indicator, smaller M", published),
+        ("LFG", "+ dropout", dropout),
+        ("LFG", "+ L2 on weights and M", {**dropout, "l2": lfg["l2"], "l2_M": lfg["l2_M"]}),
+        ("LFG", "+ LFG's widths, epochs, rate and batch",
+         {**lfg, "mask": 0.1, "n_factors": paper["n_factors"]}),
+        ("LFG", "+ 200 factors", {**lfg, "mask": 0.1}),
+        ("LFG", "+ mask 0.3 (LFG)", lfg),
+        ("LFG-item", "turned around: items generated, users solved",
+         {**item, "mask": lfg["mask"], "shown_weight": 1.0}, plain),
+        ("LFG-item", "+ mask 0.5, weight 0.2 for ratings that the input shows", item, plain),
+        ("LFG-item", "+ prior, noise, and items folded in (LFG-item)", item),
+        ("LFG-dual", "+ several seeds", {**dual, "user_weight": 0}),
+        ("LFG-dual", "+ the user side, with its weight (LFG-dual)", dual)]
+    return {what: (name, {**settings, name: setting, **dict(more)})
+            for name, what, setting, *more in steps}
+
+
+def neighbours(column, used):
+    """Settings in use, ["name = value"], and the plan: each value times its numbers in GRID."""
+    values, plan = [], {"in use": (column, used)}
+    name = column.replace(" fold-in", "")
+    for group in [group for group in (name, f"{name} fold-in") if group in used]:
+        prefix = "fold-in " if group != name else ""
+        values += [f"{prefix}{key} = {value}" for key, value in used[group].items()]
+        default = CLASSES.get(group, FoldIn)
+        for key, factors in GRID[group].items():
+            value = used[group].get(key, getattr(default, key, None))
+            for factor in factors if value else ():
+                other = scaled(value, factor)
+                changed = {**used, group: {**used[group], key: other}}
+                plan[f"{prefix}{key} = {other}"] = column, changed
+    return values, plan
+
+
+def scaled(value, factor):
+    """A hyperparameter times a factor: counts stay whole and above 0, ends of a range at most 1."""
+    if isinstance(value, tuple):                           # widths, or the ends of a range
+        return tuple(v if isinstance(v, int) else min(1.0, v)
+                     for v in (scaled(v, factor) for v in value))
+    return max(1, round(value * factor)) if isinstance(value, int) else round(value * factor, 6)
+
+
 class Models:
     """Models of the same training ratings that share their parts: each is trained once.
 
@@ -242,16 +296,14 @@ class Models:
         return self.trained.setdefault(("noise",), Noise(spare))
 
     def tasks(self):
-        """What there is to train, the longest first: (columns and rows of R exchanged, model)."""
-        return [(key[0] in self.solvers, model) for key, model in reversed(self.trained.items())]
+        """What there is to train, the longest first: (model, columns and rows of R exchanged)."""
+        return [(model, key[0] in self.solvers) for key, model in reversed(self.trained.items())]
 
-    def solve(self, took):
-        """Fit what is solved around trained models; took: {model: seconds} of those."""
-        self.took = took
+    def solve(self):
+        """Fit what is solved around trained models, whose seconds count as well."""
         for (_, *parts), model in self.solved.items():
-            began = time.process_time()
-            model.fit(*self.inputs)
-            took[model] = time.process_time() - began + sum(took[part] for part in parts)
+            fit(model, self.inputs)
+            model.seconds += sum(part.seconds for part in parts)
 
 
 def fit_all(folds, jobs, quiet):
@@ -264,8 +316,9 @@ def fit_all(folds, jobs, quiet):
     with progress_bar(sum(epochs), folds[0].name, quiet) as bar:
         if jobs == 1:
             while folds:
-                folds[0].solve(dict(fit(folds[0].inputs, lambda *_: bar.update(), *task)
-                                    for task in folds[0].tasks()))
+                for model, transposed in folds[0].tasks():
+                    fit(model, folds[0].inputs, transposed, lambda *_: bar.update())
+                folds[0].solve()
                 yield folds.pop(0)
             return
         ended = Value("i")                                 # number of epochs
@@ -274,18 +327,16 @@ def fit_all(folds, jobs, quiet):
         pool = ProcessPoolExecutor(min(jobs, len(epochs)), initializer=start_process,
                                    initargs=given)
         try:
-            waiting = [{pool.submit(fit_there, n, *task): task[-1] for task in fold.tasks()}
+            waiting = [{pool.submit(fit_there, n, *task): task[0] for task in fold.tasks()}
                        for n, fold in enumerate(folds)]
             while folds:
-                left, took = waiting.pop(0), {}
+                left = waiting.pop(0)
                 while left:
                     done, _ = wait(left, 0.2, FIRST_EXCEPTION)
                     bar.update(ended.value - bar.n)
-                    for future in done:
-                        model = left.pop(future)
-                        copy, took[model] = future.result()              # raises its error
-                        vars(model).update(vars(copy))
-                folds[0].solve(took)
+                    for future in done:                    # which raises the error of its model
+                        vars(left.pop(future)).update(vars(future.result()))
+                folds[0].solve()
                 yield folds.pop(0)
         except BrokenProcessPool as error:
             raise DataError("a training process died; if memory ran out, use fewer jobs; in a "
@@ -307,26 +358,27 @@ def start_process(inputs, ended, ours, theirs):
     Thread(target=leave, daemon=True).start()
 
 
-def fit_there(n, *task):
-    """What fit returns, with the inputs of number n, in a process that start_process made ready."""
+def fit_there(n, model, transposed):
+    """The model, fitted to the inputs of number n in a process that start_process made ready."""
     inputs, ended = fit_there.given
 
     def progress(*_):
         with ended:
             ended.value += 1
 
-    return fit(inputs[n], progress, *task)
+    return fit(model, inputs[n], transposed, progress)
 
 
-def fit(inputs, progress, transposed, model):
-    """Fit a model; the model, and the seconds that it took.
+def fit(model, inputs, transposed=False, progress=None):
+    """Fit a model, and set its seconds: what that took. Returns the model.
 
     inputs: R, E and F; transposed: columns and rows of R exchanged.
     """
     R, E, F = inputs
     began = time.process_time()
     model.fit(*((R.T, F, E) if transposed else (R, E, F)), progress=progress)
-    return model, time.process_time() - began
+    model.seconds = time.process_time() - began
+    return model
 
 
 def progress_bar(total, what, quiet):
