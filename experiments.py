@@ -31,7 +31,7 @@ import numpy as np
 from data import DataError, Ratings, Split, first_ratings, load, official, output_path
 from data import sample_users, split, write_whole
 from lfg import LFGDual
-from serve import Parser, Recommender, add_shared_options, int_range, run_command
+from serve import Parser, Recommender, add_shared_options, int_range, rmse_of, run_command
 from settings import COUNTS, GRID, SHARES, Models, choices, fit_all, neighbours, settings_for
 from svd import like_threshold, likes_of
 
@@ -155,14 +155,6 @@ def cases_of(ratings, test, fold, seed, given=None):
                         "with more ratings per user")
     profile, target = (r.where(steady[r.users]) for r in shown)
     return [Split(train_part, first_ratings(profile, n, seed), target) for n in COUNTS]
-
-
-def rmse_of(model, case, E):
-    """RMSE on the target of a Split, predictions clipped to the scale seen in training."""
-    train_part, profile, target = case
-    predicted = model.predict(target.users, target.items, profile, E)
-    error = predicted.clip(train_part.values.min(), train_part.values.max()) - target.values
-    return float(np.sqrt(np.mean(error ** 2, dtype=np.float64)))
 
 
 def ranking_of(model, case, E):

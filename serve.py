@@ -401,11 +401,17 @@ def train_model(data, generator="dual", epochs=None, factors=None, seeds=None, s
     list(fit_all([models], jobs, quiet))
     if not quiet:
         some = sample_users(data, 10_000, seed)
-        R = some.ratings
-        predicted = model.predict(R.users, R.items, R, some.E).clip(R.values.min(), R.values.max())
-        rmse = np.sqrt(np.mean((predicted - R.values) ** 2, dtype=np.float64))
+        rmse = rmse_of(model, [some.ratings] * 3, some.E)
         print(f"training RMSE {rmse:.4f}", file=sys.stderr)
     return Recommender.from_model(model, rank, data, data.ratings, noise.sigma2, scale)
+
+
+def rmse_of(model, case, E):
+    """RMSE on the target of a Split, predictions clipped to the scale seen in training."""
+    train_part, profile, target = case
+    predicted = model.predict(target.users, target.items, profile, E)
+    error = predicted.clip(train_part.values.min(), train_part.values.max()) - target.values
+    return float(np.sqrt(np.mean(error ** 2, dtype=np.float64)))
 
 
 # The commands of python lfg.py
