@@ -257,8 +257,8 @@ class Recommender:
     def check_rating(self, rating):
         """The rating, a number or text, as a float. Raises DataError unless it is on the scale."""
         try:
-            value = float(rating)
-        except (TypeError, ValueError, OverflowError) as error:
+            value = float(str(rating))                     # a float of True is 1.0
+        except ValueError as error:
             raise DataError(f"rating {rating!r:.100} is not a number") from error
         if not self.low <= np.float32(min(max(value, -1e10), 1e10)) <= self.high:
             raise DataError(f"rating {value:g} must be between {self.low:g} and {self.high:g}")
