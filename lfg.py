@@ -32,9 +32,8 @@ import numpy as np
 
 from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Rows, Sequential, Tanh
 from nn import batches, cosine, even_slices, masked_mse, multinomial
-from svd import FactorModel, FoldIn, ensure_fitted, few_columns, fit_prior, fold_in, like_threshold
-from svd import likes_of, random_part, random_sizes, side_of, truncated_svd, unit_of
-from svd import with_ones
+from svd import FactorModel, FoldIn, ensure_fitted, few_columns, fold_in, like_threshold, likes_of
+from svd import random_part, random_sizes, side_of, truncated_svd, unit_of, with_ones
 
 
 @dataclass(eq=False)
@@ -412,7 +411,7 @@ class LFGRankItem(LFGItem):
 
     (sums over the likes; Q (items, k): all items). In units where A is I, that is, with A = L Lt,
     x = Lt p and q1 = sqrt(1 - a0) L^-1 q, it is fold_in with a ridge of 1. c = z W, where z is
-    svd.prior_features. An item's q is what the network generates and, times `known`, what is known
+    prior_features. An item's q is what the network generates and, times `known`, what is known
     of it, F, a rare genre weighing more than a frequent one: fans of a genre get that genre.
 
     models: CellsLFGs, fitted on (R.T, F) or not; strength: of W's ridge, in which a user with m
@@ -438,15 +437,13 @@ class LFGRankItem(LFGItem):
         self.like = generator.like
         self.set_units(Q, generator.a0)
         self.generated = self.units[:q.shape[1]]           # of what the networks generated
-        # solve each training user without a prior; c is the mean of such rows given z
-        users = np.flatnonzero(R.counts)
+        # solve each user without a prior; c is the mean of such rows given z
         self.W = None
-        x = self.user_factors(users, R, E)                 # (users, k)
+        x = self.user_factors(np.arange(len(E)), R, E)     # (users, k)
+        users = np.flatnonzero(R.counts)
         part = random_part(R, np.random.default_rng(generator.seed))
-        Z = np.vstack([self.features(Q, users, R, E), self.features(Q, users, part, E)])
         weight = likes_of(R, self.like).counts[users] ** float(self.power)
-        weight = np.tile(weight / weight.mean(), 2) / 2
-        W = fit_prior(Z, np.vstack([x, x]), weight, self.strength)
+        W = self.fit_prior(Q, ((R, x), (part, x)), users, weight / weight.mean() / 2, E)
         k = Q.shape[1]
         for start in (-1 - k, -1 - 2 * k):                 # it read sums of Q; now sums of q1
             W[start:start + k] = self.units.T @ W[start:start + k]
@@ -471,17 +468,13 @@ class LFGRankItem(LFGItem):
         c = self.prior(items, values, profile)
         t = np.asarray(self.few / (self.few + len(items)), c.dtype)
         c = t * c + (1 - t) * (c @ self.shrink)            # t c + (1 - t) l2 A^-1 c, in units of x
-        likes = items[self.liked(values)]
+        likes = items[values >= self.like]
         values = np.full(len(likes), self.value, c.dtype)
         return fold_in(likes, values, self.q1, self.base, self.ridge, c)
 
-    def liked(self, values):
-        """True for likes."""
-        return values >= self.like
-
     def shares(self, items, values, asked):
         """What each rating adds to the scores of items asked, (m, n): of likes."""
-        liked = self.liked(values)
+        liked = values >= self.like
         found = np.zeros((len(asked), len(items)), self.q1.dtype)
         found[:, liked] = super().shares(items[liked], self.value, asked)
         return found

@@ -277,6 +277,7 @@ class FoldIn(FactorModel):
     l2_item: float = 3.0
     strength: float = 100.0
     centre: object = None
+    like = None                                            # where likes begin, if z reads them
 
     def fit(self, R, E=None, F=None, progress=None):
         """Fit the model unless it is fitted, then find v, W and the rows of the items."""
@@ -293,34 +294,56 @@ class FoldIn(FactorModel):
         self.noise = np.ones(len(q1), q1.dtype)
         self.W = None
         if self.centre is None:
-            # 1. solve the training users without a prior: residuals give v, rows a first W
-            users = np.flatnonzero(R.counts)
-            x = self.user_factors(users, R, E)
-            self.noise = self.item_noise(R, users, x)
+            # 1. solve the users without a prior: residuals give v, rows a first W
+            x = self.user_factors(np.arange(len(E)), R, E)
+            self.noise = self.item_noise(R, x)
             self.W = self.regress(x, R, E)
             # 2. solve them with both, fold in the items among them, and find W again
-            x = self.user_factors(users, R, E)
+            x = self.user_factors(np.arange(len(E)), R, E)
             self.fold_in_items(R, x, unit)
             self.W = self.regress(x, R, E)
         return self
 
-    def item_noise(self, R, users, x):
-        """v (items,): mean squared residuals in units of that of all; x (len(users), k + 1)."""
-        at = np.searchsorted(users, R.users)
-        squares = (R.values - self.base[R.items] - paired_dot(x, self.q1, at, R.items)) ** 2
+    def item_noise(self, R, x):
+        """v (items,): mean squared residuals in units of that of all; x (users, k + 1)."""
+        predicted = paired_dot(x, self.q1, R.users, R.items)
+        squares = (R.values - self.base[R.items] - predicted) ** 2
         # as if each item had 20 average ratings more
         sums = np.bincount(R.items, squares / (squares.mean() or 1), R.shape[1]) + 20
         return (sums / (np.bincount(R.items, minlength=R.shape[1]) + 20)).astype(x.dtype)
 
     def regress(self, x, R, E):
-        """W, so that z W is the mean of the rows x of the training users, given z."""
+        """W, so that z W is the mean of the rows x (users, k + 1) of those who rated, given z."""
         users = np.flatnonzero(R.counts)
         part = random_part(R, np.random.default_rng(0))
-        none = R.where(np.zeros(len(R), bool))
-        Z = np.vstack([self.features(self.q1, users, shown, E) for shown in (R, part, none)])
         # where nothing is rated, a user is the average user, apart from what E tells
-        unknown = x + self.average_row(x, R) - x.mean(0)
-        return fit_prior(Z, np.vstack([x, x, unknown]), np.full(len(Z), 1 / 3), self.strength)
+        unknown = x + self.average_row(x, R) - x[users].mean(0)
+        cases = (R, x), (part, x), (R.where([]), unknown)
+        return self.fit_prior(self.q1, cases, users, np.full(len(users), 1 / 3), E)
+
+    def fit_prior(self, q, cases, users, weight, E):
+        """W (columns, k), so that z W is the mean of rows x: one weighted ridge regression.
+
+        q: item factors that z reads; cases: pairs of what users have shown and their x (users, k);
+        weight: of each of some users, in each case. The intercept is not penalised.
+        """
+        Z = np.array([self.prior_features(q, *shown.of(u), E[u])
+                      for shown, _ in cases for u in users], np.float64)
+        x = np.vstack([x[users] for _, x in cases])
+        ZtW = Z.T * np.tile(weight, len(cases))            # (columns, n)
+        penalty = np.full(len(ZtW), self.strength)
+        penalty[0] = 0
+        return np.linalg.solve(ZtW @ Z + np.diag(penalty), ZtW @ x).astype(x.dtype)
+
+    def prior_features(self, q, items, values, profile):
+        """z of a user: [1, E, sum of q over the items rated / (n + 5), of likes, log(1 + n)].
+
+        q (all items, k); items, values (n,); profile (a,). The same of likes: only with `like`.
+        """
+        n = len(items)
+        summed = [np.ones(n)] if self.like is None else [np.ones(n), values >= self.like]
+        sums = np.array(summed, q.dtype) @ q[items] / (n + 5)            # (1 or 2, k)
+        return np.concatenate([[1], profile, sums.ravel(), [np.log1p(n)]]).astype(q.dtype)
 
     def average_row(self, x, R):
         """The row (k + 1,) of the average user, who has given all ratings, less their raters' bu.
@@ -329,39 +352,28 @@ class FoldIn(FactorModel):
         this row, and not the mean of the rows x, predicts what an unknown user gives to what they
         choose to rate. A user with n ratings weighs sqrt(n) in all.
         """
-        at = np.searchsorted(np.flatnonzero(R.counts), R.users)
+        raters = x[R.counts > 0]
+        bu = x[:, -1] - raters[:, -1].mean()
         weight = R.counts[R.users] ** -0.5                 # (n,)
-        bu = x[:, -1] - x[:, -1].mean()
-        total = np.bincount(R.items, weight * (R.values - bu[at]), R.shape[1])
+        total = np.bincount(R.items, weight * (R.values - bu[R.users]), R.shape[1])
         count = np.bincount(R.items, weight, R.shape[1])
         rated = np.flatnonzero(count)
         noise = 1 / np.maximum(count, 1e-9)                # of an item's mean
         mean = (total * noise)[rated]
-        row = fold_in(rated, mean, self.q1.astype(float), self.base, self.ridge, x.mean(0), noise)
-        return row.astype(x.dtype)
+        q1, centre = self.q1.astype(float), raters.mean(0)
+        return fold_in(rated, mean, q1, self.base, self.ridge, centre, noise).astype(x.dtype)
 
     def fold_in_items(self, R, x, unit):
         """Solve [q_i, base_i] of each item from its ratings, shrunk towards what it was."""
         Rt = R.T                                           # ratings are bu + [p, 1] . [q, base]
-        users = np.flatnonzero(R.counts)
-        rows = with_ones(x[:, :-1])                        # [p, 1] (len(users), k + 1)
+        rows = with_ones(x[:, :-1])                        # [p, 1] (users, k + 1)
         ridge = np.full(x.shape[1], self.l2_item * unit ** 2, x.dtype)
         ridge[-1] = 10                                     # flat: 3 to 30 do as well
         own = np.hstack([self.q1[:, :-1], self.base[:, None]])           # (items, k + 1)
         for i in np.flatnonzero(Rt.counts):
-            raters, values = Rt.of(i)
-            at = np.searchsorted(users, raters)
-            own[i] = fold_in(at, values, rows, x[:, -1], ridge, own[i])
+            own[i] = fold_in(*Rt.of(i), rows, x[:, -1], ridge, own[i])
         self.q1 = with_ones(own[:, :-1])
         self.base = own[:, -1].copy()
-
-    def features(self, q, users, shown, E):
-        """z (len(users), columns) of some users, from item factors q."""
-        return np.array([prior_features(q, items, E[u], self.liked(values))
-                         for u in users for items, values in [shown.of(u)]])
-
-    def liked(self, values):
-        """Which ratings z tells apart, as prior_features takes them: none."""
 
     def prior(self, items, values, profile):
         """c (k + 1,) of one user; 0 as long as W is not known."""
@@ -369,7 +381,7 @@ class FoldIn(FactorModel):
             return self.centre(items)
         if self.W is None:
             return np.zeros(self.q1.shape[1], self.q1.dtype)
-        return prior_features(self.q1, items, profile, self.liked(values)) @ self.W
+        return self.prior_features(self.q1, items, values, profile) @ self.W
 
     def row(self, items, values, profile):
         """x (k + 1,) of one user: ratings values (n,) of items (n,), profile (columns,)."""
@@ -384,22 +396,40 @@ class FoldIn(FactorModel):
             x[n] = self.row(*shown.of(u), E[u])
         return x
 
+    @np.errstate(invalid="ignore")                         # as fold_in
+    def shares(self, items, values, asked):
+        """What each rating adds to the rating predicted for items asked, (m, n).
+
+        That is what it is above base, times Q G^-1 At / root of noise; Q = q1[asked].
+        """
+        A, weight, G, AD = equations(items, self.q1, self.ridge, self.noise)
+        found = np.linalg.solve(G, A.T).T if AD is None else np.linalg.solve(G, AD)      # A G^-1
+        return self.q1[asked] @ found.T * weight * (values - self.base[items])
+
+    @np.errstate(invalid="ignore")                         # as fold_in
     def variance(self, items, values, x, asked):
         """a and b (m,): the ratings predicted for items asked have the variance a sigma^2 + b.
 
-        It is s2_u (v + q1 G^-1 q1), with s2_u from the residual of each rating in a fit without it,
-        as if there were eight more of variance sigma^2. x: the user's row, solved from values (n,)
-        of items (n,).
+        It is s2_u (v + Q G^-1 Qt), with s2_u from the residual of each rating in a fit without it,
+        residual / (1 - leverage), as if there were eight more of variance sigma^2. x: the user's
+        row, solved from values (n,) of items (n,). asked may be a slice.
         """
-        leverage, own = uncertainty(items, self.q1, self.ridge, self.noise, asked)
+        A, _, G, AD = equations(items, self.q1, self.ridge, self.noise)
+        Q = self.q1[asked]                                 # (m, k + 1)
+        root = np.linalg.inv(np.linalg.cholesky(G)).T      # its inverse is root roott
+        # leverage: diagonal of A G^-1 At, (n,); own: that of Q G^-1 Qt, (m,)
+        if AD is None:
+            leverage, own = row_dot(A @ root), row_dot(Q @ root)
+        else:
+            # A G^-1 At = I - (A D^-1 At + I)^-1, G^-1 = D^-1 - D^-1 At (A D^-1 At + I)^-1 A D^-1
+            # D has one value for all columns but the last: no square of Q, 3.03 -> 2.99 ms
+            leverage = 1 - row_dot(root)
+            last = Q[:, -1] ** 2 * (1 / self.ridge[-1] - 1 / self.ridge[0])
+            own = row_dot(Q) / self.ridge[0] + last - row_dot(Q @ (AD.T @ root))
         residual = values - self.base[items] - self.q1[items] @ x
         squares = residual ** 2 / (1 - leverage) / self.noise[items]
         relative = (self.noise[asked] + own) / (8 + len(items))
         return 8 * relative, squares.sum() * relative
-
-    def shares(self, items, values, asked):
-        """What each rating adds to the rating predicted for items asked, (m, n)."""
-        return pull(items, self.q1, self.ridge, self.noise, asked) * (values - self.base[items])
 
     def variance_terms(self, users, items, shown, E=None):
         """a and b (n,) of variance, for the pairs users[i], items[i]."""
@@ -420,8 +450,7 @@ class FoldIn(FactorModel):
     def from_arrays(cls, arrays):
         """The model whose serving_arrays are among some arrays; it cannot be fitted."""
         model = cls.__new__(cls)
-        for name, own in cls.saved.items():
-            setattr(model, own, arrays[name])
+        vars(model).update((own, arrays[name]) for name, own in cls.saved.items())
         return model
 
 
@@ -430,83 +459,29 @@ def fold_in(items, values, q1, base, ridge, centre, noise=None):
     """The row x (k + 1,) of one user, trained on or not, from ratings values (n,) of items (n,).
 
     Minimises sum_i (values_i - base_i - x . q1_i)^2 / noise_i + sum_j ridge_j (x_j - centre_j)^2.
+    """
+    A, weight, G, AD = equations(items, q1, ridge, noise)
+    residual = (values - base[items]) * weight - A @ centre              # (n,)
+    if AD is None:
+        return centre + np.linalg.solve(G, A.T @ residual)
+    return centre + np.linalg.solve(G, residual) @ AD
+
+
+def equations(items, q1, ridge, noise=None):
+    """A (n, k + 1), weights, G and None; or, if n < k + 1, a smaller system that does as well.
+
+    A: rows of q1 times their weight 1 / sqrt(noise); G = At A + D, D = diag(ridge). The smaller one
+    is A D^-1 At + I (n, n) in place of G, and A D^-1: (A D^-1 At + I)^-1 A D^-1 = A G^-1.
     noise (all items,): None stands for 1.
     """
-    A, weight = weighted_rows(items, q1, noise)            # (n, k + 1), (n,)
-    residual = (values - base[items]) * weight - A @ centre              # (n,)
+    A, weight = q1[items], 1
+    if noise is not None:
+        weight = 1 / np.sqrt(noise[items])                 # (n,)
+        A = A * weight[:, None]
     if len(items) >= len(ridge):
-        return centre + np.linalg.solve(A.T @ A + np.diag(ridge), A.T @ residual)
-    # the same solution by a system of n instead of k + 1 equations
+        return A, weight, A.T @ A + np.diag(ridge), None
     AD = A / ridge
-    return centre + np.linalg.solve(AD @ A.T + np.eye(len(A), dtype=A.dtype), residual) @ AD
-
-
-@np.errstate(invalid="ignore")                             # as fold_in
-def pull(items, q1, ridge, noise, asked):
-    """By how much ratings predicted for items asked rise if a rating of items is higher by 1.
-
-    (m, n): Q G^-1 At / root of noise, with G = At A + D the matrix of the solve, Q = q1[asked].
-    asked may be a slice. Other arguments as in fold_in, for this and the next function.
-    """
-    A, weight = weighted_rows(items, q1, noise)
-    if len(items) >= len(ridge):
-        found = np.linalg.solve(A.T @ A + np.diag(ridge), A.T).T
-    else:                                                  # (A D^-1 At + I)^-1 A D^-1 = A G^-1
-        AD = A / ridge
-        found = np.linalg.solve(AD @ A.T + np.eye(len(A), dtype=A.dtype), AD)
-    return q1[asked] @ found.T * weight
-
-
-@np.errstate(invalid="ignore")                             # as fold_in
-def uncertainty(items, q1, ridge, noise, asked):
-    """Diagonals of A G^-1 At, (n,), and of Q G^-1 Qt, (m,).
-
-    The first are leverages: how much each rating pulls its own prediction; the residual of a fit
-    without a rating is its residual / (1 - leverage). The second is the variance of predictions for
-    items asked that comes from x, in units of sigma^2.
-    """
-    A, _ = weighted_rows(items, q1, noise)
-    Q = q1[asked]                                          # (m, k + 1)
-    if len(items) >= len(ridge):
-        root = np.linalg.inv(np.linalg.cholesky(A.T @ A + np.diag(ridge))).T     # G^-1 = root roott
-        return row_dot(A @ root), row_dot(Q @ root)
-    AD = A / ridge
-    root = np.linalg.inv(np.linalg.cholesky(AD @ A.T + np.eye(len(A), dtype=A.dtype))).T
-    # G^-1 = D^-1 - D^-1 At (A D^-1 At + I)^-1 A D^-1, and A G^-1 At = I - (A D^-1 At + I)^-1
-    # D has one value for all columns but the last: no square of Q, all spreads 3.03 -> 2.99 ms
-    last = Q[:, -1] ** 2 * (1 / ridge[-1] - 1 / ridge[0])
-    return 1 - row_dot(root), row_dot(Q) / ridge[0] + last - row_dot(Q @ (AD.T @ root))
-
-
-def weighted_rows(items, q1, noise):
-    """Rows of q1, each times its weight 1 / sqrt(noise), and the weights (n,)."""
-    if noise is None:
-        return q1[items], np.ones(len(items), q1.dtype)
-    weight = 1 / np.sqrt(noise[items])
-    return q1[items] * weight[:, None], weight
-
-
-def prior_features(q, items, profile, liked=None):
-    """z of a user: [1, E, sum of q over the items rated / (n + 5), the same of likes, log(1 + n)].
-
-    q (all items, k); items (n,); profile (a,); liked (n,): True for likes, or None: not their sum.
-    """
-    n = len(items)
-    summed = [np.ones(n)] if liked is None else [np.ones(n), liked]
-    sums = np.array(summed, q.dtype) @ q[items] / (n + 5)  # (1 or 2, k)
-    return np.concatenate([[1], profile, sums.ravel(), [np.log1p(n)]]).astype(q.dtype)
-
-
-def fit_prior(Z, x, weight, strength):
-    """W (columns, k), so that z W is the mean of the users' rows x: one weighted ridge regression.
-
-    Z (n, columns), from prior_features; x (n, k); weight (n,). The intercept is not penalised.
-    """
-    Z = Z.astype(np.float64)
-    penalty = np.full(Z.shape[1], strength)
-    penalty[0] = 0
-    ZtW = Z.T * weight                                     # (columns, n)
-    return np.linalg.solve(ZtW @ Z + np.diag(penalty), ZtW @ x).astype(x.dtype)
+    return A, weight, AD @ A.T + np.eye(len(A), dtype=A.dtype), AD
 
 
 def random_part(R, rng):

@@ -42,7 +42,7 @@ from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Sequential, Tanh, co
 from serve import Recommender
 from settings import COUNTS, GRID, SETTINGS, choices
 from svd import EASE, SVD, BiasSVD, FoldIn, MultVAE, Popularity, SVDpp, few_columns, fold_in
-from svd import like_threshold, likes_of, orthonormal, pull, random_part, truncated_svd, uncertainty
+from svd import like_threshold, likes_of, orthonormal, random_part, truncated_svd
 
 # Layers
 
@@ -322,21 +322,21 @@ def test_fold_in_influence_and_variance_are_what_solving_again_gives(n, noisy):
     assert np.array_equal(x, centre) == (n == 0)           # an empty profile gives the centre
     single = fold_in(items, *(a if a is None else a.astype(np.float32) for a in problem))
     assert single.dtype == np.float32 and single == pytest.approx(x, rel=1e-4, abs=1e-4)
-    problem = items, q1, ridge, noise if noisy else None, asked
-    pulled, (leverage, v) = pull(*problem), uncertainty(*problem)
+    model = FoldIn(None, 0.7, 0.3)
+    vars(model).update(q1=q1, base=base, ridge=ridge, noise=noise)
+    shares = model.shares(items, values, asked)
+    assert shares.shape == (3, n)
     inverse = np.linalg.inv(q1[items].T / noise[items] @ q1[items] + np.diag(ridge))
-    assert v == pytest.approx(np.diag(q1[asked] @ inverse @ q1[asked].T)) and pulled.shape == (3, n)
+    v = np.diag(q1[asked] @ inverse @ q1[asked].T)
     residual = values - base[items] - q1[items] @ x
     squares = 0
     for j, one in enumerate(np.eye(n)):
         raised = solved(values + one, noise[items])
-        assert pulled[:, j] == pytest.approx(q1[asked] @ (raised - x))
+        pulled = q1[asked] @ (raised - x) * (values - base[items])[j]
+        assert shares[:, j] == pytest.approx(pulled)
         others = solved(values, np.where(one, np.inf, noise[items]))       # without rating j
         without = values[j] - base[items[j]] - q1[items[j]] @ others
-        assert residual[j] / (1 - leverage[j]) == pytest.approx(without, rel=1e-6)
         squares += residual[j] * without / noise[items[j]]
-    model = FoldIn(None, 0.7, 0.3)
-    vars(model).update(q1=q1, base=base, ridge=ridge, noise=noise)
     a, b = model.variance(items, values, x, asked)
     user = (8 + squares / 0.3) / (8 + n)                   # of sigma^2, here 0.3
     assert a * 0.3 + b == pytest.approx(0.3 * user * (noise[asked] + v))
