@@ -171,8 +171,7 @@ class LFG(FactorModel):
         n_items = len(self.expected)
         x = np.zeros((len(E), n_side + 2 * n_items), self.dtype)
         x[:, :n_side] = E
-        counts = np.bincount(row, minlength=len(E))
-        scale = (1 / np.sqrt(np.maximum(1, counts)))[row].astype(self.dtype)
+        scale = (1 / np.sqrt(np.bincount(row)[row])).astype(self.dtype)
         x[row, n_side + item] = (value - self.mu - self.expected[item]) * scale
         x[row, n_side + n_items + item] = scale
         return x

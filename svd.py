@@ -63,8 +63,7 @@ def orthonormal(A, size=1 << 16):
 def blocks_of(R, size=128):
     """Yield R in blocks of rows, and the columns of each: all, or those that are rated."""
     if not few_columns(R, size):
-        for block in R.dense_blocks():
-            yield block, slice(None)
+        yield from ((block, slice(None)) for block in R.dense_blocks())
         return
     for b in even_slices(R.shape[0], size):
         row, item, value = R.rows(np.arange(b.start, b.stop))
@@ -244,7 +243,7 @@ class SVDpp(BiasSVD):
         """Like BiasSVD's, with p + z in place of p, and last the gradient with respect to y."""
         row, item, _ = ratings
         N = np.zeros((len(p), len(self.y)), p.dtype)
-        N[row, item] = (1 / np.sqrt(np.maximum(1, np.bincount(row, minlength=len(p)))))[row]
+        N[row, item] = 1 / np.sqrt(np.bincount(row)[row])
         error, grads = super().error_gradients(ratings, p + N @ self.y, bu)
         return error, [*grads, N.T @ grads[0]]
 
@@ -575,34 +574,29 @@ class MultVAE:
         self.like = like_threshold(R.values)
         L = likes_of(R, self.like)
         rng = np.random.default_rng(self.seed)
-        self.build(R.shape[1], rng)
+        self.encoder, self.decoder = (
+            Sequential(Linear(n_in, self.hidden, rng, self.dtype), Tanh(),
+                       Linear(self.hidden, n_out, rng, self.dtype))
+            for n_in, n_out in ((R.shape[1], 2 * self.n_factors), (self.n_factors, R.shape[1])))
         params = self.encoder.params + self.decoder.params
         adam = Adam(params, l2=[self.l2 * (p.ndim == 2) for p in params])
         drop = Dropout(self.dropout, rng)
         users = np.flatnonzero(L.counts)
         for batch, done, errors in batches(self, users, self.batch, rng, L, params, progress):
-            row, item, _ = L.rows(batch)
-            x = drop.forward(self.encode(row, item, len(batch)), training=True)[0]
+            x, row, item = self.encode(L, batch)
+            x = drop.forward(x, training=True)[0]
             eps = rng.standard_normal((len(x), self.n_factors), self.dtype)
             loss, grads = self.gradients(x, row, item, eps, self.beta * done)
             adam.step(grads, self.rate * cosine(done))
             errors.append(loss * len(x) / np.log(R.shape[1] + 1))        # 1: guessing blindly
         return self
 
-    def build(self, n_items, rng):
-        """Both networks, Linear -> Tanh -> Linear."""
-        def network(n_in, n_out):
-            return Sequential(Linear(n_in, self.hidden, rng, self.dtype), Tanh(),
-                              Linear(self.hidden, n_out, rng, self.dtype))
-
-        self.encoder = network(n_items, 2 * self.n_factors)
-        self.decoder = network(self.n_factors, n_items)
-
-    def encode(self, row, item, n_users):
-        """x (n_users, items) of a block of users, from their likes."""
-        x = np.zeros((n_users, self.encoder.layers[0].W.shape[0]), self.dtype)
-        x[row, item] = (1 / np.sqrt(np.maximum(1, np.bincount(row, minlength=n_users))))[row]
-        return x
+    def encode(self, likes, users):
+        """x (len(users), items) of some users, and the rows and items (n,) of their likes."""
+        row, item, _ = likes.rows(users)
+        x = np.zeros((len(users), likes.shape[1]), self.dtype)
+        x[row, item] = 1 / np.sqrt(np.bincount(row)[row])
+        return x, row, item
 
     def gradients(self, x, row, item, eps, beta):
         """Loss / B without the penalty, and its gradients: encoder, then decoder."""
@@ -623,8 +617,8 @@ class MultVAE:
 
     def scores(self, users, shown, E=None):
         """Logits (len(users), items) at z = m, to order items by."""
-        row, item, _ = likes_of(shown, self.like).rows(users)
-        m = self.encoder.forward(self.encode(row, item, len(users)))[0][:, :self.n_factors]
+        x, *_ = self.encode(likes_of(shown, self.like), users)
+        m = self.encoder.forward(x)[0][:, :self.n_factors]
         return self.decoder.forward(m)[0]
 
 
@@ -651,8 +645,7 @@ def side_of(R, E):
 
 def unit_of(R):
     """The unit in which ratings span 4, as settings and Tanh suit them; 1 if all are equal."""
-    span = R.values.max() - R.values.min() if len(R) else 0
-    return span / 4 or 1
+    return (np.ptp(R.values) if len(R) else 0) / 4 or 1
 
 
 def with_ones(a):

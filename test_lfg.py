@@ -711,11 +711,10 @@ def test_likes_begin_at_three_quarters_of_the_scale():
 
 def test_gradients_of_mult_vae_and_its_input_by_hand():
     rng = np.random.default_rng(0)
-    model = MultVAE(n_factors=2, hidden=5, dtype=np.float64)
-    model.build(4, rng)
     likes = np.array([[0, 1, 0, 1], [1, 0, 0, 0], [0] * 4, [0, 0, 1, 0]])
-    row, item = np.nonzero(likes)
-    x = model.encode(row, item, 4)
+    L = Ratings(*np.nonzero(likes), np.ones(4), (4, 4))
+    model = MultVAE(n_factors=2, hidden=5, epochs=0, dtype=np.float64).fit(L)
+    x, row, item = model.encode(L, np.arange(4))
     assert x == pytest.approx(likes / np.sqrt([[2], [1], [1], [1]]))
     params = model.encoder.params + model.decoder.params
     for p in params:
