@@ -60,6 +60,7 @@ class LFG(FactorModel):
     seed: int = 0
     dtype: type = np.float32
     per_item = 2                                           # columns of I that each item has
+    ends = (Tanh,)                                         # layers at the end of the network
     orders = False                                         # read likes; the loss covers all items
 
     @np.errstate(over="ignore", invalid="ignore")          # batches reports divergence
@@ -70,15 +71,14 @@ class LFG(FactorModel):
         """
         E = side_of(R, E)
         self.unit = 1 if self.orders else unit_of(R)       # of ratings inside the network
-        self.like = like_threshold(R.values)               # which only a LikesLFG reads
+        self.like = like_threshold(R.values)               # read if it orders
         R = R.with_values(self.inside(R.values))
         rng = np.random.default_rng(self.seed)
         self.start_training(R, E.shape[1], rng)
         self.few = few_columns(R, self.batch)
-        weights = self.network.params
-        params = weights + [self.M.T, self.bi]
+        params = self.network.params + [self.M.T, self.bi]
         # L2 on weight matrices and M, none on biases
-        adam = Adam(params, l2=[self.l2 * (p.ndim == 2) for p in weights] + [self.l2_M, 0])
+        adam = Adam(params, l2=[self.l2 * (p.ndim == 2) for p in params[:-2]] + [self.l2_M, 0])
         users = np.flatnonzero(R.counts)
         for batch, done, errors in batches(self, users, self.batch, rng, R, params, progress):
             row, item, value = R.rows(batch)
@@ -99,32 +99,32 @@ class LFG(FactorModel):
         return self
 
     def inside(self, values):
-        """Ratings (n,) as the network reads and predicts them."""
-        return values / self.unit
+        """Ratings (n,) as the network reads and predicts them; 1 for each like, 0 for others."""
+        return (values >= self.like).astype(self.dtype) if self.orders else values / self.unit
 
     def start_training(self, R, n_side, rng):
         """Set what training starts from: mu, item means, the network, M from the SVD, and bi."""
-        self.mu, self.expected = self.means(R)
+        self.mu, self.expected = 0, np.zeros(R.shape[1], self.dtype)     # likes are not centred
+        if not self.orders:
+            # the mean deviation of each item from mu, as if five more ratings were mu
+            self.mu = R.mean()
+            sums = np.bincount(R.items, R.values - self.mu, R.shape[1])
+            counts = np.bincount(R.items, minlength=R.shape[1])
+            self.expected = (sums / (counts + 5)).astype(self.dtype)
         self.network = self.build_network(n_side + self.per_item * R.shape[1], rng)
         self.M = self.start_M(R, rng).T.astype(self.dtype, "C").T        # its columns in one piece
         self.bi = np.zeros(R.shape[1], self.dtype)
 
-    def means(self, R):
-        """mu, and the mean deviation of each item from it (items,)."""
-        mu = R.mean()
-        sums = np.bincount(R.items, R.values - mu, R.shape[1])
-        counts = np.bincount(R.items, minlength=R.shape[1])
-        return mu, (sums / (counts + 5)).astype(self.dtype)              # as if five more were mu
-
     def build_network(self, n_in, rng):
-        """Linear -> LeakyReLU -> BatchNorm -> (Linear -> LeakyReLU)* -> Linear -> Tanh; Dropout."""
+        """Linear -> LeakyReLU -> BatchNorm -> (Linear -> LeakyReLU)* -> Linear -> ends; Dropout."""
         layers = []
         for n, n_out in enumerate(self.hidden):
             layers += [Linear(n_in, n_out, rng, self.dtype), LeakyReLU()]
             layers += [BatchNorm(n_out, dtype=self.dtype)] if n == 0 else []
             layers += [Dropout(self.dropout, rng)] if self.dropout else []
             n_in = n_out
-        return Sequential(*layers, Linear(n_in, self.n_factors + 1, rng, self.dtype), Tanh())
+        layers += [Linear(n_in, self.n_factors + 1, rng, self.dtype)]
+        return Sequential(*layers, *(end() for end in self.ends))
 
     def part(self, item):
         """A model of the columns that a batch rates, which is all that its gradients need.
@@ -137,8 +137,9 @@ class LFG(FactorModel):
         columns, inside = np.unique(item, return_inverse=True)
         part = copy(self)
         part.expected = self.expected[columns]
-        first, blocks = self.network.layers[0], self.blocks()
-        inputs = np.concatenate([np.arange(blocks[0, 0]), blocks[:, columns].ravel()])
+        first = self.network.layers[0]
+        starts = len(first.W) - len(self.expected) * np.arange(self.per_item, 0, -1)
+        inputs = np.append(np.arange(starts[0]), np.add.outer(starts, columns))
         part.network = Sequential(Rows(first, inputs), *self.network.layers[1:])
         rows = [inputs, *[None] * (len(self.network.params) + 1)]
         if not self.orders:
@@ -146,11 +147,6 @@ class LFG(FactorModel):
             part.bi = self.bi[columns]
             rows[-2:] = columns, columns
         return part, inside, rows
-
-    def blocks(self):
-        """Which rows of the first weight matrix each item has, (per_item, items)."""
-        rows = np.arange(len(self.network.layers[0].W))
-        return rows[-self.per_item * len(self.expected):].reshape(self.per_item, -1)
 
     def start_M(self, R, rng):
         """M (k, items): rows of 0.3 sqrt(S) Vt of ratings minus item means, then small noise."""
@@ -206,7 +202,7 @@ class LFG(FactorModel):
         """
         linears = [layer for layer in self.network.layers if isinstance(layer, Linear)]
         norm = next(layer for layer in self.network.layers if isinstance(layer, BatchNorm))
-        W_E, W_H, W_seen = np.split(linears[0].W, self.blocks()[:, 0])
+        W_E, W_H, W_seen = np.split(linears[0].W, len(self.expected) * np.array([-2, -1]))
         W_seen = W_seen - (self.mu + self.expected)[:, None] * W_H
         arrays = {"W_E": W_E, "W_H": W_H / self.unit, "W_seen": W_seen, "b0": linears[0].b}
         for n, layer in enumerate(linears[1:], 1):
@@ -214,7 +210,8 @@ class LFG(FactorModel):
         gain = norm.gain / np.sqrt(norm.var + norm.eps)
         arrays["b1"] = arrays["b1"] + (norm.shift - norm.mean * gain) @ arrays["W1"]
         arrays["W1"] = gain[:, None] * arrays["W1"]
-        return {**arrays, "M1": self.unit * self.q1, "base": self.base}
+        arrays.update(M1=self.unit * self.q1, base=self.base)
+        return {**arrays, "like": self.like} if self.orders else arrays
 
 
 class Generator:
@@ -265,30 +262,12 @@ class PaperLFG(LFG):
         return x
 
 
-class LikesLFG(LFG):
-    """An LFG that reads likes: its input is I = [E, likes, rated], scaled as LFG's."""
-
-    orders = True
-
-    def inside(self, values):
-        """1 for each like, 0 for other ratings (n,)."""
-        return (values >= self.like).astype(self.dtype)
-
-    def serving_arrays(self):
-        """As LFG's, and where likes begin."""
-        return {**super().serving_arrays(), "like": self.like}
-
-    def means(self, R):
-        """0: likes are not centred."""
-        return 0, np.zeros(R.shape[1], self.dtype)
-
-
 @dataclass(eq=False)
-class RankLFG(LikesLFG):
+class RankLFG(LFG):
     """LFG trained to order: U_G M + bu_G + bi_T are logits of which items a user likes.
 
-    Loss of a batch: the negative log likelihood of the likes under a softmax over all items, / B,
-    plus the penalties of LFG. The network has no Tanh at its end: logits need a wider range.
+    Input: [E, likes, rated], scaled as LFG's. Loss of a batch: the negative log likelihood of the
+    likes under a softmax over all items, / B, plus the penalties of LFG.
     """
 
     n_factors: int = 200
@@ -296,16 +275,14 @@ class RankLFG(LikesLFG):
     l2_M: float = 0.05
     mask: object = 0.5
     epochs: int = 30
+    ends = ()                                              # logits need a wider range than Tanh's
+    orders = True
 
     def start_training(self, R, n_side, rng):
-        """As LikesLFG's; bi starts at the logarithm of the number of likes."""
+        """As LFG's; bi starts at the logarithm of the number of likes."""
         super().start_training(R, n_side, rng)
         likes = np.bincount(R.items, R.values, R.shape[1])
         self.bi = np.log(likes + 1).astype(self.dtype)
-
-    def build_network(self, n_in, rng):
-        """As LFG's, without the Tanh."""
-        return Sequential(*super().build_network(n_in, rng).layers[:-1])
 
     def gradients(self, x, row, item, value, weight=1):
         """Loss of the likes, in units of guessing blindly; gradients as LFG's, of the loss."""
@@ -319,11 +296,11 @@ class RankLFG(LikesLFG):
 
 
 @dataclass(eq=False)
-class CellsLFG(LikesLFG):
+class CellsLFG(LFG):
     """What LFGRankItem trains: scores s = U_G M of all cells, near 1 for likes, near 0 elsewhere.
 
     Loss of a batch: (sum over likes of [(1 - s)^2 - a0 s^2] + a0 * sum over all cells of s^2) / B,
-    plus the penalties of LFG: likes weigh 1 and every other cell a0. No biases and no mu.
+    plus LFG's penalties: likes weigh 1, every other cell a0. Input: as RankLFG's. No biases.
     """
 
     n_factors: int = 200
@@ -332,6 +309,7 @@ class CellsLFG(LikesLFG):
     mask: object = 0.3
     epochs: int = 30
     a0: float = 0.3
+    orders = True
 
     def gradients(self, x, row, item, value, weight=1):
         """Loss / B; its gradients with respect to network parameters, M.T, and bi (0)."""
@@ -513,14 +491,19 @@ class LFGDual:
 
     def join(self, n, scores):
         """The weighted mean of the scores of each part; n: ratings shown, a number or an array."""
+        scores, _ = self.scaled(scores)
         return sum(weight * part for weight, part in zip(self.part_weights(n), scores))
+
+    def scaled(self, scores):
+        """Scores of the parts, or of one, as they are joined, and what they are divided by."""
+        return scores, 1
 
     def part_weights(self, n):
         """The weight of each part: all of `forward` weigh alike, and all of `solved`."""
         many, none = self.weights
         weight = many + (none - many) * 5 / (5 + n)
-        return ([weight / max(1, len(self.forward))] * len(self.forward)
-                + [(1 - weight) / max(1, len(self.solved))] * len(self.solved))
+        shares = (weight, self.forward), (1 - weight, self.solved)
+        return [share / len(alike) for share, alike in shares for _ in alike]
 
     def variance_terms(self, users, items, shown, E=None):
         """a and b (n,) as those of the solved model, if there is one."""
@@ -564,12 +547,8 @@ class LFGDual:
         found = np.zeros((len(asked), len(items)), np.float32)
         for part, weight, score in zip(self.parts, self.part_weights(len(items)), scores):
             if part in self.solved:                        # what a Generator gives has no shares
-                found += weight / self.scale_of(score) * part.shares(items, values, asked)
+                found += weight / self.scaled(score)[1] * part.shares(items, values, asked)
         return found
-
-    def scale_of(self, scores):
-        """By what the scores of a part are divided before they are joined."""
-        return 1
 
 
 class Noise:
@@ -618,26 +597,18 @@ class LFGRank(LFGDual):
 
     Solved = LFGRankItem
 
-    def join(self, n, scores):
-        """The weighted mean of the scores (..., items) of each part, standardised."""
-        return super().join(n, standardised(np.array(scores))[0])
+    def scaled(self, scores):
+        """Scores (..., items) minus their mean, divided by their standard deviation; that (..., 1).
 
-    def scale_of(self, scores):
-        """The standard deviation of scores (items,)."""
-        return standardised(scores)[1]
-
-
-def standardised(scores):
-    """Scores (..., items) minus their mean, divided by their standard deviation, and that (..., 1).
-
-    The deviation is infinite where all scores are the same.
-    """
-    n = scores.dtype.type(scores.shape[-1])                # sums: faster than mean and std
-    mean = scores.sum(-1, keepdims=True) / n
-    off = scores - mean
-    spread = np.sqrt(np.square(off).sum(-1, keepdims=True) / n)
-    spread = np.where(spread <= 1e-6 * np.abs(mean), np.inf, spread)     # the same but for rounding
-    return off / spread, spread
+        The deviation is infinite where all scores are the same.
+        """
+        scores = np.asarray(scores)
+        n = scores.dtype.type(scores.shape[-1])            # sums: faster than mean and std
+        mean = scores.sum(-1, keepdims=True) / n
+        off = scores - mean
+        spread = np.sqrt(np.square(off).sum(-1, keepdims=True) / n)
+        spread = np.where(spread <= 1e-6 * np.abs(mean), np.inf, spread)         # but for rounding
+        return off / spread, spread
 
 
 if __name__ == "__main__":

@@ -37,7 +37,6 @@ from data import DataError, Ratings, first_ratings, load, official, output_path,
 from data import sample_users, split, synthetic, to_dataset, write_whole
 from experiments import COLUMNS, cases_of, differences
 from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, Noise, PaperLFG, RankLFG
-from lfg import standardised
 from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Sequential, Tanh, cosine, multinomial
 from serve import Recommender
 from settings import COUNTS, GRID, SETTINGS, choices
@@ -565,7 +564,7 @@ def test_noise_is_measured_on_users_not_seen_in_training(small):
 
 
 def test_standardised_scores_by_hand():
-    scores, deviation = standardised(np.array([[1.0, 3], [7, 7 + 1e-7], [0, 0]]))
+    scores, deviation = LFGRank([], [], [1, 1]).scaled(np.array([[1.0, 3], [7, 7 + 1e-7], [0, 0]]))
     assert scores.tolist() == [[-1, 1], [0, 0], [0, 0]]    # the same but for rounding: 0
     assert deviation.tolist() == [[1], [np.inf], [np.inf]]
 
