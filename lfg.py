@@ -6,11 +6,10 @@ A network turns what a user has rated, and their profile, into latent factors in
     H_pred    = U_G M + bu_G + bi_T + mu     M: item factors, bi_T: item biases, mu: mean rating
 
 The mask hides some ratings, only while training. `LFG` is that model with inputs and penalties of
-our own, `PaperLFG` the model as published. `LFGItem` turns it around: the network generates the
-factors of items, and those of each user are found by ridge regression on them. `LFGDual` is a
-weighted mean of both kinds. `RankLFG`, `LFGRankItem` and `LFGRank` are the same three, trained to
-order lists instead of predicting ratings. svd.py defines the methods of all. `python lfg.py --help`
-lists the commands.
+our own, `PaperLFG` the model as published. `LFGItem` turns it around: the network generates items,
+and each user is found by ridge regression. `LFGDual` is a weighted mean of both. `RankLFG`,
+`LFGRankItem` and `LFGRank` are the same three, trained to order lists instead of predicting
+ratings. svd.py defines the methods of all. `python lfg.py --help` lists the commands.
 """
 
 import os
@@ -127,10 +126,9 @@ class LFG(FactorModel):
         return Sequential(*layers, *(end() for end in self.ends))
 
     def part(self, item):
-        """A model of the columns that a batch rates, which is all that its gradients need.
+        """A model of the columns that a batch rates; where each item (n,) is in it; rows for Adam.
 
-        Also where each item (n,) is in it, and the rows of the parameters that it has, for Adam. A
-        model that `orders` keeps all of M, which its loss covers.
+        A model that `orders` keeps all of M, which its loss covers.
         """
         if not self.few:
             return self, item, None
@@ -159,12 +157,10 @@ class LFG(FactorModel):
     def encode(self, row, item, value, E):
         """I = [E, H, 1[H]] of a batch of B users: (B, columns + 2 items).
 
-        H holds the ratings minus mu and the item's mean deviation, so a rating that was expected is
-        0, and the indicator 1[H] tells it from a missing one. Both are divided by the square root
-        of the user's number of ratings.
+        H: ratings minus mu and the item's mean deviation; 1[H] tells one that was expected, 0, from
+        a missing one. Both are divided by the square root of the user's number of ratings.
         """
-        n_side = E.shape[1]
-        n_items = len(self.expected)
+        n_side, n_items = E.shape[1], len(self.expected)
         x = np.zeros((len(E), n_side + 2 * n_items), self.dtype)
         x[:, :n_side] = E
         scale = (1 / np.sqrt(np.bincount(row)[row])).astype(self.dtype)
@@ -337,11 +333,10 @@ class LFGItem(FoldIn):
         q_i, bi_i = network([F_i, ratings of item i])             for all items, once, unmasked
         p_u, bu_u = argmin sum_i (h_ui - mu - bu - bi_i - p . q_i)^2 + l2 |p|^2 + l2_bias bu^2
 
-    F_i: what is known of item i, such as genres. models: LFGs that differ in their seed, fitted on
-    (R.T, F) or not, whose factors are joined; kept: number of factors that then remain, or None:
-    all. The M of an LFG has a column for every training user, which is discarded: new users have
-    none, and the regression predicts better even for known users. As in FoldIn, p is shrunk towards
-    a prior, not 0 as in the equation, ratings weigh by noise, and items are folded in.
+    F_i: what is known of item i, such as genres. M, whose columns are the training users, is not
+    used: the regression predicts better even for them. As in FoldIn, p is shrunk towards a prior,
+    not 0, ratings weigh by noise, and items are folded in. models: LFGs that differ in their seed,
+    fitted on (R.T, F) or not; kept: how many of their joined factors remain, or None: all.
     """
 
     def __init__(self, models, *ridge, kept=None, **more):
@@ -381,15 +376,15 @@ class LFGRankItem(LFGItem):
         sum over likes of [(1 - s)^2 - a0 s^2] + a0 sum over all items of (s - t q . c)^2
             + l2 |p - c|^2,        t = few / (few + n)
 
-    so an item that is not liked counts against a user by the more, the more ratings n they have
-    given, and without ratings p = c. The minimum solves
+    so an item not liked counts against a user by the more, the more ratings n they have given, and
+    without ratings p = c. The minimum solves
 
         (A + (1 - a0) sum of q qt) p = sum of q + (t A + (1 - t) l2) c,     A = a0 Qt Q + l2 I
 
     (sums over the likes; Q (items, k): all items). In units where A is I, that is, with A = L Lt,
-    x = Lt p and q1 = sqrt(1 - a0) L^-1 q, it is fold_in with a ridge of 1. c = z W, where z is
-    prior_features. An item's q is what the network generates and, times `known`, what is known
-    of it, F, a rare genre weighing more than a frequent one: fans of a genre get that genre.
+    x = Lt p and q1 = sqrt(1 - a0) L^-1 q, it is fold_in with a ridge of 1. c = z W, as in FoldIn.
+    An item's q is what the network generates and, times `known`, what is known of it, F, a rare
+    genre weighing more than a frequent one: fans of a genre get that genre.
 
     models: CellsLFGs, fitted on (R.T, F) or not; strength: of W's ridge, in which a user with m
     likes weighs m ** power; known: a weight for each column of F (columns,), or one for all.
@@ -412,33 +407,29 @@ class LFGRankItem(LFGItem):
         Q = np.hstack([q, (np.multiply(self.known, rarity) * F).astype(q.dtype)])
         generator = self.models[0]
         self.like = generator.like
-        self.set_units(Q, generator.a0)
-        self.generated = self.units[:q.shape[1]]           # of what the networks generated
-        # solve each user without a prior; c is the mean of such rows given z
+        # 1. q1 and the rest of what fold_in reads
+        k = Q.shape[1]
+        A = generator.a0 * (Q.T @ Q).astype(np.float64) + self.l2 * np.eye(k)
+        L = np.linalg.cholesky(A)
+        root = np.sqrt(1 - generator.a0)
+        units = L / root                                   # q = units q1
+        self.value = 1 / root                              # what each like is solved towards
+        self.generated = units[:q.shape[1]]                # of what the networks generated
+        self.q1 = (root * np.linalg.solve(L, Q.T).T).astype(Q.dtype)
+        self.shrink = (self.l2 * np.linalg.inv(L.T @ L)).astype(Q.dtype)           # l2 c in x
+        self.base = np.zeros(len(Q), Q.dtype)
+        self.ridge = np.ones(k, Q.dtype)
+        # 2. solve each user without a prior; c is the mean of such rows given z
         self.W = None
         x = self.user_factors(np.arange(len(E)), R, E)     # (users, k)
         users = np.flatnonzero(R.counts)
         part = random_part(R, np.random.default_rng(generator.seed))
         weight = likes_of(R, self.like).counts[users] ** float(self.power)
         W = self.fit_prior(Q, ((R, x), (part, x)), users, weight / weight.mean() / 2, E)
-        k = Q.shape[1]
         for start in (-1 - k, -1 - 2 * k):                 # it read sums of Q; now sums of q1
-            W[start:start + k] = self.units.T @ W[start:start + k]
+            W[start:start + k] = units.T @ W[start:start + k]
         self.W = W
         return self
-
-    def set_units(self, Q, a0):
-        """Set q1 and the rest of fold_in's arguments."""
-        k = Q.shape[1]
-        A = a0 * (Q.T @ Q).astype(np.float64) + self.l2 * np.eye(k)
-        L = np.linalg.cholesky(A)
-        root = np.sqrt(1 - a0)
-        self.value = 1 / root                              # what each like is solved towards
-        self.units = L / root                              # q = units q1
-        self.q1 = (root * np.linalg.solve(L, Q.T).T).astype(Q.dtype)
-        self.shrink = (self.l2 * np.linalg.inv(L.T @ L)).astype(Q.dtype)           # l2 c in x
-        self.base = np.zeros(len(Q), Q.dtype)
-        self.ridge = np.ones(k, Q.dtype)
 
     def row(self, items, values, profile):
         """x (k,) of one user, as FoldIn.row, from the likes among their ratings, of one value."""
@@ -554,11 +545,10 @@ class LFGDual:
 class Noise:
     """How far ratings that a model predicts for users not seen in training are off.
 
-    fit sets sigma2, that of variance_terms, and constant, one mean squared error for all. It trains
-    `spare`, a model that is not fitted, without a tenth of the users, because residuals of the
-    training ratings are too small. The model is then shown a part of these users' ratings and
-    predicts the rest. The part is random, from none to all, for sigma2, and four fifths for
-    constant. With fewer than 20 users, or without errors, both are the variance of R.
+    fit trains `spare`, which is not fitted, without a tenth of the users, because residuals of
+    training ratings are too small. Shown a part of the ratings of these, it predicts the rest. That
+    gives sigma2, as in variance_terms, with random parts, from none to all, and constant, the mean
+    squared error, with four fifths. With under 20 users, or no errors, both are the variance of R.
     """
 
     def __init__(self, spare):
