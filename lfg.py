@@ -64,10 +64,7 @@ class LFG(FactorModel):
 
     @np.errstate(over="ignore", invalid="ignore")          # batches reports divergence
     def fit(self, R, E=None, F=None, progress=None):
-        """Learn from R (users, items) and E (users, columns); F is for LFGItem and not used.
-
-        progress(epoch, mse) is called after each epoch. Raises FloatingPointError on divergence.
-        """
+        """Learn from R (users, items) and E (users, columns); F is not used."""
         E = side_of(R, E)
         self.unit = 1 if self.orders else unit_of(R)       # of ratings inside the network
         self.like = like_threshold(R.values)               # read if it orders
@@ -354,8 +351,7 @@ class LFGItem(FoldIn):
         """Factors (items, k) and biases (items,) of all items, times the unit.
 
         Factors of several networks stand side by side, divided by the root of their number: q_i q_j
-        is then the mean over the networks, and so, nearly, is what users are predicted. With kept,
-        only the leading directions remain: several networks are then as fast as one to serve.
+        is then the mean over the networks. If `kept` is given, so many leading directions remain.
         """
         Rt = R.T
         for model in self.models:
@@ -588,10 +584,7 @@ class LFGRank(LFGDual):
     Solved = LFGRankItem
 
     def scaled(self, scores):
-        """Scores (..., items) minus their mean, divided by their standard deviation; that (..., 1).
-
-        The deviation is infinite where all scores are the same.
-        """
+        """Standardised scores (..., items); deviations (..., 1), infinite where all are alike."""
         scores = np.asarray(scores)
         n = scores.dtype.type(scores.shape[-1])            # sums: faster than mean and std
         mean = scores.sum(-1, keepdims=True) / n

@@ -2,12 +2,13 @@
 
 Every model here and in lfg.py keeps one contract. R and `shown` are data.Ratings (users, items):
 
-    model.fit(R, E, F)                       E: (users, a), F: (items, b): side information, or None
+    model.fit(R, E, F, progress)             E: (users, a), F: (items, b): side information, or None
     model.predict(users, items, shown, E)    (n,): ratings of pairs users[i], items[i], not clipped
     model.scores(users, shown, E)            (len(users), items): the same for every item
 
 `shown` holds what each user has rated: for known users the training ratings, for new users the
-ratings they give. Memory grows with ratings + factors + one block of users, not users x items.
+ratings they give. progress(epoch, mse) is called after each epoch; FloatingPointError is raised if
+training diverges. Memory grows with ratings + factors + one block of users, not users x items.
 """
 
 from copy import copy
@@ -51,10 +52,7 @@ def truncated_svd(R, k, seed=0):
 
 
 def orthonormal(A, size=1 << 16):
-    """Q (n, m) of the QR decomposition of A, longer than wide, in parts of `size` rows.
-
-    NumPy decomposes in float64: in one part, LFG-item of ML-20M's shape took 4.5 GB instead of 3.4.
-    """
+    """Q (n, m) of the QR decomposition of A, in parts of `size` rows: NumPy works in float64."""
     parts = [np.linalg.qr(A[part]) for part in even_slices(len(A), size)]
     joined = np.linalg.qr(np.vstack([R for _, R in parts]))[0]           # A = diag(Q) joined R'
     return np.vstack([Q @ part for (Q, _), part in zip(parts, np.split(joined, len(parts)))])
@@ -106,9 +104,8 @@ class BiasSVD(FactorModel):
     """h_ui = mu + bu_u + bi_i + p_u . q_i, by mini-batch gradient descent.
 
     Minimises the squared error over the observed entries, plus sqrt(n) (l2 |factors|^2 + l2_bias
-    bias^2) for every user and every item, where n is its number of ratings. A mini-batch is a block
-    of users with all their ratings: three dense products per step. Users without ratings keep p = 0
-    and bu = 0: placeholders (Section 4.2), predicted as mu + bi.
+    bias^2) for every user and every item with n ratings. A mini-batch is a block of users with all
+    their ratings: three dense products. Users without ratings keep p = 0 and bu = 0 (Section 4.2).
     """
 
     n_factors: int = 100
@@ -120,13 +117,9 @@ class BiasSVD(FactorModel):
     seed: int = 0
     of_items = ("q", "bi")                                 # names of the parameters of items
 
-    @property
-    def item_params(self):
-        return [getattr(self, name) for name in self.of_items]
-
     @np.errstate(over="ignore", invalid="ignore")          # batches reports divergence
     def fit(self, R, E=None, F=None, progress=None):
-        """Learn from R; E and F are not used. progress(epoch, mse) is called after each epoch."""
+        """Learn from R; E and F are not used."""
         self.unit = unit_of(R)
         R = R.with_values(R.values / self.unit)            # inside, ratings span four units
         rng = np.random.default_rng(self.seed)
@@ -135,13 +128,14 @@ class BiasSVD(FactorModel):
         p, bu = self.p[users], self.bu[users]
         blocks = even_slices(len(users), 128)
         user_adams = [Adam([p[b], bu[b]]) for b in blocks]
-        item_adam = Adam(self.item_params)
+        items = [getattr(self, name) for name in self.of_items]
+        item_adam = Adam(items)
         self.few = few_columns(R, 128)
         if self.few:                                       # only they bear the penalty of an item
             times = np.bincount(np.concatenate([np.unique(R.rows(users[b])[1]) for b in blocks]),
                                 minlength=R.shape[1])
             self.root_n *= (len(blocks) / np.maximum(1, times)).astype(np.float32)
-        params = [p, bu, *self.item_params]
+        params = [p, bu, *items]
         for (at,), done, errors in batches(self, range(len(blocks)), 1, rng, R, params, progress):
             b = blocks[at]
             part, ratings, rows = self.part(R.rows(users[b]))
@@ -177,15 +171,15 @@ class BiasSVD(FactorModel):
         return part, (row, item, value), [columns] * len(self.of_items)
 
     def gradients(self, ratings, p, bu, share):
-        """Squared error of a block of B users; gradients of the loss / B: p, bu and item_params.
+        """Squared error of a block of B users; gradients of the loss / B: p, bu and of_items.
 
-        ratings: as Ratings.rows gives them; p (B, k) and bu (B,) are those of the block. share: the
-        part of the penalty on items that falls to this block.
+        ratings: as from Ratings.rows; p (B, k), bu (B,); share: of the penalty on items, for B.
         """
         error, grads = self.error_gradients(ratings, p, bu)
         n_rated = np.bincount(ratings[0], minlength=len(p))
         weights = np.sqrt(n_rated).astype(p.dtype), self.root_n * p.dtype.type(share)
-        for n, (param, grad) in enumerate(zip([p, bu, *self.item_params], grads)):
+        items = [getattr(self, name) for name in self.of_items]
+        for n, (param, grad) in enumerate(zip([p, bu, *items], grads)):
             weight = weights[n > 1] * p.dtype.type(2 / len(p))           # of a user or of an item
             l2 = self.l2 * weight[:, None] if param.ndim == 2 else self.l2_bias * weight
             grad += l2 * param
@@ -205,10 +199,7 @@ class BiasSVD(FactorModel):
 
 @dataclass(eq=False)
 class SVD(BiasSVD):
-    """h_ui = mu + p_u . q_i: SVD of the matrix filled with mu, then gradient descent (Section 2.1).
-
-    Filling with mu and then subtracting mu leaves 0, so the factors are those of R - mu.
-    """
+    """h_ui = mu + p_u . q_i: SVD of R filled with mu, minus mu, then gradient descent (2.1)."""
 
     start: float = 1.0
 
@@ -221,8 +212,8 @@ class SVD(BiasSVD):
 class SVDpp(BiasSVD):
     """SVD++ (Koren, 2008): h_ui = mu + bu_u + bi_i + (p_u + z_u) . q_i.
 
-    z_u = sum of y_j / sqrt(n_u) over the items j that u rated. For a block of users the sums are
-    one product: N (B, items), which is 1 / sqrt(n_u) where u rated the item, times y (items, k).
+    z_u: sum of y_j / sqrt(n_u) over the n_u items j that u rated. For a block of users it is one
+    product, N y: N (B, items) is 1 / sqrt(n_u) where u rated the item.
     """
 
     of_items = ("q", "bi", "y")
@@ -262,11 +253,9 @@ class FoldIn(FactorModel):
         sum_i (h_ui - base_i - x . q1_i)^2 / v_i + sum_j ridge_j (x_j - c_j)^2
 
     v_i: how noisy the ratings of item i are, 1 on average. c = z W: what is to be expected of a
-    user, from their profile and from which items they rated (z: prior_features). Items are folded
-    in, too: their rows move away from the model's.
-
-    model: fitted or not; l2, l2_bias: the ridge of a user's factors and bias; l2_item: that of an
-    item's; strength: of the regression that finds W. All are above 0. centre: a function of what
+    user, from their profile and from which items they rated (prior_features). Items are folded in,
+    too. model: fitted or not; l2, l2_bias: the ridge of a user's factors and bias; l2_item: that of
+    an item's; strength: of the regression that finds W; all above 0. centre: a function of what
     items a user rated that gives c (k + 1,) in place of the prior; v is then 1, and items stay.
     """
 
@@ -323,8 +312,8 @@ class FoldIn(FactorModel):
     def fit_prior(self, q, cases, users, weight, E):
         """W (columns, k), so that z W is the mean of rows x: one weighted ridge regression.
 
-        q: item factors that z reads; cases: pairs of what users have shown and their x (users, k);
-        weight: of each of some users, in each case. The intercept is not penalised.
+        cases: pairs of what is shown and x (all users, k); users and weight (n,): which of these
+        count, and how much. q: the item factors in z. The intercept is not penalised.
         """
         Z = np.array([self.prior_features(q, *shown.of(u), E[u])
                       for shown, _ in cases for u in users], np.float64)
@@ -335,10 +324,7 @@ class FoldIn(FactorModel):
         return np.linalg.solve(ZtW @ Z + np.diag(penalty), ZtW @ x).astype(x.dtype)
 
     def prior_features(self, q, items, values, profile):
-        """z of a user: [1, E, sum of q over the items rated / (n + 5), of likes, log(1 + n)].
-
-        q (all items, k); items, values (n,); profile (a,). The same of likes: only with `like`.
-        """
+        """z: [1, E, sum of q over the items rated / (n + 5), that of likes if any, log(1 + n)]."""
         n = len(items)
         summed = [np.ones(n)] if self.like is None else [np.ones(n), values >= self.like]
         sums = np.array(summed, q.dtype) @ q[items] / (n + 5)            # (1 or 2, k)
@@ -347,9 +333,8 @@ class FoldIn(FactorModel):
     def average_row(self, x, R):
         """The row (k + 1,) of the average user, who has given all ratings, less their raters' bu.
 
-        People rate what suits them: the ratings of an item are those of the users whom it suits. So
-        this row, and not the mean of the rows x, predicts what an unknown user gives to what they
-        choose to rate. A user with n ratings weighs sqrt(n) in all.
+        People rate what suits them, so this row, and not the mean of the rows x, predicts what an
+        unknown user gives to what they choose to rate. A user with n ratings weighs sqrt(n) in all.
         """
         raters = x[R.counts > 0]
         bu = x[:, -1] - raters[:, -1].mean()
@@ -397,10 +382,7 @@ class FoldIn(FactorModel):
 
     @np.errstate(invalid="ignore")                         # as fold_in
     def shares(self, items, values, asked):
-        """What each rating adds to the rating predicted for items asked, (m, n).
-
-        That is what it is above base, times Q G^-1 At / root of noise; Q = q1[asked].
-        """
+        """What each rating adds to the rating predicted for items asked, (m, n)."""
         A, weight, G, AD = equations(items, self.q1, self.ridge, self.noise)
         found = np.linalg.solve(G, A.T).T if AD is None else np.linalg.solve(G, AD)      # A G^-1
         return self.q1[asked] @ found.T * weight * (values - self.base[items])
@@ -521,8 +503,8 @@ class Popularity:
 class EASE:
     """Scores s_u = X_u B of items, X_u: 1 for each like, 0 elsewhere (Steck, 2019).
 
-    B (items, items) minimises |X - X B|^2 + l2 |B|^2 with a diagonal of 0, in closed form: with
-    P = (Xt X + l2 I)^-1, B_ij = -P_ij / P_jj.
+    B minimises |X - X B|^2 + l2 |B|^2 with a diagonal of 0: B_ij = -P_ij / P_jj with
+    P = (Xt X + l2 I)^-1 (items, items).
     """
 
     l2: float = 200.0
@@ -570,7 +552,7 @@ class MultVAE:
 
     @np.errstate(over="ignore", invalid="ignore")          # batches reports divergence
     def fit(self, R, E=None, F=None, progress=None):
-        """Learn from the likes in R; E and F are not used. progress is as in LFG.fit."""
+        """Learn from the likes in R; E and F are not used."""
         self.like = like_threshold(R.values)
         L = likes_of(R, self.like)
         rng = np.random.default_rng(self.seed)
@@ -624,8 +606,7 @@ class MultVAE:
 
 def likes_of(R, like):
     """Only the ratings of at least `like`, all with the value 1."""
-    likes = R.where(R.values >= like)
-    return likes.with_values(np.ones(len(likes)))
+    return R.with_values(np.ones(len(R))).where(R.values >= like)
 
 
 def ensure_fitted(model, R, E, F, progress=None):
@@ -636,8 +617,7 @@ def ensure_fitted(model, R, E, F, progress=None):
 
 def side_of(R, E):
     """E (users, columns) of the users of R; None means no columns. Raises ValueError."""
-    if E is None:
-        return np.zeros((R.shape[0], 0), np.float32)
+    E = np.zeros((R.shape[0], 0), np.float32) if E is None else E
     if len(E) != R.shape[0]:
         raise ValueError(f"E has {len(E)} rows for {R.shape[0]} users")
     return E
