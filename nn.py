@@ -228,18 +228,15 @@ class Adam:
             if rows and rows[n] is not None:
                 self._step_rows(n, *arrays, rows[n], rate, self.eps / root)
                 continue
-            p, g, m, v = (a.reshape(-1) for a in arrays)
-            for start in range(0, p.size, self.chunk):
-                part = slice(start, start + self.chunk)
-                self._update(p[part], g[part], m[part], v[part], self.l2[n], rate, self.eps / root)
-
-    def _update(self, p, g, m, v, l2, rate, eps):
-        if l2:
-            g += (2 * l2) * p
-        self._move(m, v, g, self.b1, self.b2, eps)
-        np.divide(m, g, out=g)
-        g *= rate
-        p -= g
+            flat = [a.reshape(-1) for a in arrays]
+            for start in range(0, flat[0].size, self.chunk):
+                p, g, m, v = (a[start:start + self.chunk] for a in flat)
+                if self.l2[n]:
+                    g += (2 * self.l2[n]) * p
+                self._move(m, v, g, self.b1, self.b2, self.eps / root)
+                np.divide(m, g, out=g)
+                g *= rate
+                p -= g
 
     def _move(self, m, v, g, b1, b2, eps):
         """m and v of the next step, in place; g becomes sqrt(v) + eps."""

@@ -284,21 +284,17 @@ class FoldIn(FactorModel):
         if self.centre is None:
             # 1. solve the users without a prior: residuals give v, rows a first W
             x = self.user_factors(np.arange(len(E)), R, E)
-            self.noise = self.item_noise(R, x)
+            squares = (R.values - base[R.items] - paired_dot(x, q1, R.users, R.items)) ** 2
+            # in units of the mean, as if each item had 20 average ratings more
+            sums = np.bincount(R.items, squares / (squares.mean() or 1), R.shape[1]) + 20
+            counts = np.bincount(R.items, minlength=R.shape[1]) + 20
+            self.noise = (sums / counts).astype(q1.dtype)
             self.W = self.regress(x, R, E)
             # 2. solve them with both, fold in the items among them, and find W again
             x = self.user_factors(np.arange(len(E)), R, E)
             self.fold_in_items(R, x, unit)
             self.W = self.regress(x, R, E)
         return self
-
-    def item_noise(self, R, x):
-        """v (items,): mean squared residuals in units of that of all; x (users, k + 1)."""
-        predicted = paired_dot(x, self.q1, R.users, R.items)
-        squares = (R.values - self.base[R.items] - predicted) ** 2
-        # as if each item had 20 average ratings more
-        sums = np.bincount(R.items, squares / (squares.mean() or 1), R.shape[1]) + 20
-        return (sums / (np.bincount(R.items, minlength=R.shape[1]) + 20)).astype(x.dtype)
 
     def regress(self, x, R, E):
         """W, so that z W is the mean of the rows x (users, k + 1) of those who rated, given z."""
