@@ -265,7 +265,7 @@ class FoldIn(FactorModel):
     l2_item: float = 3.0
     strength: float = 100.0
     centre: object = None
-    like = None                                            # where likes begin, if z reads them
+    like = None                                            # where likes begin, if z has them
 
     def fit(self, R, E=None, F=None, progress=None):
         """Fit the model unless it is fitted, then find v, W and the rows of the items."""
@@ -320,7 +320,7 @@ class FoldIn(FactorModel):
         return np.linalg.solve(ZtW @ Z + np.diag(penalty), ZtW @ x).astype(x.dtype)
 
     def prior_features(self, q, items, values, profile):
-        """z: [1, E, sum of q over the items rated / (n + 5), that of likes if any, log(1 + n)]."""
+        """z (columns,): [1, E, sum of q of the items rated / (n + 5), of likes, log(1 + n)]."""
         n = len(items)
         summed = [np.ones(n)] if self.like is None else [np.ones(n), values >= self.like]
         sums = np.array(summed, q.dtype) @ q[items] / (n + 5)            # (1 or 2, k)
@@ -589,9 +589,8 @@ class MultVAE:
         scale = self.dtype(beta / len(x))
         dm = dz + scale * m
         dlog_v = dz * noise / 2 + scale * (v - 1) / 2
-        dh = np.hstack([dm, dlog_v])
-        grads = self.encoder.backward(dh, encoder_caches)[1] + decoder_grads
-        return loss + beta * divergence / len(x), grads
+        _, encoder_grads = self.encoder.backward(np.hstack([dm, dlog_v]), encoder_caches)
+        return loss + beta * divergence / len(x), encoder_grads + decoder_grads
 
     def scores(self, users, shown, E=None):
         """Logits (len(users), items) at z = m, to order items by."""
