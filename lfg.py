@@ -421,10 +421,9 @@ class LFGRankItem(LFGItem):
         users = np.flatnonzero(R.counts)
         part = random_part(R, np.random.default_rng(generator.seed))
         weight = likes_of(R, self.like).counts[users] ** float(self.power)
-        W = self.fit_prior(Q, ((R, x), (part, x)), users, weight / weight.mean() / 2, E)
+        self.W = self.fit_prior(Q, ((R, x), (part, x)), users, weight / weight.mean() / 2, E)
         for start in (-1 - k, -1 - 2 * k):                 # it read sums of Q; now sums of q1
-            W[start:start + k] = units.T @ W[start:start + k]
-        self.W = W
+            self.W[start:start + k] = units.T @ self.W[start:start + k]
         return self
 
     def row(self, items, values, profile):

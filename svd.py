@@ -28,8 +28,7 @@ def truncated_svd(R, k, seed=0):
     for a random Q holds the leading right singular vectors, exact to 1e-4.
     """
     n_users, n_items = R.shape
-    rng = np.random.default_rng(seed)
-    Q = rng.standard_normal((n_items, min(k + 10, n_items)), np.float32)
+    Q = np.random.default_rng(seed).standard_normal((n_items, min(k + 10, n_items)), np.float32)
     powers = []
     for _ in range(8):
         product = np.zeros_like(Q)
@@ -220,15 +219,11 @@ class SVDpp(BiasSVD):
 
     def fit(self, R, E=None, F=None, progress=None):
         """As BiasSVD's; p ends up as p + z: predictions need only their sum."""
+        self.y = np.zeros((R.shape[1], self.n_factors), np.float32)
         super().fit(R, progress=progress)
         for u in np.flatnonzero(R.counts):
             self.p[u] += self.implicit_row(R.of(u)[0])[:-1] / self.unit
         return self
-
-    def start_training(self, R):
-        """As BiasSVD's, and y from 0."""
-        super().start_training(R)
-        self.y = np.zeros_like(self.q)                     # (items, k)
 
     def error_gradients(self, ratings, p, bu):
         """Like BiasSVD's, with p + z in place of p, and last the gradient with respect to y."""
@@ -511,9 +506,8 @@ class EASE:
         X = likes_of(R, self.like)
         G = sum(block.T @ block for block in X.dense_blocks()).astype(np.float64)
         P = np.linalg.inv(G + self.l2 * np.eye(len(G)))
-        B = -P / np.diag(P)
-        np.fill_diagonal(B, 0)
-        self.B = B.astype(np.float32)
+        self.B = (-P / np.diag(P)).astype(np.float32)
+        np.fill_diagonal(self.B, 0)
         return self
 
     def scores(self, users, shown, E=None):

@@ -271,6 +271,7 @@ def test_training_starts_at_the_svd_and_an_epoch_takes_each_user_once(cls, monke
 
 def test_svdpp_predicts_with_p_and_z_in_sum_and_its_fold_in_is_shrunk_towards_z(known):
     model, bare = (SVDpp(n_factors=3, epochs=3, rate=0.02) for _ in range(2))
+    bare.y = np.zeros((40, 3), np.float32)
     BiasSVD.fit(bare, known)                               # p as trained
     N = (next(known.dense_blocks()) > 0) / np.sqrt(np.maximum(1, known.counts))[:, None]
     expected = bare.mu + bare.bu[:, None] + bare.bi + (bare.p + N @ bare.y) @ bare.q.T
