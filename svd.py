@@ -546,10 +546,13 @@ class MultVAE:
         self.like = like_threshold(R.values)
         L = likes_of(R, self.like)
         rng = np.random.default_rng(self.seed)
-        self.encoder, self.decoder = (
-            Sequential(Linear(n_in, self.hidden, rng, self.dtype), Tanh(),
-                       Linear(self.hidden, n_out, rng, self.dtype))
-            for n_in, n_out in ((R.shape[1], 2 * self.n_factors), (self.n_factors, R.shape[1])))
+
+        def network(n_in, n_out):
+            return Sequential(Linear(n_in, self.hidden, rng, self.dtype), Tanh(),
+                              Linear(self.hidden, n_out, rng, self.dtype))
+
+        self.encoder = network(R.shape[1], 2 * self.n_factors)
+        self.decoder = network(self.n_factors, R.shape[1])
         params = self.encoder.params + self.decoder.params
         adam = Adam(params, l2=[self.l2 * (p.ndim == 2) for p in params])
         drop = Dropout(self.dropout, rng)
