@@ -34,7 +34,7 @@ SIZES = {"ml-100k": 100_000, "ml-1m": 1_000_209}           # ratings of each dat
 
 SETTINGS = {
     ("ml-100k", "basic"): {
-        "SVD": dict(n_factors=10, l2=1.1, start=0.1, epochs=40),
+        "SVD": dict(n_factors=10, l2=1.1, start=0.03, epochs=40),
         "BiasSVD": dict(n_factors=50, l2=1.2, l2_bias=0.6, epochs=20, rate=0.02),
         "SVD++": dict(n_factors=20, l2=1.4, l2_bias=0.6, epochs=20, rate=0.02),
         "LFG (paper)": dict(n_factors=10, hidden=(256, 64, 32, 32), rate=2e-3, batch=64, epochs=20),
