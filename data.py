@@ -417,10 +417,11 @@ def _load_files(path, name, columns=None):
     first, *more = [(ratings.parent / file.replace("*", ratings.name.removesuffix(".inter")), *how)
                     for file, *how in LAYOUTS[layout]]
     rated = _read_table(*first, RATED, columns)
-    users, items = (_read_table(path, sep, fields) if fields or path.is_file() else None
+    named = name in SOURCES or layout == "u.data"              # ML-10M has no users.dat
+    users, items = (_read_table(path, sep, fields) if fields and named or path.is_file() else None
                     for path, sep, fields in more)
     users = None if users is None else users.filter(PROFILE)
-    if layout == "ratings.dat":
+    if layout == "ratings.dat" and users is not None:
         jobs = {str(code): job for code, job in enumerate(OCCUPATIONS)}
         users["occupation"] = users["occupation"].map(jobs)
     elif layout == "u.data":
@@ -555,11 +556,12 @@ def write_whole(path, write):
 def output_path(path, *inputs):
     """The real path of an output file, if it can be written. Raises DataError.
 
-    Neither an input nor data in a folder that is an input may be overwritten.
+    An input, a movies.csv beside it or data in a folder that is an input are not overwritten.
     """
     real = os.path.realpath(path)
     folder = os.path.dirname(real)
-    inputs = [os.path.realpath(one) for one in inputs]
+    inputs = [os.path.realpath(os.path.join(one, name)) for one in inputs
+              for name in ("", "../movies.csv")]
     is_data = re.search(r"\.(data|user|item|dat|inter|csv|base|test)$", real)
     if os.path.isfile(real) and (real in inputs or is_data and folder in inputs):
         raise DataError(f"{path}: would overwrite an input; choose another file")

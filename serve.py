@@ -272,10 +272,10 @@ class Recommender:
         for column, value in (profile or {}).items():
             if value is None:                              # unknown
                 continue
-            if column == "age" and re.fullmatch(r"[0-9]+(\.[0-9]*)?", str(value)):
-                value = max([age for age in AGES if age <= float(value)], default=AGES[0])
-            group = [name for name in self.E_names if name.startswith(f"{column}=")]
             wanted = f"{column}={value}"
+            if re.fullmatch(r"age=[0-9]+(\.[0-9]*)?", wanted):
+                wanted = f"age={max([a for a in AGES if a <= float(value)], default=AGES[0])}"
+            group = [name for name in self.E_names if name.startswith(f"{column}=")]
             if wanted not in group:                        # in another case, gender=f?
                 wanted = next((one for one in group if one.casefold() == wanted.casefold()), None)
             if not wanted:
@@ -588,7 +588,7 @@ def column_names(text):
     """A type for argparse: "user=customer,item=film" -> {"customer": "user", "film": "item"}."""
     pairs = [pair.split("=") for pair in text.split(",")]
     columns = {pair[-1].strip(): pair[0].strip() for pair in pairs}
-    if {len(pair) for pair in pairs} != {2} or len(set(columns.values())) < len(pairs):
+    if {len(pair) for pair in pairs} != {2} or len({*columns.values()} & {*RATED}) < len(pairs):
         raise argparse.ArgumentTypeError(f"{text!r} must be like user=A,item=B,rating=C")
     return columns
 
@@ -669,7 +669,7 @@ def run_command(name, run, argv, interrupted):
         run(argv)
         sys.stdout.flush()
         sys.exit(0)
-    except (DataError, FloatingPointError) as error:
+    except (DataError, FloatingPointError, MemoryError) as error:
         problem = error
     except ModuleNotFoundError as error:
         problem = f"{error.name} is missing; pip install -r requirements.txt"

@@ -938,6 +938,7 @@ def test_ml_1m(tmp_path):
     assert d.titles == ["Star Wars: Épisode IV (1977)", "Heat (1995)"] and official(d, 2) is None
     assert told(d.F, d.F_names) == [
         "genre=Action genre=Sci-Fi decade=1970", "genre=Crime decade=1990"]
+    assert load(write(tmp_path / "10m", dict([*ML_1M.items()][::2]))).E.shape == (2, 0)  # no users
 
 
 def test_csv_with_and_without_movies(tmp_path):
@@ -1187,9 +1188,8 @@ def test_output_path_protects_inputs(tmp_path):
     os.symlink(folder / "movies.csv", tmp_path / "link.csv")
     assert output_path(folder / "m.npz", folder) == os.path.realpath(folder / "m.npz")
     for path in (folder / "movies.csv", tmp_path / "link.csv"):
-        for given in (folder, folder / "movies.csv"):
-            assert fail(path, "ml-100k", given, call=output_path) == (
-                f"{path}: would overwrite an input; choose another file")
+        for given in (folder, folder / "movies.csv", folder / "ratings.csv"):
+            assert f"{path}: would overwrite an" in fail(path, "ml-1m", given, call=output_path)
     for path in (folder, tmp_path / "none" / "m.npz", "-", os.devnull):
         assert "cannot be written; choose another file" in fail(path, folder, call=output_path)
 
@@ -2273,7 +2273,7 @@ TRAIN = "train --dataset synthetic:60x40x900 --out model"
 
 @pytest.mark.parametrize("command,broken,error,code,message", [
     (TRAIN, "lfg.LFG.fit", KeyboardInterrupt, 130, "interrupted; no output file was changed"),
-    (TRAIN, "lfg.LFG.fit", DataError("line\nbreak"), 2, "line break"),
+    (TRAIN, "lfg.LFG.fit", MemoryError("no memory"), 2, "no memory"),
     (TRAIN, "lfg.LFG.fit", FloatingPointError("training diverged"), 2, "training diverged"),
     ("export --model m --out new", "pathlib.Path.write_text", OSError(28, "No space"), 2,
      "new: No space; choose a new or empty folder"),
@@ -2481,6 +2481,7 @@ lfg.py train --out x --dataset u.data | u.user: No such file
 lfg.py train --out x --dataset synthetic:3x4 | write synthetic:USERSxITEMSxRATINGS
 lfg.py train --out x --dataset few.csv --columns user | 'user' must be like user=A,item=B,rating=C
 lfg.py train --out x --columns user=a,item=a | 'user=a,item=a' must be like user=A,item=B
+lfg.py train --out x --columns film=item | 'film=item' must be like user=A,item=B
 lfg.py recommend --model m --rating Heat=2 | unrecognized arguments: --rating Heat=2
 lfg.py train --out few.csv --dataset few.csv | few.csv: would overwrite an input
 lfg.py recommend --model none | none: no such file; make one with lfg.py train
