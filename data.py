@@ -113,7 +113,9 @@ class Ratings:
     def ranks(self, rng):
         """Rank (n,) of each rating, from 0, in a random order of its user's ratings."""
         order = np.argsort(self.users.astype(np.int64) * len(self) + rng.permutation(len(self)))
-        return np.argsort(order) - self.starts[self.users]     # the argsort inverts the order
+        rank = np.empty(len(self), np.int64)
+        rank[order] = np.arange(len(self)) - self.starts[self.users]
+        return rank
 
     def dense_blocks(self, size=512):
         """Yield the matrix in blocks of rows (size, items), 0 where nothing is observed."""
@@ -417,8 +419,8 @@ def _load_files(path, name, columns=None):
     first, *more = [(ratings.parent / file.replace("*", ratings.name.removesuffix(".inter")), *how)
                     for file, *how in LAYOUTS[layout]]
     rated = _read_table(*first, RATED, columns)
-    named = name in SOURCES or layout == "u.data"              # ML-10M has no users.dat
-    users, items = (_read_table(path, sep, fields) if fields and named or path.is_file() else None
+    needed = name in SOURCES or layout == "u.data"             # ML-10M has no users.dat
+    users, items = (_read_table(path, sep, fields) if fields and needed or path.is_file() else None
                     for path, sep, fields in more)
     users = None if users is None else users.filter(PROFILE)
     if layout == "ratings.dat" and users is not None:
@@ -560,8 +562,9 @@ def output_path(path, *inputs):
     """
     real = os.path.realpath(path)
     folder = os.path.dirname(real)
-    inputs = [os.path.realpath(os.path.join(one, name)) for one in inputs
-              for name in ("", "../movies.csv")]
+    inputs = [os.path.realpath(one) for one in inputs]
+    beside = [os.path.dirname(one) for one in inputs if os.path.isfile(one)]
+    inputs += [os.path.join(one, "movies.csv") for one in beside]
     is_data = re.search(r"\.(data|user|item|dat|inter|csv|base|test)$", real)
     if os.path.isfile(real) and (real in inputs or is_data and folder in inputs):
         raise DataError(f"{path}: would overwrite an input; choose another file")

@@ -154,8 +154,9 @@ class LFG(FactorModel):
     def encode(self, row, item, value, E):
         """I = [E, H, 1[H]] of a batch of B users: (B, columns + 2 items).
 
-        H: ratings minus mu and the item's mean deviation; 1[H] tells one that was expected, 0, from
-        a missing one. Both are divided by the square root of the user's number of ratings.
+        H holds the ratings minus mu and the item's mean deviation, so a rating that was expected is
+        0, and the indicator 1[H] tells it from a missing one. Both are divided by the square root
+        of the user's number of ratings.
         """
         n_side, n_items = E.shape[1], len(self.expected)
         x = np.zeros((len(E), n_side + 2 * n_items), self.dtype)
