@@ -78,15 +78,14 @@ class LFG(FactorModel):
         users = np.flatnonzero(R.counts)
         for batch, done, errors in batches(self, users, self.batch, rng, R, params, progress):
             row, item, value = R.rows(batch)
-            part, inside, rows = self.part(item)
             # 1. mask some ratings and encode the rest: I = [E, mask(H)]
             fixed = np.isscalar(self.mask)                 # else one draw per user
             mask = self.mask if fixed else rng.uniform(*self.mask, len(batch))[row]
             kept = rng.random(len(row), np.float32) >= mask
-            x = part.encode(row[kept], inside[kept], value[kept], E[batch])
+            part, read, asked, rows = self.part(item[kept], item)
+            x = part.encode(row[kept], read, value[kept], E[batch])
             # 2. predict all ratings, shown and masked, and take a step of gradient descent
             weight = np.where(kept, self.shown_weight, 1).astype(self.dtype)
-            asked = item if self.orders else inside
             mse, grads = part.gradients(x, row, asked, value, weight)
             adam.step(grads, self.rate * cosine(done), rows)
             errors.append(mse * len(x))                    # back to a sum over ratings
@@ -122,15 +121,15 @@ class LFG(FactorModel):
         layers += [Linear(n_in, self.n_factors + 1, rng, self.dtype)]
         return Sequential(*layers, *(end() for end in self.ends))
 
-    def part(self, item):
-        """A model of the columns that a batch rates; where each item (n,) is in it; rows for Adam.
+    def part(self, read, asked):
+        """A model of the items read (n,) and asked (m,), these as it numbers them; rows for Adam.
 
         A model that `orders` keeps all of M, which its loss covers.
         """
         if not self.few:
-            return self, item, None
-        columns, inside = np.unique(item, return_inverse=True)
+            return self, read, asked, None
         part = copy(self)
+        columns, read = np.unique(read, return_inverse=True)
         part.expected = self.expected[columns]
         first = self.network.layers[0]
         starts = len(first.W) - len(self.expected) * np.arange(self.per_item, 0, -1)
@@ -138,10 +137,11 @@ class LFG(FactorModel):
         part.network = Sequential(Rows(first, inputs), *self.network.layers[1:])
         rows = [inputs, *[None] * (len(self.network.params) + 1)]
         if not self.orders:
+            columns, asked = np.unique(asked, return_inverse=True)
             part.M = self.M.T.take(columns, 0).T
             part.bi = self.bi[columns]
             rows[-2:] = columns, columns
-        return part, inside, rows
+        return part, read, asked, rows
 
     def start_M(self, R, rng):
         """M (k, items): rows of 0.3 sqrt(S) Vt of ratings minus item means, then small noise."""
@@ -182,8 +182,8 @@ class LFG(FactorModel):
         G = np.empty((len(users), self.n_factors + 1), self.dtype)
         for b in even_slices(len(users), 512):
             row, item, value = shown.rows(users[b])
-            part, item, _ = self.part(item)
-            x = part.encode(row, item, self.inside(value), E[users[b]])
+            part, read, *_ = self.part(item, item[:0])
+            x = part.encode(row, read, self.inside(value), E[users[b]])
             G[b] = part.network.forward(x)[0]
         return self.unit * G
 
