@@ -330,7 +330,7 @@ def to_dataset(name, ratings, users=None, items=None):
 
 
 def _match_ids(kind, ratings, listed):
-    """Sorted ids of "user" or "item", the index of each rating's, and a row of text for each."""
+    """Sorted ids of kind "user" or "item", the index of each rating's id, a row of text per id."""
     name = f"{kind}s"
     codes, rated = _factorize(ratings, "ratings", kind)
     listed = rated.unique().to_frame(name=kind).infer_objects() if listed is None else listed
@@ -366,7 +366,7 @@ def _check_rows(table, name, bad, problem):
 
 
 def _check_columns(place, found, needed, shown=None):
-    """Raise DataError unless all columns needed are found in a place; shown: the names to tell."""
+    """Raise DataError unless all columns needed are among those found; shown: the names to list."""
     missing = [column for column in needed if column not in found]
     if missing:
         shown = ", ".join(map(str, shown or found)) or "none"
@@ -409,7 +409,7 @@ def csv_records(path):
 
 
 def _load_files(path, name, columns=None):
-    """Dataset of a file of ratings, or of one in a folder, and its neighbours; None without one."""
+    """Dataset of a file of ratings, or of one in a folder, and files beside it; or None."""
     files = [path] if path.is_file() else sorted(path.iterdir(), key=str) if path.is_dir() else []
     found = [(one, file) for one in LAYOUTS for file in files
              if fnmatch(file.name, one) or one == "ratings.csv" and file == path]
@@ -461,12 +461,12 @@ def _read_table(path, sep, fields, kept=None, columns=None):
     columns = columns or {}
     _check_columns(path, names, columns)
     found = {}                                                 # {label: index of its column}
-    for name in [*columns, *names]:                            # of two with one label, the first
+    for name in [*columns, *names]:                            # the first, if two have one label
         plain = re.sub("[_ ]|:.*", "", name.lower())           # userId, user_id:token -> user
         found.setdefault(columns.get(name, ALIASES.get(plain, plain)), names.index(name))
     _check_columns(path, found, kept or [], names)
     labels = {found[label]: label for label in kept or found}
-    try:      # Names are read as a row: of a column of numbers alone, pandas makes "007" a 7.
+    try:      # Names are read as a row: in a column of only numbers, pandas turns "007" into 7.
         table = pd.read_csv(io.BytesIO(raw), header=None, names=range(len(names)), usecols=labels,
                             dtype="category", na_filter=False, skip_blank_lines=False, **style)
     except ValueError as error:
@@ -558,7 +558,7 @@ def write_whole(path, write):
 def output_path(path, *inputs):
     """The real path of an output file, if it can be written. Raises DataError.
 
-    An input, a movies.csv beside it or data in a folder that is an input are not overwritten.
+    It must not overwrite an input, a movies.csv beside one, or data in a folder that is an input.
     """
     real = os.path.realpath(path)
     folder = os.path.dirname(real)

@@ -2,7 +2,7 @@
 
 basic: 20% of each user's ratings are held out. realtime: 20% of the users are new. all: both.
 newitem: 20% of the items are new. coldstart: new users by number of ratings. topn: lists for new
-users. published: u1 to u5, in the folder of ml-100k, or, of other data, 10% of all ratings held
+users. published: u1 to u5 in the folder of ml-100k or, for other data, 10% of all ratings held
 out. calibration: how sure ratings for new users are. taste: lists for fans of a genre. sample:
 trained on a share of the users. ablation: from the paper to LFG-dual, one choice per row. speed:
 time per new user of fold 1, training time, and memory. tune: validation RMSE around each setting,
@@ -48,7 +48,7 @@ COLUMNS = {                                                # rows that each of -
              "lfg-rank": ["LFG-rank user", "LFG-rank item", "LFG-rank"]},
     "coldstart topn": {"popularity": ["Popularity"], "ease": ["EASE"], "lfg-rank": ["LFG-rank"]}}
 TASTES = {"Horror": 5, "Children's": 5, "Sci-Fi": 5, "Romance": 5, "War": 3}       # of ten
-TITLES = {                                                 # without {results}: of RMSE
+TITLES = {                                                 # those without {...} are of RMSE
     "basic": "LFG Rating Prediction", "realtime": "LFG Real-Time Rating Prediction",
     "published": "Public Protocol", "newitem": "New Items,", "ablation": "What Each Choice Buys,",
     "coldstart": "Cold Start by Ratings in the Profile,",
@@ -117,7 +117,7 @@ def turned(data, test):
 class Fold(Models):
     """The models of a plan, {row: (column, settings)}, for one fold.
 
-    data: as turned, where LFG and LFG-item exchange their roles. given: as in cases_of.
+    data: from turned; in newitem, LFG and LFG-item exchange their roles. given: as in cases_of.
     """
 
     def __init__(self, data, test, number, plan, seed, given=None):
@@ -160,8 +160,8 @@ def cases_of(ratings, test, fold, seed, given=None):
 def ranking_of(model, case, E):
     """Measures of the lists of each new user who likes something in the target of a Split.
 
-    A candidate is an item that training has and the profile has not; an item is relevant if the
-    target has a like of it. Items with the same score are in the order of popularity.
+    A candidate is an item that is in training but not in the profile; an item is relevant if it is
+    liked in the target. Items with the same score are in the order of popularity.
     """
     train_part, profile, target = case
     like = like_threshold(train_part.values)
@@ -240,7 +240,7 @@ def cross_validate(data, test, options):
 
 
 def plan_of(data, test, options, columns=None):
-    """The plan of columns, else of those that --models asks for; and the mean of as many SVD++."""
+    """The plan of columns, or of --models; beside LFG-dual, SVD++ is also averaged over seeds."""
     if columns is None:
         columns = [column for model in options.models for column in COLUMNS[test].get(model, [])]
     settings = settings_for(len(data.ratings), test, options.seeds)
@@ -253,9 +253,9 @@ def plan_of(data, test, options, columns=None):
 
 
 def tables_of(name, test, found):
-    """Yield what is a table's own in its JSON object, and texts to print.
+    """Yield the part of a JSON object that only this table has, and texts to print.
 
-    found: {test: JSON objects of folds}; averages are of the shape that each fold has, by model.
+    found: {test: JSON objects of folds}; averages, by model, have the shape of a fold's values.
     """
     if test == "calibration":
         yield {"models": ["LFG-dual"], "folds": found[test]}, markdown(
@@ -305,7 +305,7 @@ def tables_of(name, test, found):
 
 
 def mean_of(values):
-    """The mean of numbers; of lists or dicts of them, one for each position or key."""
+    """The mean of numbers or, of lists or dicts of them, the mean at each position or key."""
     if isinstance(values[0], dict):
         return {key: mean_of([value[key] for value in values]) for key in values[0]}
     if isinstance(values[0], list):
@@ -314,9 +314,9 @@ def mean_of(values):
 
 
 def differences(folds):
-    """Mean differences with intervals: between the last LFG and each baseline.
+    """Mean differences, with intervals, between the last LFG and each baseline.
 
-    And between the paper's LFG and BiasSVD, its own claim. Averages have no say in which pairs.
+    Also between the paper's LFG and BiasSVD, its own claim. No pair is chosen by its results.
     Paired t with the correction of Nadeau and Bengio (2003): training sets overlap, so the variance
     of the mean over J folds is (1 / J + n_test / n_train) times that of a fold.
     """
@@ -363,9 +363,9 @@ def tune(data, test, options):
 
 
 def taste(data, test, options):
-    """Yield how much of a genre is in the first ten of its fans; LFG-rank on all ratings.
+    """Yield how many of a fan's first ten items are of their genre; LFG-rank on all ratings.
 
-    A fan has rated four of the genre's 20 most rated items with the highest rating: 50 draws.
+    Each of 50 fans has given the highest rating to four of the genre's 20 most rated items.
     """
     R = data.ratings
     plan = plan_of(data, "coldstart topn", options, ["LFG-rank"])
@@ -438,11 +438,11 @@ def peak_mb():
 
 
 def calibrated(fold):
-    """How far predictions of LFG-dual for new users are off, against their spreads.
+    """How far off predictions of LFG-dual for new users are, compared with their spreads.
 
     Coverage: the share of held-out ratings within the interval of 50, 80 and 95 %; NLL: mean
     negative log likelihood of a normal distribution with that spread, and with one spread for all,
-    the error on the same users as sigma^2 (lfg.Noise); RMSE by fifth of the spread.
+    measured on the same users as sigma^2 (lfg.Noise); RMSE: for each fifth of the spreads.
     """
     R, profile, target = fold.cases[0]
     if len(target) < 5:                                    # a fifth would be empty
@@ -549,7 +549,7 @@ def span(seconds):
 
 
 def title(table):
-    """What a table is of; five folds are a cross-validation, fewer are named."""
+    """The title of a table; five folds are called a cross-validation, fewer are listed."""
     text = TITLES[table["test"]]
     if "{" not in text:
         text += " {results}\n(RMSE, lower is better)"
@@ -587,7 +587,7 @@ def parse(argv):
         help="tests to tune; if not given, all but the last")
     add("--models", nargs="+", choices=models, help="rows of the tables; if not given, all")
     add("--folds", nargs="+", type=int, choices=range(1, 6), metavar="{1..5}",
-        help="which folds; if not given, all; of published without u1 to u5, the first")
+        help="which folds; if not given, all, but only the first of published without u1 to u5")
     add("--seeds", type=int_range(1, 1000), help="item networks that LFG-dual and LFG-rank "
         "join; if not given, 5 and 3 on ML-100k, 4 and 2 on ML-1m")
     add("--seed", type=int_range(0, 2 ** 63), default=0,

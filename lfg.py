@@ -60,7 +60,7 @@ class LFG(FactorModel):
     dtype: type = np.float32
     per_item = 2                                           # columns of I that each item has
     ends = (Tanh,)                                         # layers at the end of the network
-    orders = False                                         # read likes; the loss covers all items
+    orders = False                                         # True: reads likes, loss on all items
 
     @np.errstate(over="ignore", invalid="ignore")          # batches reports divergence
     def fit(self, R, E=None, F=None, progress=None):
@@ -94,7 +94,7 @@ class LFG(FactorModel):
         return self
 
     def inside(self, values):
-        """Ratings (n,) as the network reads and predicts them; 1 for each like, 0 for others."""
+        """Ratings (n,) as the network reads and predicts them; if it `orders`, 1 (like) or 0."""
         return (values >= self.like).astype(self.dtype) if self.orders else values / self.unit
 
     def start_training(self, R, n_side, rng):
@@ -122,9 +122,9 @@ class LFG(FactorModel):
         return Sequential(*layers, *(end() for end in self.ends))
 
     def part(self, read, asked):
-        """A model of the items read (n,) and asked (m,), these as it numbers them; rows for Adam.
+        """A model of only the items read (n,) and asked (m,), both as it numbers them; Adam's rows.
 
-        A model that `orders` keeps all of M, which its loss covers.
+        A model that `orders` keeps all of M, because its loss covers all items.
         """
         if not self.few:
             return self, read, asked, None
@@ -209,7 +209,7 @@ class LFG(FactorModel):
 
 
 class Generator:
-    """An LFG or RankLFG, made of its serving_arrays, that serves one user at a time."""
+    """An LFG or RankLFG, made from its serving_arrays, that serves one user at a time."""
 
     def __init__(self, arrays):
         self.arrays = arrays
@@ -217,7 +217,7 @@ class Generator:
         self.base = arrays["base"]
 
     def row(self, items, values, profile):
-        """[U_G, bu_G] (k + 1,), or what RankLFG has, of one user; arguments as in FoldIn.row."""
+        """[U_G, bu_G] (k + 1,) of one user, by LFG or RankLFG; arguments as in FoldIn.row."""
         a = self.arrays
         ranks = "like" in a
         values = (values >= a["like"]).astype(np.float32) if ranks else values
@@ -279,7 +279,7 @@ class RankLFG(LFG):
         self.bi = np.log(likes + 1).astype(self.dtype)
 
     def gradients(self, x, row, item, value, weight=1):
-        """Loss of the likes, in units of guessing blindly; gradients as LFG's, of the loss."""
+        """Loss of the likes relative to blind guessing; gradients as LFG's, of the loss itself."""
         G, caches = self.network.forward(x, training=True)
         U_G, bu_G = G[:, :-1], G[:, -1:]                   # (B, k), (B, 1)
         liked = value > 0
@@ -332,9 +332,9 @@ class LFGItem(FoldIn):
         p_u, bu_u = argmin sum_i (h_ui - mu - bu - bi_i - p . q_i)^2 + l2 |p|^2 + l2_bias bu^2
 
     F_i: what is known of item i, such as genres. M, whose columns are the training users, is not
-    used: the regression predicts better even for them. As in FoldIn, p is shrunk towards a prior,
-    not 0, ratings weigh by noise, and items are folded in. models: LFGs that differ in their seed,
-    fitted on (R.T, F) or not; kept: how many of their joined factors remain, or None: all.
+    used: the regression predicts better even for them. As in FoldIn, p is shrunk towards a prior
+    instead of 0, ratings of noisy items weigh less, and items are folded in. models: LFGs that
+    differ in their seed, fitted on (R.T, F) or not; kept: how many joined factors to keep, or all.
     """
 
     def __init__(self, models, *ridge, kept=None, **more):
@@ -352,7 +352,7 @@ class LFGItem(FoldIn):
         """Factors (items, k) and biases (items,) of all items, times the unit.
 
         Factors of several networks stand side by side, divided by the root of their number: q_i q_j
-        is then the mean over the networks. If `kept` is given, so many leading directions remain.
+        is then the mean over the networks. With `kept`, only that many leading directions remain.
         """
         Rt = R.T
         for model in self.models:
@@ -373,15 +373,15 @@ class LFGRankItem(LFGItem):
         sum over likes of [(1 - s)^2 - a0 s^2] + a0 sum over all items of (s - t q . c)^2
             + l2 |p - c|^2,        t = few / (few + n)
 
-    so an item not liked counts against a user by the more, the more ratings n they have given, and
-    without ratings p = c. The minimum solves
+    so the scores of items not liked are pulled towards the prior's if a user has few ratings n, and
+    towards 0 if they have many; without ratings p = c. The minimum solves
 
         (A + (1 - a0) sum of q qt) p = sum of q + (t A + (1 - t) l2) c,     A = a0 Qt Q + l2 I
 
     (sums over the likes; Q (items, k): all items). In units where A is I, that is, with A = L Lt,
     x = Lt p and q1 = sqrt(1 - a0) L^-1 q, it is fold_in with a ridge of 1. c = z W, as in FoldIn.
-    An item's q is what the network generates and, times `known`, what is known of it, F, a rare
-    genre weighing more than a frequent one: fans of a genre get that genre.
+    An item's q is what the network generates, followed by what is known of the item, F, times
+    `known`. A rare genre weighs more than a frequent one: fans of a genre get that genre.
 
     models: CellsLFGs, fitted on (R.T, F) or not; strength: of W's ridge, in which a user with m
     likes weighs m ** power; known: a weight for each column of F (columns,), or one for all.
@@ -423,12 +423,12 @@ class LFGRankItem(LFGItem):
         part = random_part(R, np.random.default_rng(generator.seed))
         weight = likes_of(R, self.like).counts[users] ** float(self.power)
         self.W = self.fit_prior(Q, ((R, x), (part, x)), users, weight / weight.mean() / 2, E)
-        for start in (-1 - k, -1 - 2 * k):                 # it read sums of Q; now sums of q1
+        for start in (-1 - k, -1 - 2 * k):                 # W was fitted to sums of Q, not of q1
             self.W[start:start + k] = units.T @ self.W[start:start + k]
         return self
 
     def row(self, items, values, profile):
-        """x (k,) of one user, as FoldIn.row, from the likes among their ratings, of one value."""
+        """x (k,) of one user, as FoldIn.row, but from their likes alone, all of one value."""
         c = self.prior(items, values, profile)
         t = np.asarray(self.few / (self.few + len(items)), c.dtype)
         c = t * c + (1 - t) * (c @ self.shrink)            # t c + (1 - t) l2 A^-1 c, in units of x
@@ -437,7 +437,7 @@ class LFGRankItem(LFGItem):
         return fold_in(likes, values, self.q1, self.base, self.ridge, c)
 
     def shares(self, items, values, asked):
-        """What each rating adds to the scores of items asked, (m, n): of likes."""
+        """What each rating adds to the scores of items asked, (m, n): 0 unless it is a like."""
         liked = values >= self.like
         found = np.zeros((len(asked), len(items)), self.q1.dtype)
         found[:, liked] = super().shares(items[liked], self.value, asked)
@@ -449,7 +449,7 @@ class LFGDual:
 
     forward: LFGs, which generate the user's factors; solved: LFGItems (or other FoldIns), which
     solve for them. Either list may be empty. weights: the share of `forward` for users with many
-    ratings and with none; with 5, it is in the middle.
+    ratings and for users with none; for users with 5 it is halfway between.
     """
 
     Solved = FoldIn                                        # what from_arrays makes
@@ -513,17 +513,17 @@ class LFGDual:
                    [cls.Solved.from_arrays(arrays)] if weights.min() < 1 else [], weights)
 
     def serve(self, items, values, profile, asked=slice(None)):
-        """What each part finds for a user, what it gives items asked (all), and their scores."""
+        """Each part's row of a user, its scores of items asked (default: all), and these joined."""
         rows = self.rows(items, values, profile)
         parts = [part.base[asked] + part.q1[asked] @ x for part, x in zip(self.parts, rows)]
         return rows, parts, self.join(len(items), parts)
 
     def rows(self, items, values, profile):
-        """What each part finds for a user."""
+        """The row of a user that each part finds."""
         return [part.row(items, values, profile) for part in self.parts]
 
     def variance(self, items, values, rows, asked):
-        """a and b (m,) as those of FoldIn, of the solved model; those of all if there is none."""
+        """a and b (m,) of the solved model, as in FoldIn.variance; 1 and 0 if there is none."""
         if not self.solved:
             ones = np.ones_like(self.parts[0].base[asked])
             return ones, 0 * ones
@@ -539,12 +539,12 @@ class LFGDual:
 
 
 class Noise:
-    """How far ratings that a model predicts for users not seen in training are off.
+    """How far off a model's predicted ratings are for users not seen in training.
 
-    fit trains `spare`, which is not fitted, without a tenth of the users, because residuals of
-    training ratings are too small. Shown a part of the ratings of these, it predicts the rest. That
-    gives sigma2, as in variance_terms, with random parts, from none to all, and constant, the mean
-    squared error, with four fifths. With under 20 users, or no errors, both are the variance of R.
+    fit trains `spare`, a model not fitted yet, without a tenth of the users, because residuals of
+    training ratings are too small. Shown a part of these users' ratings, it predicts the rest.
+    Parts of random size, from none to all, give sigma2, as in variance_terms; parts of four fifths
+    give constant, the mean squared error. With under 20 users, or no errors, both are R's variance.
     """
 
     def __init__(self, spare):
@@ -590,7 +590,7 @@ class LFGRank(LFGDual):
         mean = scores.sum(-1, keepdims=True) / n
         off = scores - mean
         spread = np.sqrt(np.square(off).sum(-1, keepdims=True) / n)
-        spread = np.where(spread <= 1e-6 * np.abs(mean), np.inf, spread)         # but for rounding
+        spread = np.where(spread <= 1e-6 * np.abs(mean), np.inf, spread)  # equal up to rounding
         return off / spread, spread
 
 

@@ -13,7 +13,7 @@ class Linear:
 
     def __init__(self, n_in, n_out, rng, dtype=np.float32):
         W = rng.standard_normal((n_in, n_out))
-        W *= np.sqrt(1 / (3 * n_in))                       # in place: of large data W is 1 GB here
+        W *= np.sqrt(1 / (3 * n_in))                       # in place: W can be 1 GB on large data
         self.W = W.astype(dtype)
         self.b = np.zeros(n_out, dtype)
         self.params = [self.W, self.b]
@@ -28,10 +28,10 @@ class Linear:
 
 
 class Rows:
-    """A Linear of which only some rows of W count: x (B, len(rows)) is its input without the zeros.
+    """A Linear that uses only some rows of W: x (B, len(rows)) is its input at these, 0 elsewhere.
 
-    The gradient of these rows is a pair (x, dy), for x.T @ dy, which Adam multiplies out in parts:
-    neither the rows nor their gradient are ever in memory as a whole.
+    The gradient of these rows is a pair (x, dy), which stands for x.T @ dy. Adam multiplies it out
+    in parts, so there is never a full copy of the rows or of their gradient in memory.
     """
 
     def __init__(self, linear, rows):
@@ -40,7 +40,7 @@ class Rows:
         self.params = linear.params
 
     def forward(self, x, training=False):
-        """One row at a time: what it reads of W fits in the cache, and no zeros are multiplied."""
+        """One row of x at a time: the part of W it needs fits in the cache; zeros are skipped."""
         y = np.tile(self.linear.b, (len(x), 1))
         for n, values in enumerate(x):
             read = np.flatnonzero(values != 0)
@@ -200,10 +200,10 @@ class Adam:
 
     With g including the 2 l2 p of that penalty: m = b1 m + g, v = b2 v + g^2,
     p -= rate * m (1 - b1) / (1 - b1^t) / (sqrt(v (1 - b2) / (1 - b2^t)) + eps).
-    m and v are the paper's divided by 1 - b1 and 1 - b2, which saves two passes over the arrays.
+    m and v are theirs divided by 1 - b1 and 1 - b2, which saves two passes over the arrays.
     """
 
-    chunk = 1 << 15                                        # elements; fits L2: a third faster
+    chunk = 1 << 15                                        # elements; fits the L2 cache: 1/3 faster
 
     def __init__(self, params, l2=0, b1=0.9, b2=0.999, eps=1e-8):
         assert all(p.flags.c_contiguous for p in params)   # a step works on flat views
@@ -218,7 +218,7 @@ class Adam:
     def step(self, grads, rate, rows=None):
         """One update of the parameters in place; grads are overwritten.
 
-        rows: for each parameter the indices of the rows that its gradient is of, or None: all.
+        rows: for each parameter, the indices of the rows that its gradient is for; None means all.
         """
         self.t += 1
         root = ((1 - self.b2) / (1 - self.b2 ** self.t)) ** 0.5
@@ -251,9 +251,9 @@ class Adam:
     def _step_rows(self, n, p, g, m, v, rows, rate, eps):
         """Update some rows of parameter n; the others wait until they are touched.
 
-        m and v of a row that waited for s steps decay by b1^s and b2^s. Adam would move it in such
-        steps, too, by less and less: it moves at once by as much as it would until it has waited as
-        long again. The penalty of the s steps is implicit, so that it cannot overshoot 0.
+        After a wait of s steps, m and v decay by b1^s and b2^s as well. Adam would have moved the
+        row in those steps, too, by less each time; here it moves once, by as much as Adam would in
+        this step and the next s. The penalty of the s steps is implicit, so it cannot overshoot 0.
         """
         last = self.last[n][rows]
         wait = np.where(last, self.t - 1 - last, 0).reshape(-1, *[1] * (p.ndim - 1))
@@ -286,10 +286,10 @@ class Adam:
 def batches(model, rows, size, rng, R, params, progress):
     """Yield the batches of each epoch on ratings R: some rows, the share of training done, errors.
 
-    The caller appends the error of each batch to `errors`. After an epoch, their sum by rating is
-    the mse of progress(epoch, mse), which is called if given. Raises FloatingPointError if training
-    has diverged: if the root of mse is at least `most`, or a parameter at least 100 times that (mse
-    does not cover the last step).
+    The caller appends the error of each batch to `errors`. After an epoch, mse is their sum divided
+    by the number of ratings; it goes to progress(epoch, mse), if given. Raises FloatingPointError
+    if training has diverged: the root of mse is at least `most`, or a parameter is at least 100
+    times that (mse does not cover the last step).
     """
     slices = even_slices(len(rows), size)
     most = 2 * (max(0, R.values.max()) - min(0, R.values.min())) + 1

@@ -68,7 +68,7 @@ class Recommender:
         for lists. The defaults depend on the size of the data, but seeds is 1 for "item". seed: of
         all random numbers. quiet: no progress bar. jobs: processes that train at once; above 1, set
         OPENBLAS_NUM_THREADS=1, and a script must work under `if __name__ == "__main__":`. sample:
-        train on so many random users; the model serves all the same. Raises DataError.
+        train on this many random users; the model still serves any user. Raises DataError.
         """
         for name, table in {"ratings": ratings, "users": users, "items": items}.items():
             if not hasattr(table, "columns") and (table is not None or name == "ratings"):
@@ -137,8 +137,8 @@ class Recommender:
         """Why an item has its score, or with by="rating" its predicted rating, not clipped.
 
         Returns ({item rated: contribution}, rest), which add up to it. Only likes contribute to a
-        score; to a rating, in rating points, each rating does, by how far it is from what is usual
-        for its item. rest: what the profile, the prior and the user network say.
+        score. To a predicted rating, every rating contributes points, by how far it is from what is
+        usual for its item. rest: what the profile, the prior and the user network add.
         """
         items, values = self.indices(ratings)
         index = self.find(item)
@@ -172,7 +172,7 @@ class Recommender:
         """Indices, scores and predicted ratings (n,) of the best items; arguments as in scores.
 
         by: as in recommend. among: True for the items that may be in the list (n_items,). why: also
-        give the spreads (n,) and the shares (n, len(items)) of what was rated in the scores.
+        give the spreads (n,) and the shares (n, len(items)) that the rated items have in scores.
         """
         check_count("n", n)
         model = self.model(by)
@@ -193,7 +193,7 @@ class Recommender:
         return listed
 
     def spreads(self, items, values, rows, asked):
-        """Standard deviations (m,) of ratings of indices asked (m,); rows: of the rating models."""
+        """Standard deviations (m,) of ratings of items asked (m,); rows: as LFGDual.rows gives."""
         a, b = self.models["rating"].variance(items, values, rows, asked)
         return np.sqrt(a * self.arrays["sigma2"] + b)
 
@@ -226,7 +226,7 @@ class Recommender:
         """Predicted ratings of all items (n_items,), not clipped: LFGDual.scores for one user.
 
         items: indices (n,) into item_ids, each once; values: ratings (n,), float32; profile: a row
-        of E, for example E_mean. Nothing is checked: the fast way in for a server.
+        of E, for example E_mean. Nothing is checked: this is the fast way for a server.
         """
         return self.models["rating"].serve(items, values, profile)[-1]
 
@@ -237,7 +237,7 @@ class Recommender:
     def indices(self, ratings):
         """Indices (n,) and ratings (n,) of {id or title: rating}. Raises DataError.
 
-        Also of rows (where, id or title, rating); the message of a mistake begins with its where.
+        Or of an iterator of rows (where, id or title, rating); errors begin with the row's where.
         """
         if hasattr(ratings, "items"):
             ratings = [("ratings", *pair) for pair in ratings.items()]
@@ -257,7 +257,7 @@ class Recommender:
     def check_rating(self, rating):
         """The rating, a number or text, as a float. Raises DataError unless it is on the scale."""
         try:
-            value = float(str(rating))                     # a float of True is 1.0
+            value = float(str(rating))                     # float(True) would be 1.0
         except ValueError as error:
             raise DataError(f"rating {rating!r:.100} is not a number") from error
         if not self.low <= np.float32(min(max(value, -1e10), 1e10)) <= self.high:
@@ -276,7 +276,7 @@ class Recommender:
             if re.fullmatch(r"age=[0-9]+(\.[0-9]*)?", wanted):
                 wanted = f"age={max([a for a in AGES if a <= float(value)], default=AGES[0])}"
             group = [name for name in self.E_names if name.startswith(f"{column}=")]
-            if wanted not in group:                        # in another case, gender=f?
+            if wanted not in group:                        # perhaps only the case differs
                 wanted = next((one for one in group if one.casefold() == wanted.casefold()), None)
             if not wanted:
                 known = group or dict.fromkeys(name.partition("=")[0] for name in self.E_names)
@@ -494,8 +494,8 @@ def score(options):
 def score_users(table, model, n=10, by="rank", among=None):
     """The n best items for each user in a table of ratings: a DataFrame user, item, rating, score.
 
-    table: user, item (id or title) and rating, in any order; its index begins the message of a
-    mistake. Users come in the order of their ids. The other arguments are those of best.
+    table: user, item (id or title) and rating, in any order; an error message begins with the index
+    of its row. Users come in the order of their ids. The other arguments are those of best.
     """
     found = []
     for user, rows in table.sort_values("item").groupby("user"):       # sums depend on the order
@@ -598,7 +598,7 @@ def add_shared_options(add):
     add("--dataset", default="ml-100k", metavar="{ml-100k,ml-1m,synthetic,PATH}",
         help="the data; PATH: a CSV whose first line names user, item and rating, or a folder like "
              "GroupLens' or RecBole's; synthetic:USERSxITEMSxRATINGS makes data of that size; "
-             "experiments.py also has all: ml-100k and ml-1m")
+             "for experiments.py, all means both ml-100k and ml-1m")
     add("--data-dir", default=os.environ.get("LFG_DATA") or "data", metavar="DIR",
         help="folder with ml-100k and ml-1m, downloaded if missing; LFG_DATA sets the default")
     add("--columns", type=column_names, metavar="user=A,item=B,rating=C", help="names in your CSV")
@@ -675,7 +675,7 @@ def run_command(name, run, argv, interrupted):
         problem = f"{error.name} is missing; pip install -r requirements.txt"
     except KeyboardInterrupt:
         problem, code = interrupted, 130
-    except BrokenPipeError:                                # and nothing is flushed at exit
+    except BrokenPipeError:                                # so nothing is flushed at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     print(f"{name}: {problem}", file=sys.stderr)

@@ -1,10 +1,10 @@
-"""Every hyperparameter, one setting per model and table, and the models that they make, trained.
+"""Every hyperparameter, with one setting per model and table; making and training the models.
 
 All were chosen on a validation part of the training ratings; `python experiments.py --test tune`
 prints the grid around each. What is not named here is the default of the class in svd.py or lfg.py.
-"LFG-dual", "LFG-rank": seeds: how many item networks it joins; kept: how many of their factors
-remain (if not all); user_weight: the weight of the user network in the mean for users with many
-ratings; empty_weight: with none (if it differs).
+In "LFG-dual" and "LFG-rank", seeds is how many item networks are joined; kept, how many of their
+factors remain (if not all); user_weight, the weight of the user network in the mean for users with
+many ratings; empty_weight, that for users with none (if it differs).
 """
 
 import os
@@ -210,7 +210,7 @@ def choices(settings):
 
 
 def neighbours(column, used):
-    """Settings in use, ["name = value"], and the plan: each value times its numbers in GRID."""
+    """Settings in use, ["name = value"], and a plan: these; each value times its GRID factors."""
     values, plan = [], {"in use": (column, used)}
     name = column.replace(" fold-in", "")
     for group in [group for group in (name, f"{name} fold-in") if group in used]:
@@ -237,8 +237,8 @@ def scaled(value, factor):
 class Models:
     """Models of the same training ratings that share their parts: each is trained once.
 
-    trained: networks and factorizations, by (name, setting, seed), for fit_all; solved: what is
-    solved around them, by (setting, *parts).
+    trained: networks and factorizations, by (name, setting, seed), for fit_all; solved: FoldIns and
+    LFGItems that are built on them, by (setting, *parts).
     """
 
     def __init__(self, R, data, of_columns="LFG-item"):
@@ -253,7 +253,7 @@ class Models:
         """The model of a column of a table, not fitted yet.
 
         A network that generates the rows of R is the model itself; LFGItem joins `seeds` of those
-        that generate the columns of R. generator: which half of LFG-dual or LFG-rank there is.
+        that generate the columns of R. generator: which half of a joined model to make, or "dual".
         """
         if column.endswith(" mean"):                       # of as many seeds as LFG-dual has
             seeds = range(seed, seed + settings["LFG-dual"]["seeds"])
@@ -300,7 +300,7 @@ class Models:
         return [(model, key[0] in self.solvers) for key, model in reversed(self.trained.items())]
 
     def solve(self):
-        """Fit what is solved around trained models, whose seconds count as well."""
+        """Fit the models in `solved`; their seconds include those of their parts."""
         for (_, *parts), model in self.solved.items():
             fit(model, self.inputs)
             model.seconds += sum(part.seconds for part in parts)
@@ -384,6 +384,6 @@ def fit(model, inputs, transposed=False, progress=None):
 def progress_bar(total, what, quiet):
     """A tqdm bar on stderr of at most 80 columns; silent if quiet, or if stderr is no terminal."""
     from tqdm import tqdm
-    tqdm.monitor_interval = 0                              # a thread, and processes may fork
+    tqdm.monitor_interval = 0                              # no thread, as processes may fork
     return tqdm(total=total, desc=what, leave=False, disable=True if quiet else None, ncols=80,
                 bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}")

@@ -74,7 +74,7 @@ def blocks_of(R, size=128):
 
 
 def few_columns(R, size):
-    """Whether `size` rows of R that have ratings rate so few columns that copying these pays."""
+    """Whether `size` rows of R with ratings likely rate so few columns that copying these pays."""
     often = np.bincount(R.items, minlength=R.shape[1]) / max(1, np.count_nonzero(R.counts))
     return np.mean(1 - (1 - often) ** size) < 0.45
 
@@ -97,7 +97,7 @@ class FactorModel:
         return self.base + self.user_factors(users, shown, E) @ self.q1.T
 
     def variance_terms(self, users, items, shown, E=None):
-        """a and b (n,): predicted ratings have the variance a sigma^2 + b; here that of all."""
+        """a and b (n,): predicted ratings have the variance a sigma^2 + b, here sigma^2 for all."""
         return np.ones(len(users)), np.zeros(len(users))
 
 
@@ -114,8 +114,8 @@ class BiasSVD(FactorModel):
     l2: float = 1.2
     l2_bias: float = 0.3
     epochs: int = 20
-    rate: float = 0.01                                     # learning rate of items; users: 20 times
-    start: float = 0.1                                     # factor of the SVD that p, q start at
+    rate: float = 0.01                                     # learning rate; for users, 20 times this
+    start: float = 0.1                                     # p and q start at the SVD times this
     seed: int = 0
     of_items = ("q", "bi")                                 # names of the parameters of items
 
@@ -133,7 +133,7 @@ class BiasSVD(FactorModel):
         items = [getattr(self, name) for name in self.of_items]
         item_adam = Adam(items)
         self.few = few_columns(R, 128)
-        if self.few:                                       # only they bear the penalty of an item
+        if self.few:                                       # blocks that rate an item penalise it
             times = np.bincount(np.concatenate([np.unique(R.rows(users[b])[1]) for b in blocks]),
                                 minlength=R.shape[1])
             self.root_n *= (len(blocks) / np.maximum(1, times)).astype(np.float32)
@@ -162,7 +162,7 @@ class BiasSVD(FactorModel):
         self.root_n = np.sqrt(np.bincount(R.items, minlength=R.shape[1])).astype(np.float32)
 
     def part(self, ratings):
-        """A model of the items that a block rates, its ratings by these, their rows for Adam."""
+        """A model of only the items that a block rates, the ratings renumbered, rows for Adam."""
         if not self.few:
             return self, ratings, None
         row, item, value = ratings
@@ -245,7 +245,7 @@ class SVDpp(BiasSVD):
 
 @dataclass(eq=False)
 class FoldIn(FactorModel):
-    """A factor model whose users are solved from what they have shown: one ridge regression each.
+    """A factor model that finds each user's row by ridge regression from what they have shown.
 
     The row x of a user, factors and bias, minimises
 
@@ -254,8 +254,8 @@ class FoldIn(FactorModel):
     v_i: how noisy the ratings of item i are, 1 on average. c = z W: what is to be expected of a
     user, from their profile and from which items they rated (prior_features). Items are folded in,
     too. model: fitted or not; l2, l2_bias: the ridge of a user's factors and bias; l2_item: that of
-    an item's; strength: of the regression that finds W; all above 0. centre: a function of what
-    items a user rated that gives c (k + 1,) in place of the prior; v is then 1, and items stay.
+    an item's factors; strength: that of W's regression; all above 0. centre: a function that gives
+    c (k + 1,) for the items a user rated, in place of the prior; then v is 1 and items do not move.
     """
 
     model: FactorModel
@@ -272,7 +272,7 @@ class FoldIn(FactorModel):
         return self.solve_into(self.model.q1, self.model.base, self.model.unit, R, E)
 
     def solve_into(self, q1, base, unit, R, E):
-        """Start at item factors q1 (items, k + 1) and base (items,); R, E: of training."""
+        """As fit, from item factors q1 (items, k + 1) and base (items,); R and E: for training."""
         E = side_of(R, E)
         self.q1 = q1
         self.base = base
@@ -284,7 +284,7 @@ class FoldIn(FactorModel):
             # 1. solve the users without a prior: residuals give v, rows a first W
             x = self.user_factors(np.arange(len(E)), R, E)
             squares = (R.values - base[R.items] - paired_dot(x, q1, R.users, R.items)) ** 2
-            # in units of the mean, as if each item had 20 average ratings more
+            # in units of their mean, as if each item had 20 more of average size
             sums = np.bincount(R.items, squares / (squares.mean() or 1), R.shape[1]) + 20
             counts = np.bincount(R.items, minlength=R.shape[1]) + 20
             self.noise = (sums / counts).astype(q1.dtype)
@@ -319,7 +319,7 @@ class FoldIn(FactorModel):
         return np.linalg.solve(ZtW @ Z + np.diag(penalty), ZtW @ x).astype(x.dtype)
 
     def prior_features(self, q, items, values, profile):
-        """z (columns,): [1, E, sum of q of the items rated / (n + 5), of likes, log(1 + n)]."""
+        """z (columns,): [1, E, sum of q over items / (n + 5), same over any likes, log(1 + n)]."""
         n = len(items)
         summed = [np.ones(n)] if self.like is None else [np.ones(n), values >= self.like]
         sums = np.array(summed, q.dtype) @ q[items] / (n + 5)            # (1 or 2, k)
@@ -328,8 +328,8 @@ class FoldIn(FactorModel):
     def average_row(self, x, R):
         """The row (k + 1,) of the average user, who has given all ratings, less their raters' bu.
 
-        People rate what suits them, so this row, and not the mean of the rows x, predicts what an
-        unknown user gives to what they choose to rate. A user with n ratings weighs sqrt(n) in all.
+        People rate what suits them, so this row, and not the mean of the rows x, predicts how an
+        unknown user rates what they choose to rate. The n ratings of a user weigh sqrt(n) in total.
         """
         raters = x[R.counts > 0]
         bu = x[:, -1] - raters[:, -1].mean()
@@ -386,19 +386,19 @@ class FoldIn(FactorModel):
     def variance(self, items, values, x, asked):
         """a and b (m,): the ratings predicted for items asked have the variance a sigma^2 + b.
 
-        It is s2_u (v + Q G^-1 Qt), with s2_u from the residual of each rating in a fit without it,
-        residual / (1 - leverage), as if there were eight more of variance sigma^2. x: the user's
-        row, solved from values (n,) of items (n,). asked may be a slice.
+        It is s2_u (v + Q G^-1 Qt). s2_u comes from the residual that each rating has in a fit
+        without it, residual / (1 - leverage), and from eight more ratings of variance sigma^2.
+        x: the user's row, solved from values (n,) of items (n,). asked may be a slice.
         """
         A, _, G, AD = equations(items, self.q1, self.ridge, self.noise)
         Q = self.q1[asked]                                 # (m, k + 1)
-        root = np.linalg.inv(np.linalg.cholesky(G)).T      # its inverse is root roott
+        root = np.linalg.inv(np.linalg.cholesky(G)).T      # G^-1 = root roott
         # leverage: diagonal of A G^-1 At, (n,); own: that of Q G^-1 Qt, (m,)
         if AD is None:
             leverage, own = row_dot(A @ root), row_dot(Q @ root)
         else:
             # A G^-1 At = I - (A D^-1 At + I)^-1, G^-1 = D^-1 - D^-1 At (A D^-1 At + I)^-1 A D^-1
-            # D has one value for all columns but the last: no square of Q, 3.03 -> 2.99 ms
+            # D has one value in all columns but the last: Q^2 is not needed, 3.03 -> 2.99 ms
             leverage = 1 - row_dot(root)
             last = Q[:, -1] ** 2 * (1 / self.ridge[-1] - 1 / self.ridge[0])
             own = row_dot(Q) / self.ridge[0] + last - row_dot(Q @ (AD.T @ root))
@@ -419,7 +419,7 @@ class FoldIn(FactorModel):
     saved = {"q": "q1", "q_base": "base", "prior": "W", "noise": "noise", "ridge": "ridge"}
 
     def serving_arrays(self):
-        """What row and variance read, by its name in a file."""
+        """The arrays that row and variance read, by their names in a file."""
         return {name: getattr(self, own) for name, own in self.saved.items()}
 
     @classmethod
@@ -447,8 +447,8 @@ def equations(items, q1, ridge, noise=None):
     """A (n, k + 1), weights, G and None; or, if n < k + 1, a smaller system that does as well.
 
     A: rows of q1 times their weight 1 / sqrt(noise); G = At A + D, D = diag(ridge). The smaller one
-    is A D^-1 At + I (n, n) in place of G, and A D^-1: (A D^-1 At + I)^-1 A D^-1 = A G^-1.
-    noise (all items,): None stands for 1.
+    has A D^-1 At + I (n, n) in place of G, and A D^-1 in place of None, because
+    (A D^-1 At + I)^-1 A D^-1 = A G^-1. noise (all items,): None stands for 1.
     """
     A, weight = q1[items], 1
     if noise is not None:
@@ -461,7 +461,7 @@ def equations(items, q1, ridge, noise=None):
 
 
 def random_part(R, rng):
-    """R with a random part of each user's ratings, of random_sizes."""
+    """R with a random part of each user's ratings; random_sizes says how many."""
     keep = random_sizes(R, rng)
     return R.where(R.ranks(rng) < keep[R.users])
 
@@ -528,9 +528,9 @@ class MultVAE:
 
         [m, log v] = encoder(x), z = m + sqrt(v) eps, logits = decoder(z)       eps ~ N(0, I)
 
-    x (items,): 1 for each like, divided by the norm, with dropout in training. Loss of a batch: the
-    negative log likelihood of the likes under softmax(logits), plus beta, which grows linearly from
-    0, times the divergence of N(m, v) from N(0, I), / B, plus l2 |W|^2.
+    x (items,): 1 for each like, divided by the norm, with dropout in training. Loss of a batch:
+    (negative log likelihood of the likes under softmax(logits) + beta * divergence of N(m, v) from
+    N(0, I)) / B + l2 |W|^2, where beta grows linearly from 0.
     """
 
     n_factors: int = 200
