@@ -387,7 +387,7 @@ class LFGRankItem(LFGItem):
     likes weighs m ** power; known: a weight for each column of F (columns,), or one for all.
     """
 
-    noise = None                                           # all cells weigh the same
+    noise = None                                           # the same for all items
     saved = {"q": "q1", "q_base": "base", "prior": "W", **{name: name for name in (
         "shrink", "generated", "ridge", "few", "like", "value")}}
 

@@ -138,7 +138,7 @@ class Recommender:
 
         Returns ({item rated: contribution}, rest), which add up to it. Only likes contribute to a
         score. To a predicted rating, every rating contributes points, by how far it is from what is
-        usual for its item. rest: what the profile, the prior and the user network add.
+        usual for its item. rest: what the item itself, the prior and the user network add.
         """
         items, values = self.indices(ratings)
         index = self.find(item)

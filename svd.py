@@ -326,7 +326,7 @@ class FoldIn(FactorModel):
         return np.concatenate([[1], profile, sums.ravel(), [np.log1p(n)]]).astype(q.dtype)
 
     def average_row(self, x, R):
-        """The row (k + 1,) of the average user, who has given all ratings, less their raters' bu.
+        """The row (k + 1,) of the average user, who has given all ratings, less their raters' bias.
 
         People rate what suits them, so this row, and not the mean of the rows x, predicts how an
         unknown user rates what they choose to rate. The n ratings of a user weigh sqrt(n) in total.
@@ -467,7 +467,7 @@ def random_part(R, rng):
 
 
 def random_sizes(R, rng):
-    """Numbers (users,) from none to more ratings than any user has, on a log scale."""
+    """Numbers (users,) from 0 to the most ratings that any user has, drawn on a log scale."""
     most = np.log(R.counts.max() + 2)
     return np.exp(most * rng.random(R.shape[0])).astype(int) - 1
 
