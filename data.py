@@ -35,7 +35,8 @@ OCCUPATIONS = ("other,academic/educator,artist,clerical/admin,college/grad stude
 RATED = ["user", "item", "rating"]
 PROFILE = ["user", "age", "gender", "occupation"]
 ALIASES = {"userid": "user", "itemid": "item", "movieid": "item", "movie": "item",
-           "movietitle": "title", "releaseyear": "year", "class": "genres", "genre": "genres"}
+           "movietitle": "title", "releaseyear": "year", "class": "genres", "genre": "genres",
+           **{name: name for name in (*RATED, *PROFILE, "title", "genres", "year")}}
 LAYOUTS = {  # file of ratings: files, separators and columns (None: the first line names them)
     "u.data": [("u.data", "\t", [*RATED, "time"]), ("u.user", "|", [*PROFILE, "zip"]),
                ("u.item", "|", ["item", "title", "year", "video", "url", *GENRES])],
@@ -287,30 +288,33 @@ def _draw_taste(X, rng):
     return (told + rng.normal(size=told.shape)) / np.sqrt(2)
 
 
-def to_dataset(name, ratings, users=None, items=None):
+def to_dataset(name, ratings, users=None, items=None, columns=None):
     """Dataset from DataFrames, which are not changed. Raises DataError about the first mistake.
 
-    ratings: columns user, item, rating. users: column user; age becomes brackets in E and any
-    other column one-hot columns "column=value". items: column item, perhaps title, genres ("A|B")
-    and year, which may also be in the title, "(1995)"; F has genres and decades. NaN, None, "" and
-    an age that is not a number mean unknown. Users missing from `users` get the mean row of E,
-    items missing from `items` zeros. Integer ids stay integers, others become text.
+    ratings: columns user (or userId, user_id), item, rating; columns: as in load. users: column
+    user; age becomes brackets in E and any other column one-hot columns "column=value". items:
+    column item, perhaps title, genres ("A|B") and year, which may also be in the title, "(1995)"; F
+    has genres and decades. NaN, None, "" and an age that is not a number mean unknown. Users
+    missing from `users` get the mean row of E, items missing from `items` zeros. Integer ids stay
+    integers, others become text.
     """
     import pandas as pd
-    _check_columns(ratings.attrs.get("file", "ratings"), ratings, RATED)
+    ratings = _labelled("ratings", ratings, RATED, (), columns)
+    users = _labelled("users", users, ["user"], ["age"])
+    items = _labelled("items", items, ["item"], ["title", "genres", "year"])
     if len(ratings) == 0:
         raise DataError(f"{ratings.attrs.get('file', 'ratings')}: no ratings")
     user_ids, rows, users = _match_ids("user", ratings, users)
-    item_ids, columns, items = _match_ids("item", ratings, items)
+    item_ids, at, items = _match_ids("item", ratings, items)
     codes, distinct = pd.factorize(ratings["rating"])          # few, and text is slow to convert
     distinct = distinct if distinct.dtype.kind in "iuf" else distinct.astype(str)  # no dates, bools
     values = np.append(pd.to_numeric(distinct, errors="coerce"), np.nan).astype(np.float64)
     _check_rows(ratings, "ratings", ~(np.abs(values) < 1e10)[codes],       # code -1: unknown
                 "rating {rating!r} is not a number between -1e10 and 1e10")
     try:
-        R = Ratings(rows, columns, values[codes], (len(user_ids), len(item_ids)))
+        R = Ratings(rows, at, values[codes], (len(user_ids), len(item_ids)))
     except ValueError:
-        twice = pd.DataFrame({"user": rows, "item": columns}).duplicated()
+        twice = pd.DataFrame({"user": rows, "item": at}).duplicated()
         _check_rows(ratings, "ratings", twice, "user {user!r} rates item {item!r} twice")
 
     listed = users.pop("user") != ""
@@ -350,11 +354,12 @@ def _match_ids(kind, ratings, listed):
 
 def _factorize(table, name, kind):
     """The index of the id in each row of a table, and the distinct ids, integers or text."""
-    _check_columns(table.attrs.get("file", name), table, [kind])
     codes, ids = table[kind].factorize()
     ids = ids.astype(object)                                   # few: objects are slow
     _check_rows(table, name, np.append(ids == "", True)[codes], f"{kind} id is empty")   # -1: NaN
-    return codes, ids if ids.inferred_type in ("integer", "string") else ids.map(str)
+    if ids.inferred_type not in ("integer", "string"):         # a missing one makes 7 a 7.0
+        ids = ids.map(str).str.removesuffix(".0")
+    return codes, ids
 
 
 def _check_rows(table, name, bad, problem):
@@ -365,13 +370,31 @@ def _check_rows(table, name, bad, problem):
         raise DataError(f"{place} {table.index[row]}: {problem}; correct or delete it")
 
 
-def _check_columns(place, found, needed, shown=None):
-    """Raise DataError unless all columns needed are among those found; shown: the names to list."""
-    missing = [column for column in needed if column not in found]
+def _labelled(name, table, needed, others=(), columns=None):
+    """A DataFrame with the labels needed, and perhaps others; None if there is none."""
+    if table is None and name != "ratings":
+        return None
+    if not hasattr(table, "columns"):
+        raise DataError(f"{name} must be a DataFrame with columns {' and '.join(needed)}")
+    place = table.attrs.get("file", name)
+    found = _label_columns(place, [*table.columns], needed, [*needed, *others], columns or {})
+    return table.iloc[:, [*found.values()]].set_axis([*found], axis=1)
+
+
+def _label_columns(place, names, needed, labels, columns):
+    """{label: index of its column}: user for userId or user_id:token. Others keep their names."""
+    found = {}
+    for name in [*columns, *names]:                            # the first, if two have one label
+        label = ALIASES.get(re.sub("[_ ]|:.*", "", str(name).lower()))
+        label = columns.get(name, label if label in labels else name)
+        found.setdefault(label, names.index(name) if name in names else None)
+    missing = [name for name in columns if name not in names]
+    missing = missing or [label for label in needed if label not in found]
     if missing:
-        shown = ", ".join(map(str, shown or found)) or "none"
-        raise DataError(f"{place}: no column {' or '.join(missing)} among {shown}; rename it, use "
-                        "--columns, or put commas between columns")
+        among = ", ".join(map(str, names)) or "none"
+        raise DataError(f"{place}: no column {' or '.join(map(str, missing))} among {among}; "
+                        "rename it, use --columns (columns=), or put commas between columns")
+    return found
 
 
 def _one_hot(columns):
@@ -451,6 +474,7 @@ def _read_table(path, sep, fields, kept=None, columns=None):
     csv.field_size_limit(2 ** 31 - 1)                          # if a quote is not closed
     rows = csv.reader(map(bytes.decode, io.BytesIO(raw)), **style)
     names = [name.strip() for name in next(rows, [])]
+    found = _label_columns(path, names, kept or [], ALIASES.values(), columns or {})
     line = sep.encode() * (len(names) - 1) + b"\n"
     marks = raw.translate(None, bytes(set(range(256)) - set(sep.encode() + b"\n"))) + b"\n"
     # Row by row is slow, and needed only if separators or newlines are missing, extra or quoted.
@@ -458,13 +482,6 @@ def _read_table(path, sep, fields, kept=None, columns=None):
         if len(row) != len(names):
             raise DataError(f"{path}, line {rows.line_num - bool(fields)}: {len(row)} fields "
                             f"instead of {len(names)}; correct the line")
-    columns = columns or {}
-    _check_columns(path, names, columns)
-    found = {}                                                 # {label: index of its column}
-    for name in [*columns, *names]:                            # the first, if two have one label
-        plain = re.sub("[_ ]|:.*", "", name.lower())           # userId, user_id:token -> user
-        found.setdefault(columns.get(name, ALIASES.get(plain, plain)), names.index(name))
-    _check_columns(path, found, kept or [], names)
     labels = {found[label]: label for label in kept or found}
     try:      # Names are read as a row: in a column of only numbers, pandas turns "007" into 7.
         table = pd.read_csv(io.BytesIO(raw), header=None, names=range(len(names)), usecols=labels,

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import tempfile
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ class Recommender:
     @classmethod
     def train(cls, ratings, users=None, items=None, *, columns=None, generator="dual", epochs=None,
               factors=None, seeds=None, seed=0, quiet=False, jobs=1, sample=None):
-        """A Recommender trained on a DataFrame with the columns user, item and rating.
+        """A Recommender trained on a DataFrame with the columns user (or userId), item and rating.
 
         users: user and any columns of categories, such as gender or age; users who are missing from
         it get the mean profile. items: item and any of title, genres ("Comedy|Drama") and year.
@@ -70,9 +71,6 @@ class Recommender:
         OPENBLAS_NUM_THREADS=1, and a script must work under `if __name__ == "__main__":`. sample:
         train on this many random users; the model still serves any user. Raises DataError.
         """
-        for name, table in {"ratings": ratings, "users": users, "items": items}.items():
-            if not hasattr(table, "columns") and (table is not None or name == "ratings"):
-                raise DataError(f"{name} must be a DataFrame, ratings one of user, item and rating")
         if columns and not hasattr(columns, "items"):
             raise DataError('columns must be a dict such as {"customer": "user"}')
         check_count("seed", seed, 0)
@@ -80,10 +78,7 @@ class Recommender:
         for name, n in counts.items():
             if n is not None:
                 check_count(name, n)
-        if columns:
-            taken = [name for name in columns.values() if name in ratings and name not in columns]
-            ratings = ratings.drop(columns=taken).rename(columns=columns)
-        data = to_dataset("ratings", ratings, users, items)
+        data = to_dataset("ratings", ratings, users, items, columns)
         return train_model(data, generator, epochs, factors, seeds, seed, quiet, jobs, sample)
 
     @classmethod
@@ -145,7 +140,7 @@ class Recommender:
         model = self.model(by)
         _, parts, scores = model.serve(items, values, self.profile_row(profile))
         shares, = model.shares(items, values, [index], parts)
-        return dict(zip(ratings, shares.tolist())), float(scores[index] - shares.sum())
+        return dict(zip(ratings.keys(), shares.tolist())), float(scores[index] - shares.sum())
 
     def similar(self, item, n=10, as_frame=True):
         """The n items most similar to one, given by id or title.
@@ -269,7 +264,7 @@ class Recommender:
         row = self.E_mean.copy()
         if profile is not None and not hasattr(profile, "items"):
             raise DataError('profile must be a dict such as {"age": 25}')
-        for column, value in (profile or {}).items():
+        for column, value in ({} if profile is None else profile).items():
             if value is None:                              # unknown
                 continue
             wanted = f"{column}={value}"
@@ -289,11 +284,12 @@ class Recommender:
     def find(self, item):
         """Index of the item with this id, with or without "id:", or else with this title.
 
-        Case and articles do not matter, and the year, or a part of the title, may be left out if
-        only one item fits. Raises DataError, with the titles that fit or are nearest.
+        Case, accents and articles do not matter, and the year, or a part of the title, may be left
+        out if only one item fits. Raises DataError, with the titles that fit or are nearest.
         """
-        text = str(item)
-        for name in (text, text.strip().removeprefix("id:").strip()):
+        unknown = item is None or isinstance(item, float) and item != item
+        text = "" if unknown else str(item)
+        for name in (text, text.removesuffix(".0"), text.strip().removeprefix("id:").strip()):
             if name in self.index_of_id:
                 return self.index_of_id[name]
         wanted, year = plain_title(text)
@@ -318,7 +314,7 @@ class Recommender:
         """Write the model to an .npz file; half keeps matrices as float16. Raises DataError."""
         arrays = {name: a.astype(np.float16) if half and a.ndim == 2 else a
                   for name, a in self.arrays.items()}
-        write_whole(path, lambda file: np.savez(file, **arrays))
+        write_whole(output_path(path), lambda file: np.savez(file, **arrays))
 
     @classmethod
     def load(cls, path):
@@ -369,8 +365,9 @@ def frame(rows, columns):
 
 
 def plain_title(title):
-    """("matrix", "(1999)") of "Matrix, The (1999)": a title without case and article; its year."""
-    text = " ".join(title.casefold().split())
+    """("matrix", "(1999)") of "Matrix, The (1999)": without case, accents, article; the year."""
+    text = re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFKD", title.casefold()))
+    text = " ".join(text.split())
     text, year = re.fullmatch(r"(.*?) ?(\([0-9]{4}\))?", text).groups(default="")
     # "the matrix" and "matrix, the" are both "matrix"
     return re.sub(rf"^({ARTICLES}) |^l' ?|,? ({ARTICLES})(?=$| \()", "", text), year
