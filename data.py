@@ -300,12 +300,10 @@ def to_dataset(name, ratings, users=None, items=None, columns=None):
     """
     import pandas as pd
     ratings = _labelled("ratings", ratings, RATED, (), columns)
-    users = _labelled("users", users, ["user"], ["age"])
-    items = _labelled("items", items, ["item"], ["title", "genres", "year"])
     if len(ratings) == 0:
         raise DataError(f"{ratings.attrs.get('file', 'ratings')}: no ratings")
-    user_ids, rows, users = _match_ids("user", ratings, users)
-    item_ids, at, items = _match_ids("item", ratings, items)
+    user_ids, rows, users = _match_ids("user", ratings, users, ["age"])
+    item_ids, at, items = _match_ids("item", ratings, items, ["title", "genres", "year"])
     codes, distinct = pd.factorize(ratings["rating"])          # few, and text is slow to convert
     distinct = distinct if distinct.dtype.kind in "iuf" else distinct.astype(str)  # no dates, bools
     values = np.append(pd.to_numeric(distinct, errors="coerce"), np.nan).astype(np.float64)
@@ -333,11 +331,12 @@ def to_dataset(name, ratings, users=None, items=None, columns=None):
     return Dataset(name, R, user_ids, item_ids, E, E_names, F, F_names, titles, genres, years)
 
 
-def _match_ids(kind, ratings, listed):
+def _match_ids(kind, ratings, listed, others):
     """Sorted ids of kind "user" or "item", the index of each rating's id, a row of text per id."""
     name = f"{kind}s"
     codes, rated = _factorize(ratings, "ratings", kind)
-    listed = rated.unique().to_frame(name=kind).infer_objects() if listed is None else listed
+    listed = (rated.unique().to_frame(name=kind).infer_objects() if listed is None else
+              _labelled(name, listed, [kind], others))
     at, known = _factorize(listed, name, kind)
     known = known[at]                                          # one per row
     if not rated.isin(known).any():
@@ -371,9 +370,7 @@ def _check_rows(table, name, bad, problem):
 
 
 def _labelled(name, table, needed, others=(), columns=None):
-    """A DataFrame with the labels needed, and perhaps others; None if there is none."""
-    if table is None and name != "ratings":
-        return None
+    """A DataFrame with the labels needed and, where it has such columns, others."""
     if not hasattr(table, "columns"):
         raise DataError(f"{name} must be a DataFrame with columns {' and '.join(needed)}")
     place = table.attrs.get("file", name)
