@@ -371,8 +371,8 @@ def _check_rows(table, name, bad, problem):
 
 def _labelled(name, table, needed, others=(), columns=None):
     """A DataFrame with the labels needed and, where it has such columns, others."""
-    if not hasattr(table, "columns"):
-        raise DataError(f"{name} must be a DataFrame with columns {' and '.join(needed)}")
+    if not (hasattr(table, "columns") and hasattr(table, "attrs")):
+        raise DataError(f"{name} must be a pandas DataFrame with columns {' and '.join(needed)}")
     place = table.attrs.get("file", name)
     found = _label_columns(place, [*table.columns], needed, [*needed, *others], columns or {})
     return table.iloc[:, [*found.values()]].set_axis([*found], axis=1)

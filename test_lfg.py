@@ -2197,8 +2197,8 @@ model.recommend({}, years="1999-1980") | years '1999-1980': must be like
 model.save(".") | .: cannot be written; choose another file
 model.similar(54, -3) | n is -3; it must be a whole number above 0
 Recommender.train(own_tables()[0]) | item or rating
-Recommender.train(None) | ratings must be a DataFrame with columns user and item and rating
-Recommender.train(own_tables()[0], "users.csv", **OWN) | users must be a DataFrame
+Recommender.train(None) | ratings must be a pandas DataFrame with columns user and item
+Recommender.train(own_tables()[0], "users.csv", **OWN) | users must be a pandas DataFrame
 Recommender.train(pd.DataFrame(), columns="user=a") | columns must be a dict such as
 Recommender.train(own_tables()[0], **OWN, generator="both") | generator is 'both'; it must
 Recommender.train(own_tables()[0], factors=2.5) | factors is 2.5; it must
