@@ -443,7 +443,7 @@ def test_lfg_starts_M_at_a_truncated_svd_and_noise():
     assert ends == [Tanh, Linear, Tanh]                    # logits need more than the range of Tanh
 
 
-@pytest.mark.parametrize("mask,low,high", [(0, 1, 1), (0.3, 0.7, 0.7), ((1.0, 1.0), 0, 0),
+@pytest.mark.parametrize("mask,low,high", [(0, 1, 1), (0.3, 0.7, 0.7), ((0.9, 0.9), 0.1, 0.1),
                                            ((0.0, 0.0), 1, 1), ((0.2, 0.4), 0.6, 0.8)])
 def test_lfg_masks_a_share_of_its_input_and_none_of_its_target(mask, low, high):
     R = random_ratings(25, 1000)[0]
