@@ -80,12 +80,6 @@ class Ratings:
     def __len__(self):
         return len(self.values)
 
-    def mean(self):
-        """The mean rating. Raises ValueError if there are no ratings."""
-        if len(self) == 0:
-            raise ValueError("no ratings")
-        return self.values.mean()
-
     @property
     def T(self):
         """The transposed matrix: items as rows, users as columns."""
@@ -133,7 +127,7 @@ class Dataset:
 
     name: str
     ratings: Ratings
-    user_ids: np.ndarray       # sorted as numbers if all are integers, else as text
+    user_ids: np.ndarray       # sorted as numbers if integers of up to 18 digits, else as text
     item_ids: np.ndarray
     E: np.ndarray              # (users, columns) float32, mostly zeros and ones; Section 4.1
     E_names: list
@@ -348,7 +342,9 @@ def _match_ids(kind, ratings, listed, others):
         ids = ids[np.argsort(ids.astype(np.int64), kind="stable")]         # "9" before "10"
     rows = ids.get_indexer(rated).astype(np.int32)[codes]
     text = listed.astype(object).where(listed.notna(), "").astype(str).set_axis(known)
-    return np.array(ids.tolist()), rows, text.reindex(ids, fill_value="")  # "": unknown
+    array = np.array(ids.tolist())                             # text if integers need 65 bits
+    array = array if array.dtype.kind in "iuU" else np.array(ids.astype(str).tolist())
+    return array, rows, text.reindex(ids, fill_value="")  # "": unknown
 
 
 def _factorize(table, name, kind):

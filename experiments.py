@@ -5,8 +5,8 @@ newitem: 20% of the items are new. coldstart: new users by number of ratings. to
 users. published: u1 to u5 in the folder of ml-100k or, for other data, 10% of all ratings held
 out. calibration: how sure ratings for new users are. taste: lists for fans of a genre. sample:
 trained on a share of the users. ablation: from the paper to LFG-dual, one choice per row. speed:
-time per new user of fold 1, training time, and memory. tune: validation RMSE around each setting,
-within fold 1's training part.
+time per new user of fold 1, training time, and memory. tune: validation RMSE, or NDCG@100, around
+each setting, within fold 1's training part.
 """
 
 import os
@@ -167,6 +167,8 @@ def ranking_of(model, case, E):
     like = like_threshold(train_part.values)
     relevant = likes_of(target, like)
     users = np.flatnonzero(relevant.counts)
+    if len(users) == 0:
+        raise DataError("no new user likes what is held out; use a larger data set")
     popular = np.bincount(likes_of(train_part, like).items, minlength=target.shape[1])
     order = np.argsort(-popular, kind="stable")            # ties keep this order
     scores = model.scores(users, profile, E).astype(np.float64)
@@ -179,11 +181,11 @@ def ranking_of(model, case, E):
 
 
 def measures(top, relevant, users, n_candidates):
-    """NDCG, recall and coverage of lists top (len(users), at least 20), best first."""
+    """NDCG, recall and coverage of lists top (len(users), their length), best first."""
     row, item, _ = relevant.rows(users)
     is_relevant = np.zeros((len(users), relevant.shape[1]), bool)
     is_relevant[row, item] = True
-    hit = np.take_along_axis(is_relevant, top, axis=1)     # (len(users), at least 20)
+    hit = np.take_along_axis(is_relevant, top, axis=1)     # as top
     n = relevant.counts[users]
     gain = 1 / np.log2(np.arange(2, top.shape[1] + 2))     # rank 1 has 1 / log2(2)
     ideal = np.cumsum(gain)
@@ -591,7 +593,7 @@ def parse(argv):
     add("--seeds", type=int_range(1, 1000), help="item networks that LFG-dual and LFG-rank "
         "join; if not given, 5 and 3 on ML-100k, 4 and 2 on ML-1m")
     add("--seed", type=int_range(0, 2 ** 63), default=0,
-        help="seed of the folds and of all random numbers in training")
+        help="seed of the folds and of the networks' random numbers")
     add("--json", metavar="FILE", help="also write the tables to this file")
     options = parser.parse_args(argv)
     several = {"all": ["basic", "realtime"], "tune": options.of or tests}

@@ -102,7 +102,7 @@ class LFG(FactorModel):
         self.mu, self.expected = 0, np.zeros(R.shape[1], self.dtype)     # likes are not centred
         if not self.orders:
             # the mean deviation of each item from mu, as if five more ratings were mu
-            self.mu = R.mean()
+            self.mu = R.values.mean()
             sums = np.bincount(R.items, R.values - self.mu, R.shape[1])
             counts = np.bincount(R.items, minlength=R.shape[1])
             self.expected = (sums / (counts + 5)).astype(self.dtype)

@@ -67,16 +67,17 @@ class Recommender:
         trains the networks that generate users, "item" those that generate items, "dual" both.
         epochs, factors: of each network; seeds: number of item networks to join, for ratings and
         for lists. The defaults depend on the size of the data, but seeds is 1 for "item". seed: of
-        all random numbers. quiet: no progress bar. jobs: processes that train at once; above 1, set
-        OPENBLAS_NUM_THREADS=1, and a script must work under `if __name__ == "__main__":`. sample:
-        train on this many random users; the model still serves any user. Raises DataError.
+        the networks' random numbers. quiet: no progress bar. jobs: processes that train at once;
+        above 1, set OPENBLAS_NUM_THREADS=1, and a script must work under
+        `if __name__ == "__main__":`. sample: train on this many random users; the model still
+        serves any user. Raises DataError.
         """
         if columns and not hasattr(columns, "items"):
             raise DataError('columns must be a dict such as {"customer": "user"}')
         check_count("seed", seed, 0)
         counts = dict(jobs=jobs, epochs=epochs, factors=factors, seeds=seeds, sample=sample)
         for name, n in counts.items():
-            if n is not None:
+            if n is not None or name == "jobs":
                 check_count(name, n)
         data = to_dataset("ratings", ratings, users, items, columns)
         return train_model(data, generator, epochs, factors, seeds, seed, quiet, jobs, sample)
@@ -176,8 +177,8 @@ class Recommender:
         candidate[items] = False
         found = np.flatnonzero(candidate)
         if n < len(found):
-            found = found[np.argpartition(-scores[found], n)[:n]]
-        found = found[np.argsort(-scores[found], kind="stable")]
+            found = found[scores[found] >= np.partition(scores[found], -n)[-n]]
+        found = found[np.argsort(-scores[found], kind="stable")[:n]]
         ratings = scores[found]
         if by == "rank":                                   # ratings of these items alone
             rows, _, ratings = self.models["rating"].serve(items, values, profile, found)
@@ -312,7 +313,8 @@ class Recommender:
 
     def save(self, path, half=False):
         """Write the model to an .npz file; half keeps matrices as float16. Raises DataError."""
-        arrays = {name: a.astype(np.float16) if half and a.ndim == 2 else a
+        arrays = {name: a.astype(np.float16) if half and a.ndim == 2
+                  and np.abs(a).max(initial=0) < 65504 else a            # the largest float16
                   for name, a in self.arrays.items()}
         write_whole(output_path(path), lambda file: np.savez(file, **arrays))
 
@@ -345,7 +347,7 @@ class Recommender:
                 and len(self.E_names) == len(self.E_mean)
                 and all(len(a[name]) == n for name in ("titles", "genres", "years", "rated"))
                 and all(np.abs(x).max(initial=0) < 1e10 for x in (*a.values(), *found)
-                        if x.dtype.kind == "f")):
+                        if x.dtype.kind == "f" and x is not a["sigma2"])):
             raise ValueError("arrays do not fit together")
 
 
@@ -373,8 +375,7 @@ def plain_title(title):
     return re.sub(rf"^({ARTICLES}) |^l' ?|,? ({ARTICLES})(?=$| \()", "", text), year
 
 
-def train_model(data, generator="dual", epochs=None, factors=None, seeds=None, seed=0, quiet=False,
-                jobs=1, sample=None):
+def train_model(data, generator, epochs, factors, seeds, seed, quiet, jobs, sample):
     """The Recommender for a Dataset, as Recommender.train; unless quiet, prints a training RMSE."""
     if generator not in ("user", "item", "dual"):
         raise DataError(f"generator is {generator!r}; it must be user, item or dual")
@@ -495,7 +496,8 @@ def score_users(table, model, n=10, by="rank", among=None):
     of its row. Users come in the order of their ids. The other arguments are those of best.
     """
     found = []
-    for user, rows in table.sort_values("item").groupby("user"):       # sums depend on the order
+    table = table.sort_values("item", key=lambda item: item.astype(str))      # for the same sums
+    for user, rows in table.groupby("user", observed=True, dropna=False):
         rated = model.indices(zip(rows.index, rows["item"], rows["rating"]))
         best = model.best(*rated, model.E_mean, n, by, among)
         found += [(user, str(model.item_ids[i]), float(rating), float(score))
@@ -636,7 +638,7 @@ def parse(argv):
     add("--generator", default="dual", choices=["user", "item", "dual"],
         help="what is generated: users, as in the paper, items, or both (default)")
     add("--half", action="store_true", help="store float16: half the size")
-    add("--seed", type=int_range(0, 2 ** 63), default=0, help="seed of all random numbers")
+    add("--seed", type=int_range(0, 2 ** 63), default=0, help="seed of random numbers in training")
     add("--seeds", type=int_range(1, 1000), help="item networks that are joined")
     add("--epochs", type=int_range(1), help="training epochs of each network")
     add("--factors", type=int_range(1), help="number of latent factors of each network")

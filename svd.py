@@ -153,7 +153,7 @@ class BiasSVD(FactorModel):
 
     def start_training(self, R):
         """Initial values: mu, factors from the truncated SVD of R - mu, biases of 0."""
-        self.mu = R.mean()
+        self.mu = R.values.mean()
         p, qt = truncated_svd(R.with_values(R.values - self.mu), self.n_factors, self.seed)
         self.p = self.start * p                            # (users, k)
         self.q = self.start * np.ascontiguousarray(qt.T)   # (items, k)
@@ -621,7 +621,9 @@ def side_of(R, E):
 
 def unit_of(R):
     """The unit in which ratings span 4, as settings and Tanh suit them; 1 if all are equal."""
-    return (np.ptp(R.values) if len(R) else 0) / 4 or 1
+    if len(R) == 0:
+        raise ValueError("no ratings")
+    return np.ptp(R.values) / 4 or 1
 
 
 def with_ones(a):

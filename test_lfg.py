@@ -427,7 +427,7 @@ def test_lfgs_encode_as_by_hand(cls, expected):
 def test_lfg_starts_M_at_a_truncated_svd_and_noise():
     R = random_ratings(30, 20, share=0.4)[0]
     R = R.with_values(4 * R.values / np.ptp(R.values))     # unit 1
-    more = R.values - R.mean()
+    more = R.values - R.values.mean()
     deviation = np.bincount(R.items, more) / (R.T.counts + 5)              # as if five more were mu
     own, cells, rank, paper, filled = (lfg(cls, n_factors=8, epochs=0).fit(R) for cls in (
         LFG, CellsLFG, RankLFG, PaperLFG, partial(PaperLFG, fill_mu=True)))
@@ -875,7 +875,7 @@ def test_ratings_are_sorted_and_typed_have_views_and_refuse_what_is_no_matrix():
     assert R.users.tolist() == [0, 0, 0, 1, 3, 3, 4] and R.items.tolist() == [0, 1, 3, 2, 0, 3, 2]
     assert R.users.dtype == R.items.dtype == np.int32 and R.values.dtype == np.float32
     assert R.counts.tolist() == [3, 1, 0, 2, 1] and R.starts.tolist() == [0, 3, 4, 4, 6, 7]
-    assert len(R) == 7 and R.mean() == pytest.approx(24 / 7)
+    assert len(R) == 7 and R.T.shape == (4, 5)
     keep = np.array([1, 0, 1, 1, 0, 1, 0], bool)
     for got, expected in [
             (R.T, Ratings(R.items, R.users, R.values, (4, 5))), (R.T.T, R),
@@ -1013,7 +1013,7 @@ def frame(user=("b", "a", "b"), item=("x", "x", "y"), rating=(4.5, 3, 0.5), **mo
 @pytest.mark.parametrize("users,expected", [
     ([10, 9, 10], [9, 10]), (["10", "9", "10"], ["9", "10"]), ([2.5, 10.0, 2.5], ["10", "2.5"]),
     ([1, "b", "1"], ["1", "b"]), (pd.Categorical(["v", "u", "v"], list("uvw")), ["u", "v"]),
-    (pd.array([3, 1, 3], "Int64"), [1, 3])])
+    (pd.array([3, 1, 3], "Int64"), [1, 3]), ([1, 2 ** 63, 1], ["1", str(2 ** 63)])])
 def test_integer_ids_stay_integers_and_others_become_text(users, expected):
     table = frame(time=[3, 2, 1]).assign(user=users)
     before = table.copy()
@@ -1495,7 +1495,7 @@ def test_settings_are_the_nearest_in_size_and_larger_data_have_fewer_epochs(smal
     for n, items, users in (1000, 40, 30), (450, 20, 15), (9, 10, 8):
         monkeypatch.setitem(settings.SIZES, "ml-1m", n)    # small has 900
         with pytest.raises(KeyError):
-            serve.train_model(small, seeds=1, factors=3)
+            serve.train_model(small, "dual", None, 3, 1, 0, True, 1, None)
         assert [one.epochs for one, _ in made[-1][1]] == [items, items, users, items, users]
 
 
@@ -2001,12 +2001,12 @@ def kept(model, tmp_path):
 
 @pytest.mark.parametrize("n_rated", [0, 1, 2, 3, 4, 7, 20, 40])
 def test_best_are_those_that_somebody_but_not_the_user_has_rated(model, n_rated):
-    model = Recommender({**model.arrays, "scale": np.float32([2.75, 3.25])})
+    equal = {name: 0 * model.arrays[name] for name in ("rank_q", "rank_M1") if n_rated == 7}
+    model = Recommender({**model.arrays, **equal, "scale": np.float32([2.75, 3.25])})
     rng = np.random.default_rng(n_rated)
     items = rng.permutation(40)[:n_rated]
     user = items, np.float32(rng.integers(1, 6, n_rated)), np.float32(rng.random(30) < 0.2)
     ratings = model.scores(*user)
-    assert ratings.dtype == np.float32
     for scores, more in ((model.ranks(*user), {}), (ratings, {"by": "rating"})):
         left = sorted(set(range(40)) - {8, *items.tolist()}, key=lambda item: -scores[item])
         for n in (1, 5, 39, np.int64(1000)):
@@ -2033,15 +2033,14 @@ def test_similar_items_have_the_nearest_factors_that_the_networks_generate(serve
 
 
 def test_a_saved_model_has_the_same_bits_or_half_of_them(model, tmp_path):
-    before = arrays(model.arrays)
-    matrices = [f"model.{name}" for name, a in model.arrays.items() if a.ndim == 2]
+    model = Recommender({**model.arrays, "sigma2": np.array(1e11), "M1": 1e6 * model.arrays["M1"]})
+    before = arrays(model.arrays)                           # float16 ends at 65504
+    matrices = [f"model.{name}" for name, a in model.arrays.items() if a.ndim == 2 and name != "M1"]
     for half in (False, True):
         model.save(tmp_path / f"{half}", half=half)
         loaded = Recommender.load(tmp_path / f"{half}")
         assert differing(before, arrays(loaded.arrays)) == matrices * half
         assert all(a.dtype == model.arrays[name].dtype for name, a in loaded.arrays.items())
-    whole, small = (path.stat().st_size for path in sorted(tmp_path.iterdir()))
-    assert small < whole
 
 
 @pytest.mark.parametrize("names,damage", [                 # of each array whose name fits
@@ -2201,7 +2200,7 @@ Recommender.train(None) | ratings must be a pandas DataFrame with columns user a
 Recommender.train(own_tables()[0], "users.csv", **OWN) | users must be a pandas DataFrame
 Recommender.train(pd.DataFrame(), columns="user=a") | columns must be a dict such as
 Recommender.train(own_tables()[0], **OWN, generator="both") | generator is 'both'; it must
-Recommender.train(own_tables()[0], factors=2.5) | factors is 2.5; it must
+Recommender.train(own_tables()[0], jobs=None) | jobs is None; it must
 Recommender.train(own_tables()[0], seed=-1) | seed is -1; it must be a whole number above -1
 """
 
@@ -2345,7 +2344,8 @@ def test_score_gives_each_user_what_recommend_gives_in_any_order(lfg_py, served,
     model = served(kind)[0]
     model.save(tmp_path / "model")
     rng = np.random.default_rng(0)
-    table = pd.DataFrame([(user, n + 50, rng.integers(1, 6)) for user in ("1", "10", "9", 'a, "b"')
+    table = pd.DataFrame([(user, n + 50 if n % 2 else str(n + 50), rng.integers(1, 6))
+                          for user in ("1", "10", "9", 'a, "b"')
                           for n in np.sort(rng.permutation(40)[:25])], columns=data.RATED)
     parts, expected = [], [["user", "item", "rating", "score"]]
     for user, rows in table.groupby("user"):
