@@ -377,7 +377,8 @@ def _labelled(name, table, needed, others=(), columns=None):
 def _label_columns(place, names, needed, labels, columns):
     """{label: index of its column}: user for userId or user_id:token. Others keep their names."""
     found = {}
-    for name in [*columns, *names]:                            # the first, if two have one label
+    exact = [label for label in labels if label in names]
+    for name in [*columns, *exact, *names]:                    # the first, if two have one label
         label = ALIASES.get(re.sub("[_ ]|:.*", "", str(name).lower()))
         label = columns.get(name, label if label in labels else name)
         found.setdefault(label, names.index(name) if name in names else None)
