@@ -2151,7 +2151,7 @@ def own_tables():
     users = pd.DataFrame({"userId": [f"u{u}" for u in range(11)], "Age": [20, 30, None] + [40] * 8,
                           "city": ["Rome", None, "Oslo"] + ["Rome"] * 8})
     items = pd.DataFrame({"movie": 4 * ["x"], "item": ["a", "b", "007", "new"],
-                          "title": ["Alien", "Heat", "Bond", "New"], "Year": [1979, 1995, 1962, 2020],
+                          "title": ["Alien", "Heat", "Bond", "N"], "Year": [1979, 1995, 1962, 2020],
                           "genres": ["Sci-Fi|Horror", "Crime", None, "Crime"]})
     return ratings, users, items
 
