@@ -293,7 +293,7 @@ def to_dataset(name, ratings, users=None, items=None, columns=None):
     integers, others become text.
     """
     import pandas as pd
-    ratings = _labelled("ratings", ratings, RATED, (), columns)
+    ratings = _labelled("ratings", ratings, RATED, columns=columns)
     if len(ratings) == 0:
         raise DataError(f"{ratings.attrs.get('file', 'ratings')}: no ratings")
     user_ids, rows, users = _match_ids("user", ratings, users, ["age"])
@@ -342,9 +342,10 @@ def _match_ids(kind, ratings, listed, others):
         ids = ids[np.argsort(ids.astype(np.int64), kind="stable")]         # "9" before "10"
     rows = ids.get_indexer(rated).astype(np.int32)[codes]
     text = listed.astype(object).where(listed.notna(), "").astype(str).set_axis(known)
-    array = np.array(ids.tolist())                             # text if integers need 65 bits
-    array = array if array.dtype.kind in "iuU" else np.array(ids.astype(str).tolist())
-    return array, rows, text.reindex(ids, fill_value="")  # "": unknown
+    array = np.array(ids.tolist())
+    if array.dtype.kind not in "iuU":                          # integers that no type has room for
+        array = np.array(ids.astype(str).tolist())
+    return array, rows, text.reindex(ids, fill_value="")       # "": unknown
 
 
 def _factorize(table, name, kind):
@@ -352,9 +353,12 @@ def _factorize(table, name, kind):
     codes, ids = table[kind].factorize()
     ids = ids.astype(object)                                   # few: objects are slow
     _check_rows(table, name, np.append(ids == "", True)[codes], f"{kind} id is empty")   # -1: NaN
-    if ids.inferred_type not in ("integer", "string"):         # a missing one makes 7 a 7.0
-        ids = ids.map(str).str.removesuffix(".0")
-    return codes, ids
+    return codes, ids if ids.inferred_type in ("integer", "string") else ids.map(id_text)
+
+
+def id_text(item):
+    """An id as text: "7" for 7.0, too, which pandas makes of a 7 if an id is missing."""
+    return str(item).removesuffix(".0") if isinstance(item, float) else str(item)
 
 
 def _check_rows(table, name, bad, problem):
@@ -368,7 +372,7 @@ def _check_rows(table, name, bad, problem):
 def _labelled(name, table, needed, others=(), columns=None):
     """A DataFrame with the labels needed and, where it has such columns, others."""
     if not (hasattr(table, "columns") and hasattr(table, "attrs")):
-        raise DataError(f"{name} must be a pandas DataFrame with columns {' and '.join(needed)}")
+        raise DataError(f"{name} must be a pandas DataFrame; it needs {', '.join(needed)}")
     place = table.attrs.get("file", name)
     found = _label_columns(place, [*table.columns], needed, [*needed, *others], columns or {})
     return table.iloc[:, [*found.values()]].set_axis([*found], axis=1)
@@ -377,11 +381,11 @@ def _labelled(name, table, needed, others=(), columns=None):
 def _label_columns(place, names, needed, labels, columns):
     """{label: index of its column}: user for userId or user_id:token. Others keep their names."""
     found = {}
-    exact = [label for label in labels if label in names]
-    for name in [*columns, *exact, *names]:                    # the first, if two have one label
+    exact = [name for name in [*columns, *labels] if name in names]
+    for name in [*exact, *names]:                              # the first, if two have one label
         label = ALIASES.get(re.sub("[_ ]|:.*", "", str(name).lower()))
         label = columns.get(name, label if label in labels else name)
-        found.setdefault(label, names.index(name) if name in names else None)
+        found.setdefault(label, names.index(name))
     missing = [name for name in columns if name not in names]
     missing = missing or [label for label in needed if label not in found]
     if missing:

@@ -71,7 +71,7 @@ class LFG(FactorModel):
         R = R.with_values(self.inside(R.values))
         rng = np.random.default_rng(self.seed)
         self.start_training(R, E.shape[1], rng)
-        self.few = few_columns(R, self.batch * (1 - np.mean(self.mask)))      # of what is read
+        self.few = few_columns(R, self.batch * (1 - np.mean(self.mask)))      # unmasked ratings
         params = self.network.params + [self.M.T, self.bi]
         # L2 on weight matrices and M, none on biases
         adam = Adam(params, l2=[self.l2 * (p.ndim == 2) for p in params[:-2]] + [self.l2_M, 0])

@@ -22,7 +22,7 @@ class Linear:
         return x @ self.W + self.b, x
 
     def backward(self, dy, x, input_grad=True):            # (B, H) -> (B, D), [(D, H), (H,)]
-        # the first layer does not need its input gradient, a large product
+        """dx is None if not input_grad: the first layer does not need it, a large product."""
         dx = dy @ self.W.T if input_grad else None
         return dx, [x.T @ dy, dy.sum(0)]
 
@@ -119,7 +119,8 @@ class BatchNorm:
         self.momentum = momentum
         self.params = [self.gain, self.shift]
 
-    def forward(self, x, training=False):                  # (B, H), (H,), (H,) -> (B, H)
+    def forward(self, x, training=False):
+        """(B, H) -> (B, H); the cache holds the normalised x and 1 / sqrt(var + eps), (H,)."""
         mean, var = self.mean, self.var
         if training:
             mean, var = x.mean(0), x.var(0)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data import AGES, RATED, DataError, csv_records, load, output_path, read_ratings
+from data import AGES, RATED, DataError, csv_records, id_text, load, output_path, read_ratings
 from data import sample_users, to_dataset, write_whole
 from lfg import LFGDual, LFGRank
 from settings import SIZES, Models, fit_all, settings_for
@@ -75,9 +75,10 @@ class Recommender:
         if columns and not hasattr(columns, "items"):
             raise DataError('columns must be a dict such as {"customer": "user"}')
         check_count("seed", seed, 0)
-        counts = dict(jobs=jobs, epochs=epochs, factors=factors, seeds=seeds, sample=sample)
+        check_count("jobs", jobs)
+        counts = dict(epochs=epochs, factors=factors, seeds=seeds, sample=sample)
         for name, n in counts.items():
-            if n is not None or name == "jobs":
+            if n is not None:
                 check_count(name, n)
         data = to_dataset("ratings", ratings, users, items, columns)
         return train_model(data, generator, epochs, factors, seeds, seed, quiet, jobs, sample)
@@ -289,8 +290,8 @@ class Recommender:
         out if only one item fits. Raises DataError, with the titles that fit or are nearest.
         """
         unknown = item is None or isinstance(item, float) and item != item
-        text = "" if unknown else str(item)
-        for name in (text, text.removesuffix(".0"), text.strip().removeprefix("id:").strip()):
+        text = "" if unknown else id_text(item)
+        for name in (text, text.strip().removeprefix("id:").strip()):
             if name in self.index_of_id:
                 return self.index_of_id[name]
         wanted, year = plain_title(text)
@@ -314,7 +315,7 @@ class Recommender:
     def save(self, path, half=False):
         """Write the model to an .npz file; half keeps matrices as float16. Raises DataError."""
         arrays = {name: a.astype(np.float16) if half and a.ndim == 2
-                  and np.abs(a).max(initial=0) < 65504 else a            # the largest float16
+                  and np.abs(a).max(initial=0) < 65504 else a            # float16 ends there
                   for name, a in self.arrays.items()}
         write_whole(output_path(path), lambda file: np.savez(file, **arrays))
 
@@ -347,7 +348,7 @@ class Recommender:
                 and len(self.E_names) == len(self.E_mean)
                 and all(len(a[name]) == n for name in ("titles", "genres", "years", "rated"))
                 and all(np.abs(x).max(initial=0) < 1e10 for x in (*a.values(), *found)
-                        if x.dtype.kind == "f" and x is not a["sigma2"])):
+                        if x.dtype.kind == "f" and x is not a["sigma2"])):       # a square
             raise ValueError("arrays do not fit together")
 
 

@@ -324,8 +324,8 @@ def fit_all(folds, jobs, quiet):
         ended = Value("i")                                 # number of epochs
         ours, theirs = Pipe()
         given = [fold.inputs for fold in folds], ended, ours, theirs
-        pool = ProcessPoolExecutor(min(jobs, len(epochs), 61), initializer=start_process,
-                                   initargs=given)
+        pool = ProcessPoolExecutor(min(jobs, len(epochs), 61),           # 61: Windows' limit
+                                   initializer=start_process, initargs=given)
         try:
             waiting = [{pool.submit(fit_there, n, *task): task[0] for task in fold.tasks()}
                        for n, fold in enumerate(folds)]
