@@ -45,6 +45,7 @@ LAYOUTS = {  # file of ratings: files, separators and columns (None: the first l
                     ("movies.dat", "::", ["item", "title", "genres"])],
     "*.inter": [("*.inter", "\t", None), ("*.user", "\t", None), ("*.item", "\t", None)],
     "ratings.csv": [("*", ",", None), ("", ",", None), ("movies.csv", ",", None)]}
+csv.field_size_limit(2 ** 31 - 1)               # so a quote that is not closed is an ordinary error
 
 
 class DataError(ValueError):
@@ -469,7 +470,6 @@ def _read_table(path, sep, fields, kept=None, columns=None):
         raw = sep.join(fields).encode() + b"\n" + raw
     style = {"delimiter": sep, "skipinitialspace": True,
              "quoting": csv.QUOTE_MINIMAL if sep == "," else csv.QUOTE_NONE}
-    csv.field_size_limit(2 ** 31 - 1)                          # if a quote is not closed
     rows = csv.reader(map(bytes.decode, io.BytesIO(raw)), **style)
     names = [name.strip() for name in next(rows, [])]
     found = _label_columns(path, names, kept or [], ALIASES.values(), columns or {})

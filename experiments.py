@@ -405,7 +405,7 @@ def sample(data, test, options):
     """
     folds = []
     for n in options.folds:
-        train_part, *shown = split(data.ratings, "realtime", n, options.seed)
+        train_part, *shown = cases_of(data.ratings, "realtime", n, options.seed)[0]
         n_users = np.count_nonzero(train_part.counts)
         for share in SHARES:
             part = sample_users(replace(data, ratings=train_part),

@@ -71,7 +71,7 @@ class LFG(FactorModel):
         R = R.with_values(self.inside(R.values))
         rng = np.random.default_rng(self.seed)
         self.start_training(R, E.shape[1], rng)
-        self.few = few_columns(R, self.batch * (1 - np.mean(self.mask)))      # unmasked ratings
+        self.sparse = few_columns(R, self.batch * (1 - np.mean(self.mask)))      # unmasked ratings
         params = self.network.params + [self.M.T, self.bi]
         # L2 on weight matrices and M, none on biases
         adam = Adam(params, l2=[self.l2 * (p.ndim == 2) for p in params[:-2]] + [self.l2_M, 0])
@@ -122,11 +122,11 @@ class LFG(FactorModel):
         return Sequential(*layers, *(end() for end in self.ends))
 
     def part(self, read, asked):
-        """A model of only the items read (n,) and asked (m,), both as it numbers them; Adam's rows.
+        """A model of only the items read (n,) and asked (m,), these renumbered, and Adam's rows.
 
         A model that `orders` keeps all of M, because its loss covers all items.
         """
-        if not self.few:
+        if not self.sparse:
             return self, read, asked, None
         part = copy(self)
         columns, read = np.unique(read, return_inverse=True)
@@ -167,13 +167,17 @@ class LFG(FactorModel):
         return x
 
     def gradients(self, x, row, item, value, weight=1):
-        """Squared error / B; its gradients with respect to network parameters, M.T and bi."""
+        """The loss of a batch, / B; its gradients: network parameters, M.T and bi."""
         G, caches = self.network.forward(x, training=True)
         U_G, bu_G = G[:, :-1], G[:, -1]                    # (B, k), (B,)
-        target = value - self.mu - bu_G[row] - self.bi[item]
-        mse, d = masked_mse(U_G @ self.M, row, item, target, weight)     # d: (B, items)
+        loss, d = self.loss(U_G, bu_G, row, item, value, weight)         # d: (B, items)
         dG = np.hstack([d @ self.M.T, d.sum(1, keepdims=True)])          # -> (B, k + 1)
-        return mse, self.network.backward(dG, caches)[1] + [d.T @ U_G, d.sum(0)]
+        return loss, self.network.backward(dG, caches)[1] + [d.T @ U_G, d.sum(0)]
+
+    def loss(self, U_G, bu_G, row, item, value, weight):
+        """Squared error / B, and its gradient with respect to the predictions (B, items)."""
+        target = value - self.mu - bu_G[row] - self.bi[item]
+        return masked_mse(U_G @ self.M, row, item, target, weight)
 
     @np.errstate(invalid="ignore")                         # BLAS can raise it in lanes it discards
     def user_factors(self, users, shown, E=None):
@@ -228,7 +232,7 @@ class Generator:
             h = h + rated * len(items) ** -0.5
         layer = 1
         while f"W{layer}" in a:
-            h = np.maximum(h, LeakyReLU().slope * h) @ a[f"W{layer}"] + a[f"b{layer}"]
+            h = np.maximum(h, LeakyReLU.slope * h) @ a[f"W{layer}"] + a[f"b{layer}"]
             layer += 1
         return h if ranks else np.tanh(h)
 
@@ -278,15 +282,12 @@ class RankLFG(LFG):
         likes = np.bincount(R.items, R.values, R.shape[1])
         self.bi = np.log(likes + 1).astype(self.dtype)
 
-    def gradients(self, x, row, item, value, weight=1):
-        """Loss of the likes relative to blind guessing; gradients as LFG's, of the loss itself."""
-        G, caches = self.network.forward(x, training=True)
-        U_G, bu_G = G[:, :-1], G[:, -1:]                   # (B, k), (B, 1)
+    def loss(self, U_G, bu_G, row, item, value, weight):
+        """Loss of the likes relative to blind guessing; the gradient is of the loss itself."""
         liked = value > 0
-        loss, d = multinomial(U_G @ self.M + bu_G + self.bi, row[liked], item[liked])
-        dG = np.hstack([d @ self.M.T, d.sum(1, keepdims=True)])
-        grads = self.network.backward(dG, caches)[1] + [d.T @ U_G, d.sum(0)]
-        return loss / np.log(self.M.shape[1] + 1), grads
+        logits = U_G @ self.M + bu_G[:, None] + self.bi    # (B, items)
+        loss, d = multinomial(logits, row[liked], item[liked])
+        return loss / np.log(self.M.shape[1] + 1), d
 
 
 @dataclass(eq=False)
@@ -410,7 +411,7 @@ class LFGRankItem(LFGItem):
         L = np.linalg.cholesky(A)
         root = np.sqrt(1 - generator.a0)
         units = L / root                                   # q = units q1
-        self.value = 1 / root                              # what each like is solved towards
+        self.value = Q.dtype.type(1 / root)                # what each like is solved towards
         self.generated = units[:q.shape[1]]                # of what the networks generated
         self.q1 = (root * np.linalg.solve(L, Q.T).T).astype(Q.dtype)
         self.shrink = (self.l2 * np.linalg.inv(L.T @ L)).astype(Q.dtype)           # l2 c in x
@@ -433,8 +434,7 @@ class LFGRankItem(LFGItem):
         t = np.asarray(self.few / (self.few + len(items)), c.dtype)
         c = t * c + (1 - t) * (c @ self.shrink)            # t c + (1 - t) l2 A^-1 c, in units of x
         likes = items[values >= self.like]
-        values = np.full(len(likes), self.value, c.dtype)
-        return fold_in(likes, values, self.q1, self.base, self.ridge, c)
+        return fold_in(likes, self.value, self.q1, self.base, self.ridge, c)
 
     def shares(self, items, values, asked):
         """What each rating adds to the scores of items asked, (m, n): 0 unless it is a like."""
@@ -482,7 +482,7 @@ class LFGDual:
         return sum(weight * part for weight, part in zip(self.part_weights(n), scores))
 
     def scaled(self, scores):
-        """Scores of the parts, or of one, as they are joined, and what they are divided by."""
+        """Scores of the parts, or of one, ready to be averaged, and what divided them."""
         return scores, 1
 
     def part_weights(self, n):
@@ -572,7 +572,7 @@ class Noise:
         if constant.any() and squares.any():
             a, b = self.spare.variance_terms(*pairs)
             sigma2 = squares.mean()
-            for _ in range(200):                           # until errors are as large as foreseen
+            for _ in range(200):                           # then errors are as large as foreseen
                 sigma2 *= np.mean(squares / (a * sigma2 + b))
             self.sigma2, self.constant = float(sigma2), float(constant.mean())
         return self

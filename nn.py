@@ -56,9 +56,7 @@ class LeakyReLU:
     """y = x where x > 0, slope * x elsewhere."""
 
     params = []
-
-    def __init__(self, slope=0.01):
-        self.slope = slope
+    slope = 0.01
 
     def forward(self, x, training=False):
         """(B, D) -> (B, D); the cache holds the slope used at each value."""

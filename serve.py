@@ -32,8 +32,9 @@ class Recommender:
     >>> model.recommend({"Heat": 4.5, "Alien": 3}, n=1)["item"].tolist()
     ['Fargo']
 
-    No call changes the model: threads can share one. `arrays` is all that inference reads, by name,
-    and what `save` and `lfg.py export` write. Loading and recommending need NumPy alone.
+    No call changes the model: threads can share one. Wrong arguments raise DataError. `arrays` is
+    all that inference reads, by name, and what `save` and `lfg.py export` write. Loading and
+    recommending need NumPy alone.
     """
 
     def __init__(self, arrays):
@@ -547,8 +548,9 @@ def vectors(model):
     found = []
     for size in [0, 1, 2] + rng.integers(3, max(4, min(300, n_items)), 17).tolist():
         items = rng.choice(n_items, min(size, n_items), replace=False)
-        values = rng.uniform(model.low, model.high, len(items)).astype(np.float32)
-        profile = (rng.random(len(model.E_mean)) < 0.1).astype(np.float32)
+        values = rng.uniform(model.low, model.high, len(items)).round(1).astype(np.float32)
+        profile = rng.random(len(model.E_mean)) < 0.1 if found else model.E_mean
+        profile = profile.astype(np.float32)
         asked = rng.choice(n_items, 5).tolist()
         one = {"items": items, "ratings": values, "profile": profile}
         for by, prefix, name, shares in (("rating", "", "predictions", "rating_shares"),

@@ -210,10 +210,11 @@ def choices(settings):
 
 
 def neighbours(column, used):
-    """Settings in use, ["name = value"], and a plan: these; each value times its GRID factors."""
+    """Settings in use, ["name = value"], and a plan: these, then one value changed in each row."""
     values, plan = [], {"in use": (column, used)}
     name = column.replace(" fold-in", "")
-    for group in [group for group in (name, f"{name} fold-in") if group in used]:
+    solved = f"{name} fold-in" if column != "BiasSVD" else None          # it learns its users' rows
+    for group in [group for group in (name, solved) if group in used]:
         prefix = "fold-in " if group != name else ""
         values += [f"{prefix}{key} = {value}" for key, value in used[group].items()]
         default = CLASSES.get(group, FoldIn)

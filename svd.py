@@ -1,6 +1,7 @@
 """Matrix factorization (Section 2), fold-in of new users, and the baselines, lists included.
 
-Every model here and in lfg.py keeps one contract. R and `shown` are data.Ratings (users, items):
+Every model here and in lfg.py keeps one contract, of which models of lists do not need `predict`.
+R and `shown` are data.Ratings (users, items):
 
     model.fit(R, E, F, progress)             E: (users, a), F: (items, b): side information, or None
     model.predict(users, items, shown, E)    (n,): ratings of pairs users[i], items[i], not clipped
@@ -8,7 +9,7 @@ Every model here and in lfg.py keeps one contract. R and `shown` are data.Rating
 
 `shown` holds what each user has rated: for known users the training ratings, for new users the
 ratings they give. progress(epoch, mse) is called after each epoch; FloatingPointError is raised if
-training diverges. Memory grows with ratings + factors + one block of users, not users x items.
+training diverges. Memory grows with ratings + factors + one block of users (EASE: items x items).
 """
 
 from copy import copy
@@ -51,7 +52,7 @@ def truncated_svd(R, k, seed=0):
 
 
 def orthonormal(A, size=1 << 16):
-    """Q (n, m) of the QR decomposition of A, longer than wide, in parts of `size` rows.
+    """Q (n, min(n, m)) of the QR decomposition of A (n, m), in parts of `size` rows.
 
     NumPy decomposes in float64: in one part, LFG-item of ML-20M's shape took 4.5 GB instead of 3.4.
     """
@@ -132,8 +133,8 @@ class BiasSVD(FactorModel):
         user_adams = [Adam([p[b], bu[b]]) for b in blocks]
         items = [getattr(self, name) for name in self.of_items]
         item_adam = Adam(items)
-        self.few = few_columns(R, 128)
-        if self.few:                                       # blocks that rate an item penalise it
+        self.sparse = few_columns(R, 128)
+        if self.sparse:                                       # blocks that rate an item penalise it
             times = np.bincount(np.concatenate([np.unique(R.rows(users[b])[1]) for b in blocks]),
                                 minlength=R.shape[1])
             self.root_n *= (len(blocks) / np.maximum(1, times)).astype(np.float32)
@@ -163,7 +164,7 @@ class BiasSVD(FactorModel):
 
     def part(self, ratings):
         """A model of only the items that a block rates, the ratings renumbered, rows for Adam."""
-        if not self.few:
+        if not self.sparse:
             return self, ratings, None
         row, item, value = ratings
         columns, item = np.unique(item, return_inverse=True)
@@ -319,7 +320,7 @@ class FoldIn(FactorModel):
         return np.linalg.solve(ZtW @ Z + np.diag(penalty), ZtW @ x).astype(x.dtype)
 
     def prior_features(self, q, items, values, profile):
-        """z (columns,): [1, E, sum of q over items / (n + 5), same over any likes, log(1 + n)]."""
+        """z (columns,): [1, E, sum of q over items / (n + 5), any likes' / (n + 5), log(1 + n)]."""
         n = len(items)
         summed = [np.ones(n)] if self.like is None else [np.ones(n), values >= self.like]
         sums = np.array(summed, q.dtype) @ q[items] / (n + 5)            # (1 or 2, k)
@@ -386,8 +387,8 @@ class FoldIn(FactorModel):
     def variance(self, items, values, x, asked):
         """a and b (m,): the ratings predicted for items asked have the variance a sigma^2 + b.
 
-        It is s2_u (v + Q G^-1 Qt). s2_u comes from the residual that each rating has in a fit
-        without it, residual / (1 - leverage), and from eight more ratings of variance sigma^2.
+        It is s2_u (v + Q G^-1 Qt). s2_u is the mean of residual^2 / (1 - leverage) / v over the
+        user's ratings, and over eight more of size sigma^2.
         x: the user's row, solved from values (n,) of items (n,). asked may be a slice.
         """
         A, _, G, AD = equations(items, self.q1, self.ridge, self.noise)
@@ -398,10 +399,8 @@ class FoldIn(FactorModel):
             leverage, own = row_dot(A @ root), row_dot(Q @ root)
         else:
             # A G^-1 At = I - (A D^-1 At + I)^-1, G^-1 = D^-1 - D^-1 At (A D^-1 At + I)^-1 A D^-1
-            # D has one value in all columns but the last: Q^2 is not needed, 3.03 -> 2.99 ms
             leverage = 1 - row_dot(root)
-            last = Q[:, -1] ** 2 * (1 / self.ridge[-1] - 1 / self.ridge[0])
-            own = row_dot(Q) / self.ridge[0] + last - row_dot(Q @ (AD.T @ root))
+            own = row_dot(Q, Q / self.ridge) - row_dot(Q @ (AD.T @ root))
         residual = values - self.base[items] - self.q1[items] @ x
         squares = residual ** 2 / (1 - leverage) / self.noise[items]
         relative = (self.noise[asked] + own) / (8 + len(items))
