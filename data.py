@@ -317,7 +317,7 @@ def to_dataset(name, ratings, users=None, items=None, columns=None):
     items = items.reindex(columns=["title", "genres", "year"], fill_value="")
     titles, genres = items["title"], items["genres"].tolist()
     dated = titles.str.extract(r"(?s).*\(([0-9]{4})\)", expand=False)       # "Heat (1995)"
-    years = items["year"].str.extract("(?s).*([0-9]{4})", expand=False)
+    years = items["year"].str.extract("([0-9]{4})", expand=False)
     titles = titles.mask((titles != "") & years.notna() & dated.isna(), titles + " (" + years + ")")
     titles = titles.where(titles != "", item_ids.astype(str)).tolist()
     years = years.fillna(dated).fillna("0").astype(np.int32).to_numpy()
@@ -342,7 +342,8 @@ def _match_ids(kind, ratings, listed, others):
     if ids.astype(str).str.fullmatch("-?[0-9]{1,18}").all():
         ids = ids[np.argsort(ids.astype(np.int64), kind="stable")]         # "9" before "10"
     rows = ids.get_indexer(rated).astype(np.int32)[codes]
-    text = listed.astype(object).where(listed.notna(), "").astype(str).set_axis(known)
+    text = listed.astype(object).where(listed.notna(), "").set_axis(known)
+    text = text.apply(lambda column: column.map(id_text))
     array = np.array(ids.tolist())
     if array.dtype.kind not in "iuU":                          # integers that no type has room for
         array = np.array(ids.astype(str).tolist())
@@ -358,7 +359,7 @@ def _factorize(table, name, kind):
 
 
 def id_text(item):
-    """An id as text: "7" for 7.0, too, which pandas makes of a 7 if an id is missing."""
+    """An id or a category as text: "7" for 7.0, too, which pandas makes of 7 if one is missing."""
     return str(item).removesuffix(".0") if isinstance(item, float) else str(item)
 
 

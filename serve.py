@@ -16,6 +16,7 @@ from data import AGES, RATED, DataError, csv_records, id_text, load, output_path
 from data import sample_users, to_dataset, write_whole
 from lfg import LFGDual, LFGRank
 from settings import SIZES, Models, fit_all, settings_for
+from svd import like_threshold
 
 FORMAT = 5                                                 # of the model file
 ARTICLES = "the|a|an|la|le|les|l'|il|lo|el|los|las|der|die|das"         # as in "Matrix, The"
@@ -268,9 +269,9 @@ class Recommender:
         if profile is not None and not hasattr(profile, "items"):
             raise DataError('profile must be a dict such as {"age": 25}')
         for column, value in ({} if profile is None else profile).items():
-            if value is None:                              # unknown
+            if value is None or str(value) in ("nan", "<NA>"):           # unknown
                 continue
-            wanted = f"{column}={value}"
+            wanted = f"{column}={id_text(value)}"
             if re.fullmatch(r"age=[0-9]+(\.[0-9]*)?", wanted):
                 wanted = f"age={max([a for a in AGES if a <= float(value)], default=AGES[0])}"
             group = [name for name in self.E_names if name.startswith(f"{column}=")]
@@ -279,7 +280,7 @@ class Recommender:
             if not wanted:
                 known = group or dict.fromkeys(name.partition("=")[0] for name in self.E_names)
                 raise DataError(f"{column}={value}: not in the profiles that the model was "
-                                f"trained with; choose from {', '.join(known) or 'none'}")
+                                f"trained with; choose from {', '.join([*known][:30]) or 'none'}")
             for name in group:
                 row[self.E_names.index(name)] = name == wanted
         return row
@@ -302,6 +303,7 @@ class Recommender:
         if not found and not wanted.isdecimal():           # a part of a title, but not of an id
             found = [n for name, indices in self.found_by.items() if wanted in name for n in indices
                      if year in self.titles[n] and self.titles[n] != str(self.item_ids[n])]
+        found = [n for n in found if self.titles[n] == text] or found    # not "AZUL" for "Azul"
         if len(set(found)) == 1:
             return found[0]
         problem = "fits several items; add the year, or use the id: "
@@ -402,7 +404,9 @@ def train_model(data, generator, epochs, factors, seeds, seed, quiet, jobs, samp
     if not quiet:
         some = sample_users(data, 10_000, seed)
         rmse = rmse_of(model, [some.ratings] * 3, some.E)
-        print(f"training RMSE {rmse:.4f}", file=sys.stderr)
+        likes = np.mean(data.ratings.values >= like_threshold(data.ratings.values))
+        print(f"training RMSE {rmse:.4f}, ratings {scale[0]:g} to {scale[1]:g}, {likes:.1%} likes",
+              file=sys.stderr)
     return Recommender.from_model(model, rank, data, data.ratings, noise.sigma2, scale)
 
 
@@ -502,7 +506,7 @@ def score_users(table, model, n=10, by="rank", among=None):
     for user, rows in table.groupby("user", observed=True, dropna=False):
         rated = model.indices(zip(rows.index, rows["item"], rows["rating"]))
         best = model.best(*rated, model.E_mean, n, by, among)
-        found += [(user, str(model.item_ids[i]), float(rating), float(score))
+        found += [(user, model.item_ids[i].item(), float(rating), float(score))
                   for i, score, rating in zip(*best)]
     return frame(found, [*RATED, "score"])
 
