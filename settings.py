@@ -64,7 +64,7 @@ SETTINGS["ml-100k", "realtime"] = {                        # what is not named i
     "BiasSVD fold-in": dict(l2=7.0, l2_bias=3.0, l2_item=300.0),
     "SVD++": dict(n_factors=50, l2=1.2, l2_bias=0.3, epochs=20, rate=0.02),
     "SVD++ fold-in": dict(l2=5.0, l2_bias=3.0),
-    "LFG (paper)": dict(n_factors=5, hidden=(256, 64, 32), rate=4e-3, batch=64, epochs=20),
+    "LFG (paper)": dict(n_factors=10, hidden=(512, 128, 16, 16), rate=2e-3, batch=32, epochs=40),
     "LFG": dict(n_factors=200, l2=0.3, l2_M=0.6, mask=0.3, epochs=40, rate=5e-3),
     "LFG-item": dict(n_factors=200, l2=0.05, l2_M=0.15, mask=0.5, shown_weight=0.2,
                      svd_rows=30, batch=256),
