@@ -231,11 +231,6 @@ def sample_users(data, n, seed):
     return replace(data, ratings=ratings, user_ids=data.user_ids[users], E=data.E[users])
 
 
-def first_ratings(ratings, n, seed):
-    """At most n ratings per user, in an order fixed by seed: a larger n only adds ratings."""
-    return ratings.where(ratings.ranks(np.random.default_rng(seed)) < n)
-
-
 def synthetic(n_users=943, n_items=1682, n_ratings=100_000, seed=0):
     """Made-up Dataset of n_ratings ratings from 1 to 5: five planted factors, biases and noise.
 

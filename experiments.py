@@ -28,8 +28,8 @@ from timeit import timeit
 
 import numpy as np
 
-from data import DataError, Ratings, Split, first_ratings, load, official, output_path
-from data import sample_users, split, write_whole
+from data import DataError, Ratings, Split, load, official, output_path, sample_users, split
+from data import write_whole
 from lfg import LFGDual
 from serve import Parser, Recommender, add_shared_options, int_range, rmse_of, run_command
 from settings import COUNTS, GRID, SHARES, Models, choices, fit_all, neighbours, settings_for
@@ -154,7 +154,8 @@ def cases_of(ratings, test, fold, seed, given=None):
         raise DataError(f"no new user of fold {fold} has {COUNTS[-1]} ratings to show; use data "
                         "with more ratings per user")
     profile, target = (r.where(steady[r.users]) for r in shown)
-    return [Split(train_part, first_ratings(profile, n, seed), target) for n in COUNTS]
+    rank = profile.ranks(np.random.default_rng(seed))      # a larger count only adds ratings
+    return [Split(train_part, profile.where(rank < n), target) for n in COUNTS]
 
 
 def ranking_of(model, case, E):

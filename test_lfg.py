@@ -33,7 +33,7 @@ import data
 import experiments
 import serve
 import settings
-from data import DataError, Ratings, first_ratings, load, official, output_path, read_ratings
+from data import DataError, Ratings, load, official, output_path, read_ratings
 from data import sample_users, split, synthetic, to_dataset, write_whole
 from experiments import COLUMNS, cases_of, differences
 from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, Noise, PaperLFG, RankLFG
@@ -1100,15 +1100,15 @@ def test_folds_share_out_ratings_or_users(small):
         assert min(targets) > 20 and sum(targets) == 200
 
 
-def test_folds_and_first_ratings_are_of_pairs_nested_and_stay_the_same():
+def test_folds_and_ranks_are_of_pairs_nested_and_stay_the_same():
     R = synthetic(60, 80, 900, seed=1).ratings
-    two, five = (first_ratings(R, n, 3) for n in (2, 5))
+    two, five = (R.where(R.ranks(np.random.default_rng(3)) < n) for n in (2, 5))
     assert pairs(two) < pairs(five) and five.shape == R.shape
     assert np.array_equal(five.counts, np.minimum(R.counts, 5))
     other = R.with_values(R.values % 5 + 1)                # which do not count; nor may the version
     found = [split(other, test, 2, 7).target for test in ("basic", "realtime")]
     raw = b"".join((r.users.astype(np.int64) * 80 + r.items).astype("<i8").tobytes()
-                   for r in [*found, first_ratings(other, 2, 7)])
+                   for r in [*found, other.where(other.ranks(np.random.default_rng(7)) < 2)])
     assert hashlib.md5(raw).hexdigest() == "3f6d3804c92c09b5e4e76f25e5368ddb"
 
 
@@ -1506,7 +1506,7 @@ def test_cold_start_shows_so_many_ratings_of_the_same_users():
         profile, target = (part.where(steady[part.users]) for part in shown)
         assert len(cases) == len(COUNTS) and 0 < len(target) < len(shown[1])
         for size, case in zip(COUNTS, cases):
-            expected = train, first_ratings(profile, size, 7), target
+            expected = train, profile.where(profile.ranks(np.random.default_rng(7)) < size), target
             assert [*map(pairs, case)] == [*map(pairs, expected)]
 
 
