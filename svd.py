@@ -399,8 +399,10 @@ class FoldIn(FactorModel):
             leverage, own = row_dot(A @ root), row_dot(Q @ root)
         else:
             # A G^-1 At = I - (A D^-1 At + I)^-1, G^-1 = D^-1 - D^-1 At (A D^-1 At + I)^-1 A D^-1
+            # D has one value in all columns but the last: Q^2 is not needed, 5.85 -> 5.68 ms
             leverage = 1 - row_dot(root)
-            own = row_dot(Q, Q / self.ridge) - row_dot(Q @ (AD.T @ root))
+            last = Q[:, -1] ** 2 * (1 / self.ridge[-1] - 1 / self.ridge[0])
+            own = row_dot(Q) / self.ridge[0] + last - row_dot(Q @ (AD.T @ root))
         residual = values - self.base[items] - self.q1[items] @ x
         squares = residual ** 2 / (1 - leverage) / self.noise[items]
         relative = (self.noise[asked] + own) / (8 + len(items))
