@@ -355,7 +355,7 @@ def _factorize(table, name, kind):
 
 def id_text(item):
     """An id or a category as text: "7" for 7.0, too, which pandas makes of 7 if one is missing."""
-    return str(item).removesuffix(".0") if isinstance(item, float) else str(item)
+    return str(item).removesuffix(".0") if isinstance(item, (float, np.floating)) else str(item)
 
 
 def _check_rows(table, name, bad, problem):

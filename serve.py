@@ -269,18 +269,20 @@ class Recommender:
         if profile is not None and not hasattr(profile, "items"):
             raise DataError('profile must be a dict such as {"age": 25}')
         for column, value in ({} if profile is None else profile).items():
-            if value is None or str(value) in ("nan", "<NA>"):           # unknown
-                continue
-            wanted = f"{column}={id_text(value)}"
+            if not isinstance(value, str) and str(value) in ("None", "nan", "NaT", "<NA>"):
+                continue                                   # unknown
+            wanted = f"{column}={value}"
             if re.fullmatch(r"age=[0-9]+(\.[0-9]*)?", wanted):
                 wanted = f"age={max([a for a in AGES if a <= float(value)], default=AGES[0])}"
             group = [name for name in self.E_names if name.startswith(f"{column}=")]
-            if wanted not in group:                        # perhaps only the case differs
-                wanted = next((one for one in group if one.casefold() == wanted.casefold()), None)
+            if wanted not in group:                        # perhaps the case differs, or 1.0 is 1
+                alike = wanted.casefold(), f"{column}={id_text(value)}".casefold()
+                wanted = next((one for one in group if one.casefold() in alike), None)
             if not wanted:
                 known = group or dict.fromkeys(name.partition("=")[0] for name in self.E_names)
+                known = [*known][:30] + ["..."] * (len(known) > 30)
                 raise DataError(f"{column}={value}: not in the profiles that the model was "
-                                f"trained with; choose from {', '.join([*known][:30]) or 'none'}")
+                                f"trained with; choose from {', '.join(known) or 'none'}")
             for name in group:
                 row[self.E_names.index(name)] = name == wanted
         return row
@@ -303,7 +305,7 @@ class Recommender:
         if not found and not wanted.isdecimal():           # a part of a title, but not of an id
             found = [n for name, indices in self.found_by.items() if wanted in name for n in indices
                      if year in self.titles[n] and self.titles[n] != str(self.item_ids[n])]
-        found = [n for n in found if self.titles[n] == text] or found    # not "AZUL" for "Azul"
+        found = [n for n in found if self.titles[n].strip() == text.strip()] or found    # exact
         if len(set(found)) == 1:
             return found[0]
         problem = "fits several items; add the year, or use the id: "
@@ -380,7 +382,7 @@ def plain_title(title):
 
 
 def train_model(data, generator, epochs, factors, seeds, seed, quiet, jobs, sample):
-    """The Recommender for a Dataset, as Recommender.train; unless quiet, prints a training RMSE."""
+    """The Recommender for a Dataset, as Recommender.train; unless quiet, prints how it went."""
     if generator not in ("user", "item", "dual"):
         raise DataError(f"generator is {generator!r}; it must be user, item or dual")
     scale = [data.ratings.values.min(), data.ratings.values.max()]
@@ -552,7 +554,7 @@ def vectors(model):
     found = []
     for size in [0, 1, 2] + rng.integers(3, max(4, min(300, n_items)), 17).tolist():
         items = rng.choice(n_items, min(size, n_items), replace=False)
-        values = rng.uniform(model.low, model.high, len(items)).round(1).astype(np.float32)
+        values = rng.choice(np.linspace(model.low, model.high, 41, dtype=np.float32), len(items))
         profile = rng.random(len(model.E_mean)) < 0.1 if found else model.E_mean
         profile = profile.astype(np.float32)
         asked = rng.choice(n_items, 5).tolist()

@@ -1,6 +1,6 @@
 """Matrix factorization (Section 2), fold-in of new users, and the baselines, lists included.
 
-Every model here and in lfg.py keeps one contract, of which models of lists do not need `predict`.
+Every model here and in lfg.py keeps one contract (those that only order need no `predict`).
 R and `shown` are data.Ratings (users, items):
 
     model.fit(R, E, F, progress)             E: (users, a), F: (items, b): side information, or None
@@ -134,7 +134,7 @@ class BiasSVD(FactorModel):
         items = [getattr(self, name) for name in self.of_items]
         item_adam = Adam(items)
         self.sparse = few_columns(R, 128)
-        if self.sparse:                                       # blocks that rate an item penalise it
+        if self.sparse:                                    # blocks that rate an item penalise it
             times = np.bincount(np.concatenate([np.unique(R.rows(users[b])[1]) for b in blocks]),
                                 minlength=R.shape[1])
             self.root_n *= (len(blocks) / np.maximum(1, times)).astype(np.float32)
@@ -320,7 +320,7 @@ class FoldIn(FactorModel):
         return np.linalg.solve(ZtW @ Z + np.diag(penalty), ZtW @ x).astype(x.dtype)
 
     def prior_features(self, q, items, values, profile):
-        """z (columns,): [1, E, sum of q over items / (n + 5), any likes' / (n + 5), log(1 + n)]."""
+        """z (columns,): [1, E, sum of q over items / (n + 5), same over likes if used, log(1+n)]."""
         n = len(items)
         summed = [np.ones(n)] if self.like is None else [np.ones(n), values >= self.like]
         sums = np.array(summed, q.dtype) @ q[items] / (n + 5)            # (1 or 2, k)
