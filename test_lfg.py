@@ -1828,15 +1828,15 @@ def test_ctrl_c_prints_complete_folds_and_no_process_is_left_even_after_a_kill(h
         import os, signal, sys
         import experiments, serve
         measured = experiments.measured
-        # Ctrl-C goes to all processes, the kill to one
-        steps = iter([measured, lambda fold: {how} or measured(fold)])
+        # Ctrl-C goes to all processes, the kill to one; late, so all have begun
+        steps = iter([measured] * 3 + [lambda fold: {how} or measured(fold)])
         experiments.measured = lambda fold: next(steps)(fold)
         signal.signal(signal.SIGINT, signal.default_int_handler)         # a shell may ignore it
         serve.run_command("experiments.py", experiments.run, sys.argv[1:], "interrupted")
         """, "--dataset", "synthetic:60x40x900", "--test", "basic", "--models", "lfg", "--jobs", 2,
                   start_new_session=True, timeout=60)      # until all have closed their output
     assert (done.returncode, done.stderr) == (code, "experiments.py: interrupted\n" * folds)
-    assert done.stdout.count("Results on synthetic, fold 1\n") == folds
+    assert done.stdout.count("Results on synthetic, folds 1, 2, 3\n") == folds
 
 
 def test_speed_is_a_row_per_way_to_answer(cli, monkeypatch, folds):
