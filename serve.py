@@ -555,7 +555,7 @@ def vectors(model):
     for size in [0, 1, 2] + rng.integers(3, max(4, min(300, n_items)), 17).tolist():
         items = rng.choice(n_items, min(size, n_items), replace=False)
         values = rng.choice(np.linspace(model.low, model.high, 41, dtype=np.float32), len(items))
-        profile = (rng.random(len(model.E_mean)) < 0.1).astype(np.float32) if found else model.E_mean
+        profile = (rng.random(len(model.E_mean)) < 0.1).astype(np.float32) if size else model.E_mean
         asked = rng.choice(n_items, 5).tolist()
         one = {"items": items, "ratings": values, "profile": profile}
         for by, prefix, name, shares in (("rating", "", "predictions", "rating_shares"),

@@ -320,7 +320,7 @@ class FoldIn(FactorModel):
         return np.linalg.solve(ZtW @ Z + np.diag(penalty), ZtW @ x).astype(x.dtype)
 
     def prior_features(self, q, items, values, profile):
-        """z (columns,): [1, E, sum of q over items / (n + 5), same over likes if used, log(1+n)]."""
+        """z (columns,): [1, E, sum of q over items / (n + 5), same of any likes, log(1 + n)]."""
         n = len(items)
         summed = [np.ones(n)] if self.like is None else [np.ones(n), values >= self.like]
         sums = np.array(summed, q.dtype) @ q[items] / (n + 5)            # (1 or 2, k)
