@@ -166,7 +166,7 @@ class LFG(FactorModel):
         x[row, n_side + n_items + item] = scale
         return x
 
-    def gradients(self, x, row, item, value, weight=1):
+    def gradients(self, x, row, item, value, weight):
         """The loss of a batch, / B; its gradients: network parameters, M.T and bi."""
         G, caches = self.network.forward(x, training=True)
         U_G, bu_G = G[:, :-1], G[:, -1]                    # (B, k), (B,)
@@ -175,7 +175,7 @@ class LFG(FactorModel):
         return loss, self.network.backward(dG, caches)[1] + [d.T @ U_G, d.sum(0)]
 
     def loss(self, U_G, bu_G, row, item, value, weight):
-        """Squared error / B, and its gradient with respect to the predictions (B, items)."""
+        """Weighted squared error / B, and its gradient with respect to predictions (B, items)."""
         target = value - self.mu - bu_G[row] - self.bi[item]
         return masked_mse(U_G @ self.M, row, item, target, weight)
 
@@ -306,7 +306,7 @@ class CellsLFG(LFG):
     a0: float = 0.3
     orders = True
 
-    def gradients(self, x, row, item, value, weight=1):
+    def gradients(self, x, row, item, value, weight):
         """Loss / B; its gradients with respect to network parameters, M.T, and bi (0)."""
         G, caches = self.network.forward(x, training=True)
         Q = G[:, :-1]                                      # (B, k)

@@ -2439,7 +2439,7 @@ def test_a_port_reproduces_the_vectors_and_one_user_gets_the_scores_of_the_model
     vectors = json.loads((folder / "vectors.json").read_text())
     lengths = [len(one["items"]) for one in vectors]
     assert len(vectors) == 20 and lengths[:3] == [0, 1, 2] and len(set(lengths)) > 8
-    for one in vectors:
+    for one in map(dict, vectors):
         user = np.array(one.pop("items"), int), *(
             np.float32(one.pop(name)) for name in ("ratings", "profile"))
         shown = Ratings(np.zeros(len(user[0]), int), *user[:2], (1, 40))
@@ -2469,7 +2469,7 @@ def test_a_port_reproduces_the_vectors_and_one_user_gets_the_scores_of_the_model
         "format": 5, "file": "weights.bin", "type": "float32, little-endian, last index fastest",
         "layers": layers, "rank_layers": layers, "slope": 0.01,
         "E_names": films.E_names, "items": items}
-    assert model.E_mean == pytest.approx(np.delete(films.E, 3, axis=0).mean(0))
+    assert vectors[0]["profile"] == pytest.approx(np.delete(films.E, 3, axis=0).mean(0))
 
 
 COMMAND_MISTAKES = """
