@@ -140,7 +140,7 @@ class Dataset:
     folder: object = None      # of ML-100k: a Path or zipfile.Path, for u1.base and so on
 
 
-# Ratings to train on, to show to the model, and to predict; all of one shape
+# Ratings to train on, to show to the model (not E), and to predict; all of one shape
 Split = namedtuple("Split", "train profile target")
 
 
@@ -212,7 +212,7 @@ def official(data, fold):
                             "datasets/movielens, or make it as docs/results.md says")
         table = _read_table(path, *LAYOUTS["u.data"][0][1:], RATED)
         at = np.array([left.pop(pair, -1) for pair in zip(table["user"], table["item"])])
-        _check_rows(table, "", at < 0, "the rating of item {item!r} by user {user!r} is not in "
+        check_rows(table, "", at < 0, "the rating of item {item!r} by user {user!r} is not in "
                     f"the data set, or is twice in u{fold}.base and u{fold}.test")
         parts.append(R.where(at))
     if left:
@@ -289,7 +289,7 @@ def to_dataset(name, ratings, users=None, items=None, columns=None):
     integers, others become text.
     """
     import pandas as pd
-    ratings = _labelled("ratings", ratings, RATED, columns=columns)
+    ratings = labelled("ratings", ratings, RATED, columns=columns)
     if len(ratings) == 0:
         raise DataError(f"{ratings.attrs.get('file', 'ratings')}: no ratings")
     user_ids, rows, users = _match_ids("user", ratings, users, ["age"])
@@ -297,20 +297,21 @@ def to_dataset(name, ratings, users=None, items=None, columns=None):
     codes, distinct = pd.factorize(ratings["rating"])          # few, and text is slow to convert
     distinct = distinct if distinct.dtype.kind in "iuf" else distinct.astype(str)  # no dates, bools
     values = np.append(pd.to_numeric(distinct, errors="coerce"), np.nan).astype(np.float64)
-    _check_rows(ratings, "ratings", ~(np.abs(values) < 1e10)[codes],       # code -1: unknown
+    check_rows(ratings, "ratings", ~(np.abs(values) < 1e10)[codes],       # code -1: unknown
                 "rating {rating!r} is not a number between -1e10 and 1e10")
     try:
         R = Ratings(rows, at, values[codes], (len(user_ids), len(item_ids)))
     except ValueError:
         twice = pd.DataFrame({"user": rows, "item": at}).duplicated()
-        _check_rows(ratings, "ratings", twice, "user {user!r} rates item {item!r} twice")
+        check_rows(ratings, "ratings", twice, "user {user!r} rates item {item!r} twice")
 
     listed = users.pop("user") != ""
     ages = pd.to_numeric(users.get("age", pd.Series("", users.index)), errors="coerce")
     E, E_names = _one_hot({"age": ages, **users.drop(columns="age", errors="ignore")})
     E[~listed] = E[listed].mean(0)
     items = items.reindex(columns=["title", "genres", "year"], fill_value="")
-    titles, genres = items["title"], items["genres"].tolist()
+    titles = items["title"]
+    genres = items["genres"].str.replace(r"\s*\|\s*", "|", regex=True).str.strip().tolist()
     dated = titles.str.extract(r"(?s).*\(([0-9]{4})\)", expand=False)       # "Heat (1995)"
     years = items["year"].str.extract("([0-9]{4})", expand=False)
     titles = titles.mask((titles != "") & years.notna() & dated.isna(), titles + " (" + years + ")")
@@ -326,19 +327,21 @@ def _match_ids(kind, ratings, listed, others):
     name = f"{kind}s"
     codes, rated = _factorize(ratings, "ratings", kind)
     listed = (rated.unique().to_frame(name=kind).infer_objects() if listed is None else
-              _labelled(name, listed, [kind], others))
+              labelled(name, listed, [kind], others))
     at, known = _factorize(listed, name, kind)
     known = known[at]                                          # one per row
     if not rated.isin(known).any():
         raise DataError(f"{listed.attrs.get('file', name)}: none of the rated {name}, such as "
                         f"{rated[0]!r}, is among {list(known[:3])}; do the types of ids differ?")
-    _check_rows(listed, name, known.duplicated(), f"{kind} {{{kind}!r}} is listed twice")
+    check_rows(listed, name, known.duplicated(), f"{kind} {{{kind}!r}} is listed twice")
     ids = rated.append(known).unique().sort_values()
     if ids.astype(str).str.fullmatch("-?[0-9]{1,18}").all():
         ids = ids[np.argsort(ids.astype(np.int64), kind="stable")]         # "9" before "10"
     rows = ids.get_indexer(rated).astype(np.int32)[codes]
     text = listed.astype(object).where(listed.notna(), "").set_axis(known)
     text = text.apply(lambda column: column.map(id_text))
+    lists = text.filter(["genres"]).apply(lambda column: column.str.startswith("["))
+    check_rows(listed, name, lists.any(axis=1), "genres {genres!r} must be like 'Comedy|Drama'")
     array = np.array(ids.tolist())
     if array.dtype.kind not in "iuU":                          # integers that no type has room for
         array = np.array(ids.astype(str).tolist())
@@ -349,7 +352,7 @@ def _factorize(table, name, kind):
     """The index of the id in each row of a table, and the distinct ids, integers or text."""
     codes, ids = table[kind].factorize()
     ids = ids.astype(object)                                   # few: objects are slow
-    _check_rows(table, name, np.append(ids == "", True)[codes], f"{kind} id is empty")   # -1: NaN
+    check_rows(table, name, np.append(ids == "", True)[codes], f"{kind} id is empty")   # -1: NaN
     return codes, ids if ids.inferred_type in ("integer", "string") else ids.map(id_text)
 
 
@@ -358,7 +361,7 @@ def id_text(item):
     return str(item).removesuffix(".0") if isinstance(item, (float, np.floating)) else str(item)
 
 
-def _check_rows(table, name, bad, problem):
+def check_rows(table, name, bad, problem):
     """Raise DataError about the first row where bad (n,); problem: a template over the columns."""
     for row in np.flatnonzero(bad)[:1]:
         place = f"{table.attrs['file']}, line" if "file" in table.attrs else f"{name}, row"
@@ -366,7 +369,7 @@ def _check_rows(table, name, bad, problem):
         raise DataError(f"{place} {table.index[row]}: {problem}; correct or delete it")
 
 
-def _labelled(name, table, needed, others=(), columns=None):
+def labelled(name, table, needed, others=(), columns=None):
     """A DataFrame with the labels needed and, where it has such columns, others."""
     if not (hasattr(table, "columns") and hasattr(table, "attrs")):
         raise DataError(f"{name} must be a pandas DataFrame; it needs {', '.join(needed)}")
@@ -388,7 +391,7 @@ def _label_columns(place, names, needed, labels, columns):
     if missing:
         among = ", ".join(map(str, names)) or "none"
         raise DataError(f"{place}: no column {' or '.join(map(str, missing))} among {among}; "
-                        "rename it, use --columns (columns=), or put commas between columns")
+                        "rename it, use --columns (columns=) for ratings, or separate by commas")
     return found
 
 

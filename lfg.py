@@ -98,7 +98,7 @@ class LFG(FactorModel):
         return (values >= self.like).astype(self.dtype) if self.orders else values / self.unit
 
     def start_training(self, R, n_side, rng):
-        """Set what training starts from: mu, item means, the network, M from the SVD, and bi."""
+        """Set what training starts from: mu, items' deviations, the network, M from the SVD, bi."""
         self.mu, self.expected = 0, np.zeros(R.shape[1], self.dtype)     # likes are not centred
         if not self.orders:
             # the mean deviation of each item from mu, as if five more ratings were mu
@@ -111,7 +111,7 @@ class LFG(FactorModel):
         self.bi = np.zeros(R.shape[1], self.dtype)
 
     def build_network(self, n_in, rng):
-        """Linear -> LeakyReLU -> BatchNorm -> (Linear -> LeakyReLU)* -> Linear -> ends; Dropout."""
+        """Per hidden layer Linear, LeakyReLU, BatchNorm (only the first), Dropout; Linear; ends."""
         layers = []
         for n, n_out in enumerate(self.hidden):
             layers += [Linear(n_in, n_out, rng, self.dtype), LeakyReLU()]
@@ -144,7 +144,7 @@ class LFG(FactorModel):
         return part, read, asked, rows
 
     def start_M(self, R, rng):
-        """M (k, items): rows of 0.3 sqrt(S) Vt of ratings minus item means, then small noise."""
+        """M (k, items): rows of 0.3 sqrt(S) Vt of ratings minus mu and `expected`, then noise."""
         M = 0.01 * rng.standard_normal((self.n_factors, R.shape[1]))
         rows = min(self.svd_rows, self.n_factors)
         residual = R.with_values(R.values - self.mu - self.expected[R.items])
@@ -167,7 +167,7 @@ class LFG(FactorModel):
         return x
 
     def gradients(self, x, row, item, value, weight):
-        """The loss of a batch, / B; its gradients: network parameters, M.T and bi."""
+        """What `loss` gives for a batch; gradients without penalties: network, M.T and bi."""
         G, caches = self.network.forward(x, training=True)
         U_G, bu_G = G[:, :-1], G[:, -1]                    # (B, k), (B,)
         loss, d = self.loss(U_G, bu_G, row, item, value, weight)         # d: (B, items)
@@ -307,7 +307,7 @@ class CellsLFG(LFG):
     orders = True
 
     def gradients(self, x, row, item, value, weight):
-        """Loss / B; its gradients with respect to network parameters, M.T, and bi (0)."""
+        """Loss without penalties; its gradients: network parameters, M.T, and bi (0)."""
         G, caches = self.network.forward(x, training=True)
         Q = G[:, :-1]                                      # (B, k)
         liked = value > 0
@@ -380,7 +380,8 @@ class LFGRankItem(LFGItem):
         (A + (1 - a0) sum of q qt) p = sum of q + (t A + (1 - t) l2) c,     A = a0 Qt Q + l2 I
 
     (sums over the likes; Q (items, k): all items). In units where A is I, that is, with A = L Lt,
-    x = Lt p and q1 = sqrt(1 - a0) L^-1 q, it is fold_in with a ridge of 1. c = z W, as in FoldIn.
+    x = Lt p and q1 = sqrt(1 - a0) L^-1 q, it is fold_in of values 1 / sqrt(1 - a0) with a ridge of
+    1, and x . q1 = sqrt(1 - a0) s. c = z W, as in FoldIn.
     An item's q is what the network generates, followed by what is known of the item, F, times
     `known`. A rare genre weighs more than a frequent one: fans of a genre get that genre.
 
@@ -500,7 +501,7 @@ class LFGDual:
 
     def serving_arrays(self):
         """The arrays of all parts, by name."""
-        arrays = {"weights": self.weights}
+        arrays = {"weights": np.array(self.weights)}
         for model in self.parts:
             arrays.update(model.serving_arrays())
         return arrays
@@ -531,7 +532,7 @@ class LFGDual:
 
     def shares(self, items, values, asked, scores):
         """What each rating adds to the joined scores of items asked, (m, n); scores: by part."""
-        found = np.zeros((len(asked), len(items)), np.float32)
+        found = np.zeros((len(asked), len(items)), self.parts[0].q1.dtype)
         for part, weight, score in zip(self.parts, self.part_weights(len(items)), scores):
             if part in self.solved:                        # what a Generator gives has no shares
                 found += weight / self.scaled(score)[1] * part.shares(items, values, asked)

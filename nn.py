@@ -1,8 +1,8 @@
 """A small neural network library in NumPy: each backward pass stands next to its forward pass.
 
 `forward(x, training)` returns (y, cache). `backward(dy, cache)` is pure: it takes the gradient of
-the loss with respect to y and returns (dx, grads), grads in the order of `params`. There is no
-autograd, convolution or GPU support. Shapes: B rows of a batch, D columns in, H columns out.
+the loss with respect to y, and the cache of a forward in training, and returns (dx, grads), grads
+in the order of `params`. Shapes: B rows of a batch, D columns in, H columns out.
 """
 
 import numpy as np
@@ -40,12 +40,12 @@ class Rows:
         self.params = linear.params
 
     def forward(self, x, training=False):
-        """One row of x at a time: the part of W it needs fits in the cache; zeros are skipped."""
+        """One row of x at a time: what it needs of W fits in the CPU's cache; zeros are skipped."""
         y = np.tile(self.linear.b, (len(x), 1))
         for n, values in enumerate(x):
-            read = np.flatnonzero(values != 0)
-            for part in even_slices(len(read), 1024):
-                y[n] += values[read[part]] @ self.linear.W.take(self.rows[read[part]], 0)
+            rows, values = self.rows[values != 0], values[values != 0]
+            for part in even_slices(len(rows), 1024):
+                y[n] += values[part] @ self.linear.W.take(rows[part], 0)
         return y, x
 
     def backward(self, dy, x, input_grad=False):
@@ -153,7 +153,7 @@ class Sequential:
         return x, caches
 
     def backward(self, dy, caches, input_grad=False):
-        """dx and the gradients of all parameters; the first layer is a Linear. dx can be None."""
+        """dx, None unless input_grad, and all gradients; the first layer is a Linear or Rows."""
         grads = []
         for layer, cache in zip(self.layers[:0:-1], caches[:0:-1]):
             dy, layer_grads = layer.backward(dy, cache)
@@ -165,8 +165,8 @@ class Sequential:
 def masked_mse(prediction, row, column, target, weight=1):
     """Weighted sum of squared errors over observed entries, divided by B, and its gradient.
 
-    (B, C), (n,), (n,), (n,) -> (), (B, C). Entry i is observed at (row[i], column[i]) with the
-    value target[i]; the gradient is 0 elsewhere. weight: of each entry, (n,) or a number.
+    (B, C), (n,), (n,), (n,) -> (), (B, C). Entry i is target[i], at (row[i], column[i]), no
+    cell twice; the gradient is 0 in other cells. weight: of each entry, (n,) or a number.
     """
     residual = prediction[row, column] - target            # (n,)
     gradient = np.zeros_like(prediction)
@@ -177,8 +177,8 @@ def masked_mse(prediction, row, column, target, weight=1):
 def multinomial(logits, row, column):
     """Negative log likelihood of the observed entries under a softmax per row, / B; its gradient.
 
-    (B, C), (n,), (n,) -> (), (B, C). Each entry is one draw from its row's softmax, so a row with m
-    entries has the gradient (m softmax(logits) - 1 at its entries) / B.
+    (B, C), (n,), (n,) -> (), (B, C). Entries are distinct, each one draw from its row's softmax:
+    a row with m entries has the gradient (m softmax(logits) - 1 at its entries) / B.
     """
     logits = logits - logits.max(1, keepdims=True)         # the same softmax, without overflow
     p = np.exp(logits)
@@ -195,7 +195,7 @@ def cosine(progress):
 
 
 class Adam:
-    """Adam (Kingma and Ba, 2015) on a list of arrays, each with its own penalty l2 * |p|^2.
+    """Adam (Kingma and Ba, 2015) on a list of arrays p with penalties l2 |p|^2; l2: one or a list.
 
     With g including the 2 l2 p of that penalty: m = b1 m + g, v = b2 v + g^2,
     p -= rate * m (1 - b1) / (1 - b1^t) / (sqrt(v (1 - b2) / (1 - b2^t)) + eps).
@@ -215,7 +215,7 @@ class Adam:
         self.last = [np.zeros(len(p), int) for p in params]              # step of the last update
 
     def step(self, grads, rate, rows=None):
-        """One update of the parameters in place; grads are overwritten.
+        """One update of the parameters in place; grads may be overwritten.
 
         rows: for each parameter, the indices of the rows that its gradient is for; None means all.
         """
@@ -250,15 +250,16 @@ class Adam:
     def _step_rows(self, n, p, g, m, v, rows, rate, eps):
         """Update some rows of parameter n; the others wait until they are touched.
 
-        After a wait of s steps, m and v decay by b1^s and b2^s as well. Adam would have moved the
-        row in those steps, too, by less each time; here it moves once, by as much as Adam would in
-        this step and the next s. The penalty of the s steps is implicit, so it cannot overshoot 0.
+        After s steps without it since its last update, m and v decay by b1^s and b2^s as well. Adam
+        would move an idle row, too, by less each time; here it moves once, by as much as Adam would
+        in this step and the next s, as if it will wait as long again. The penalty of the s steps is
+        implicit, so it cannot overshoot 0.
         """
         last = self.last[n][rows]
         wait = np.where(last, self.t - 1 - last, 0).reshape(-1, *[1] * (p.ndim - 1))
         self.last[n][rows] = self.t
         l2 = 2 * self.l2[n]
-        fade = self.b1 / self.b2 ** 0.5                    # of what a row moves, in an idle step
+        fade = self.b1 / self.b2 ** 0.5                    # an idle step's move / that of the last
         steps = wait + 1.0
         factors = [factor.astype(p.dtype) for factor in (
             self.b1 ** steps, self.b2 ** steps, rate * (1 - fade ** steps) / (1 - fade),
@@ -283,12 +284,12 @@ class Adam:
 
 
 def batches(model, rows, size, rng, R, params, progress):
-    """Yield the batches of each epoch on ratings R: some rows, the share of training done, errors.
+    """Yield, for each batch of every epoch: some of `rows`, the share of training done, a list.
 
-    The caller appends the error of each batch to `errors`. After an epoch, mse is their sum divided
-    by the number of ratings; it goes to progress(epoch, mse), if given. Raises FloatingPointError
-    if training has diverged: the root of mse is at least `most`, or a parameter is at least 100
-    times that (mse does not cover the last step).
+    The caller appends the error of the batch, summed over its ratings, to the list. After an epoch,
+    mse, their sum / len(R), goes to progress(epoch, mse), if given. Raises FloatingPointError if
+    training has diverged: the root of mse is beyond twice the range of ratings, or a parameter 100
+    times that (mse does not cover the last step). model.epochs is all that is read of the model.
     """
     slices = even_slices(len(rows), size)
     most = 2 * (max(0, R.values.max()) - min(0, R.values.min())) + 1

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data import AGES, RATED, DataError, csv_records, id_text, load, output_path, read_ratings
-from data import sample_users, to_dataset, write_whole
+from data import AGES, RATED, DataError, check_rows, csv_records, id_text, labelled, load
+from data import output_path, read_ratings, sample_users, to_dataset, write_whole
 from lfg import LFGDual, LFGRank
 from settings import SIZES, Models, fit_all, settings_for
 from svd import like_threshold
@@ -198,7 +198,7 @@ class Recommender:
 
     def model(self, by):
         """The model that orders a list by "rank" or by "rating". Raises DataError."""
-        if by not in self.models:
+        if by not in [*self.models]:                       # a list, say, cannot be hashed
             raise DataError(f"by is {by!r}; it must be rank or rating")
         return self.models[by]
 
@@ -210,9 +210,9 @@ class Recommender:
             known = sorted(set().union(*genres) - {""})
             wanted = [name for name in known if name.casefold() == str(genre).casefold()]
             if not wanted:
-                raise DataError(f"genre {genre!r} is unknown; choose from "
+                raise DataError(f"genre {genre!r:.100} is unknown; choose from "
                                 f"{', '.join(known) or 'none'}")
-            found = np.array([wanted[0] in names for names in genres])
+            found = np.array([not set(wanted).isdisjoint(names) for names in genres])
         if years is not None:
             span = re.fullmatch("([1-9][0-9]{3})(?:-([0-9]{4}))?", str(years).strip())
             first, last = span.groups(span[1]) if span else ("1", "0")
@@ -269,10 +269,11 @@ class Recommender:
         if profile is not None and not hasattr(profile, "items"):
             raise DataError('profile must be a dict such as {"age": 25}')
         for column, value in ({} if profile is None else profile).items():
-            if not isinstance(value, str) and str(value) in ("None", "nan", "NaT", "<NA>"):
-                continue                                   # unknown
+            unknown = ("",) if isinstance(value, str) else ("None", "nan", "NaT", "<NA>")
+            if str(value) in unknown:
+                continue
             wanted = f"{column}={value}"
-            if re.fullmatch(r"age=[0-9]+(\.[0-9]*)?", wanted):
+            if re.fullmatch(r"age=[0-9]{1,3}(\.[0-9]*)?", wanted):             # no year of birth
                 wanted = f"age={max([a for a in AGES if a <= float(value)], default=AGES[0])}"
             group = [name for name in self.E_names if name.startswith(f"{column}=")]
             if wanted not in group:                        # perhaps the case differs, or 1.0 is 1
@@ -500,12 +501,15 @@ def score(options):
 def score_users(table, model, n=10, by="rank", among=None):
     """The n best items for each user in a table of ratings: a DataFrame user, item, rating, score.
 
-    table: user, item (id or title) and rating, in any order; an error message begins with the index
-    of its row. Users come in the order of their ids. The other arguments are those of best.
+    table: user, item (id or title) and rating, or their names in train, in any order of rows; an
+    error message begins with the index of its row. Users come in the order of their ids. The other
+    arguments are those of best.
     """
     found = []
+    table = labelled("ratings", table, RATED)
+    check_rows(table, "ratings", table["user"].isna(), "user id is empty")
     table = table.sort_values("item", key=lambda item: item.astype(str))      # for the same sums
-    for user, rows in table.groupby("user", observed=True, dropna=False):
+    for user, rows in table.groupby("user", observed=True):
         rated = model.indices(zip(rows.index, rows["item"], rows["rating"]))
         best = model.best(*rated, model.E_mean, n, by, among)
         found += [(user, model.item_ids[i].item(), float(rating), float(score))

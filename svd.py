@@ -1,7 +1,7 @@
 """Matrix factorization (Section 2), fold-in of new users, and the baselines, lists included.
 
 Every model here and in lfg.py keeps one contract (those that only order need no `predict`).
-R and `shown` are data.Ratings (users, items):
+R and `shown` are data.Ratings (users, items), to be read first:
 
     model.fit(R, E, F, progress)             E: (users, a), F: (items, b): side information, or None
     model.predict(users, items, shown, E)    (n,): ratings of pairs users[i], items[i], not clipped
@@ -26,7 +26,7 @@ def truncated_svd(R, k, seed=0):
 
     Returns U sqrt(S) (users, k) and sqrt(S) Vt (k, items), float32; beyond the rank they are 0.
     Randomised block Krylov iteration (Musco and Musco, 2015): the span of (RtR) Q, (RtR)^2 Q...
-    for a random Q holds the leading right singular vectors, exact to 1e-4.
+    for a random Q nearly holds the leading right singular vectors; S of ML-100k is exact to 1e-5.
     """
     n_users, n_items = R.shape
     Q = np.random.default_rng(seed).standard_normal((n_items, min(k + 10, n_items)), np.float32)
@@ -52,7 +52,7 @@ def truncated_svd(R, k, seed=0):
 
 
 def orthonormal(A, size=1 << 16):
-    """Q (n, min(n, m)) of the QR decomposition of A (n, m), in parts of `size` rows.
+    """Q (n, min(n, m)) of the QR decomposition of A (n, m), in parts of `size` >= 2 m rows.
 
     NumPy decomposes in float64: in one part, LFG-item of ML-20M's shape took 4.5 GB instead of 3.4.
     """
@@ -75,7 +75,7 @@ def blocks_of(R, size=128):
 
 
 def few_columns(R, size):
-    """Whether `size` rows of R with ratings likely rate so few columns that copying these pays."""
+    """Whether `size` rows with ratings are expected to rate less than 45 % of the columns of R."""
     often = np.bincount(R.items, minlength=R.shape[1]) / max(1, np.count_nonzero(R.counts))
     return np.mean(1 - (1 - often) ** size) < 0.45
 
@@ -98,7 +98,7 @@ class FactorModel:
         return self.base + self.user_factors(users, shown, E) @ self.q1.T
 
     def variance_terms(self, users, items, shown, E=None):
-        """a and b (n,): predicted ratings have the variance a sigma^2 + b, here sigma^2 for all."""
+        """a and b (n,): ratings have the variance a sigma^2 + b (see lfg.Noise), here sigma^2."""
         return np.ones(len(users)), np.zeros(len(users))
 
 
@@ -314,20 +314,20 @@ class FoldIn(FactorModel):
         Z = np.array([self.prior_features(q, *shown.of(u), E[u])
                       for shown, _ in cases for u in users], np.float64)
         x = np.vstack([x[users] for _, x in cases])
-        ZtW = Z.T * np.tile(weight, len(cases))            # (columns, n)
-        penalty = np.full(len(ZtW), self.strength)
+        weighted = Z.T * np.tile(weight, len(cases))       # (columns, n)
+        penalty = np.full(len(weighted), self.strength)
         penalty[0] = 0
-        return np.linalg.solve(ZtW @ Z + np.diag(penalty), ZtW @ x).astype(x.dtype)
+        return np.linalg.solve(weighted @ Z + np.diag(penalty), weighted @ x).astype(x.dtype)
 
     def prior_features(self, q, items, values, profile):
-        """z (columns,): [1, E, sum of q over items / (n + 5), same of any likes, log(1 + n)]."""
+        """z: [1, profile, sum of q / (n + 5), the same of likes if `like` is set, log(1 + n)]."""
         n = len(items)
         summed = [np.ones(n)] if self.like is None else [np.ones(n), values >= self.like]
         sums = np.array(summed, q.dtype) @ q[items] / (n + 5)            # (1 or 2, k)
         return np.concatenate([[1], profile, sums.ravel(), [np.log1p(n)]]).astype(q.dtype)
 
     def average_row(self, x, R):
-        """The row (k + 1,) of the average user, who has given all ratings, less their raters' bias.
+        """The row (k + 1,) of the average user, who gives all ratings, each minus its rater's bias.
 
         People rate what suits them, so this row, and not the mean of the rows x, predicts how an
         unknown user rates what they choose to rate. The n ratings of a user weigh sqrt(n) in total.
@@ -379,9 +379,9 @@ class FoldIn(FactorModel):
     @np.errstate(invalid="ignore")                         # as fold_in
     def shares(self, items, values, asked):
         """What each rating adds to the rating predicted for items asked, (m, n)."""
-        A, weight, G, AD = equations(items, self.q1, self.ridge, self.noise)
-        found = np.linalg.solve(G, A.T).T if AD is None else np.linalg.solve(G, AD)      # A G^-1
-        return self.q1[asked] @ found.T * weight * (values - self.base[items])
+        A, weight, G, scaled = equations(items, self.q1, self.ridge, self.noise)
+        AG = np.linalg.solve(G, A.T).T if scaled is None else np.linalg.solve(G, scaled)   # A G^-1
+        return self.q1[asked] @ AG.T * weight * (values - self.base[items])
 
     @np.errstate(invalid="ignore")                         # as fold_in
     def variance(self, items, values, x, asked):
@@ -391,18 +391,18 @@ class FoldIn(FactorModel):
         user's ratings, and over eight more of size sigma^2.
         x: the user's row, solved from values (n,) of items (n,). asked may be a slice.
         """
-        A, _, G, AD = equations(items, self.q1, self.ridge, self.noise)
+        A, _, G, scaled = equations(items, self.q1, self.ridge, self.noise)
         Q = self.q1[asked]                                 # (m, k + 1)
         root = np.linalg.inv(np.linalg.cholesky(G)).T      # G^-1 = root roott
         # leverage: diagonal of A G^-1 At, (n,); own: that of Q G^-1 Qt, (m,)
-        if AD is None:
+        if scaled is None:
             leverage, own = row_dot(A @ root), row_dot(Q @ root)
         else:
             # A G^-1 At = I - (A D^-1 At + I)^-1, G^-1 = D^-1 - D^-1 At (A D^-1 At + I)^-1 A D^-1
             # D has one value in all columns but the last: Q^2 is not needed, 5.85 -> 5.68 ms
             leverage = 1 - row_dot(root)
             last = Q[:, -1] ** 2 * (1 / self.ridge[-1] - 1 / self.ridge[0])
-            own = row_dot(Q) / self.ridge[0] + last - row_dot(Q @ (AD.T @ root))
+            own = row_dot(Q) / self.ridge[0] + last - row_dot(Q @ (scaled.T @ root))
         residual = values - self.base[items] - self.q1[items] @ x
         squares = residual ** 2 / (1 - leverage) / self.noise[items]
         relative = (self.noise[asked] + own) / (8 + len(items))
@@ -437,11 +437,11 @@ def fold_in(items, values, q1, base, ridge, centre, noise=None):
 
     Minimises sum_i (values_i - base_i - x . q1_i)^2 / noise_i + sum_j ridge_j (x_j - centre_j)^2.
     """
-    A, weight, G, AD = equations(items, q1, ridge, noise)
+    A, weight, G, scaled = equations(items, q1, ridge, noise)
     residual = (values - base[items]) * weight - A @ centre              # (n,)
-    if AD is None:
+    if scaled is None:
         return centre + np.linalg.solve(G, A.T @ residual)
-    return centre + np.linalg.solve(G, residual) @ AD
+    return centre + np.linalg.solve(G, residual) @ scaled
 
 
 def equations(items, q1, ridge, noise=None):
@@ -457,8 +457,8 @@ def equations(items, q1, ridge, noise=None):
         A = A * weight[:, None]
     if len(items) >= len(ridge):
         return A, weight, A.T @ A + np.diag(ridge), None
-    AD = A / ridge
-    return A, weight, AD @ A.T + np.eye(len(A), dtype=A.dtype), AD
+    scaled = A / ridge
+    return A, weight, scaled @ A.T + np.eye(len(A), dtype=A.dtype), scaled
 
 
 def random_part(R, rng):
@@ -579,7 +579,7 @@ class MultVAE:
         return x, row, item
 
     def gradients(self, x, row, item, eps, beta):
-        """Loss / B without the penalty, and its gradients: encoder, then decoder."""
+        """Loss without the penalty, and its gradients: encoder, then decoder."""
         h, encoder_caches = self.encoder.forward(x)
         m, log_v = np.split(h, 2, axis=1)                  # (B, k) each
         v = np.exp(log_v)
