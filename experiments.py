@@ -200,7 +200,8 @@ def measures(top, relevant, users, n_candidates):
 def measured(fold):
     """JSON object of a trained Fold; for each row a value or, if it has several cases, a list."""
     train_part, _, target = fold.cases[0]
-    sizes = {"fold": fold.number, "n_train": len(train_part), "n_test": len(target)}
+    sizes = {"fold": fold.number, "n_train": len(train_part),
+             "n_held": len(fold.data.ratings) - len(train_part), "n_test": len(target)}
     if fold.test == "calibration":
         return {**sizes, **calibrated(fold)}
     key, score = ("metrics", ranking_of) if fold.test.endswith("topn") else ("rmse", rmse_of)
@@ -321,7 +322,8 @@ def differences(folds):
 
     Also between the paper's LFG and BiasSVD, its own claim. No pair is chosen by its results.
     Paired t with the correction of Nadeau and Bengio (2003): training sets overlap, so the variance
-    of the mean over J folds is (1 / J + n_test / n_train) times that of a fold.
+    of the mean over J folds is (1 / J + n_held / n_train) times that of a fold. n_held: what is not
+    trained on, all ratings of new users, though only a part of these is scored.
     """
     names = list(folds[0]["rmse"])
     paper = "LFG (paper)"
@@ -331,7 +333,7 @@ def differences(folds):
     found = []
     for model, baseline in pairs if len(folds) > 1 else []:
         d = np.array([f["rmse"][model] - f["rmse"][baseline] for f in folds])
-        overlap = np.mean([f["n_test"] / f["n_train"] for f in folds])
+        overlap = np.mean([f["n_held"] / f["n_train"] for f in folds])
         half = T_975[len(d)] * np.sqrt((1 / len(d) + overlap) * d.var(ddof=1))
         found.append({"model": model, "baseline": baseline, "mean": float(d.mean()),
                       "interval": [float(d.mean() - half), float(d.mean() + half)]})

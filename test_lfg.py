@@ -1531,10 +1531,10 @@ def test_differences_worked_by_hand():
     # 97.5 % quantiles of Student's t, folds - 1 degrees of freedom, as in printed tables
     assert experiments.T_975 == {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
     # differences -0.02 and -0.04: mean -0.03, variance 0.0002
-    # n_test / n_train 0.25 and 0.35: mean 0.3
+    # n_held / n_train 0.25 and 0.35: mean 0.3
     # half = 12.706 sqrt((1 / 2 + 0.3) * 0.0002) = 12.706 sqrt(0.00016) = 0.16072
-    folds = [{"n_train": 100, "n_test": 25, "rmse": {"LFG": 0.9, "SVD": 1, "LFGb": 0.98}},
-             {"n_train": 100, "n_test": 35, "rmse": {"LFG": 1.4, "SVD": 1.5, "LFGb": 1.46}}]
+    folds = [{"n_train": 100, "n_held": 25, "rmse": {"LFG": 0.9, "SVD": 1, "LFGb": 0.98}},
+             {"n_train": 100, "n_held": 35, "rmse": {"LFG": 1.4, "SVD": 1.5, "LFGb": 1.46}}]
     assert differences(folds) == [{                         # of the last, not of the best
         "model": "LFGb", "baseline": "SVD", "mean": pytest.approx(-0.03),
         "interval": pytest.approx([-0.19072, 0.13072], abs=1e-5)}]
@@ -1572,8 +1572,8 @@ def test_a_table_is_markdown_and_json_holds_the_same(cli, dataset, test, title, 
          *([f"{paper[name]:.4f}" if name in paper else ""] if paper else []),
          seconds_of(table, name)] for name in NAMES[test]]
     parts = [parts_of(cli.data, test, n) for n in range(1, 6)]
-    assert [(f["fold"], f["n_train"], f["n_test"]) for f in folds] == [
-        (n, len(part.train), len(part.target)) for n, part in enumerate(parts, 1)]
+    assert [(f["fold"], f["n_held"], f["n_test"]) for f in folds] == [
+        (n, len(cli.data.ratings) - len(s.train), len(s.target)) for n, s in enumerate(parts, 1)]
     about = {"table": int(title[6]) if paper else None, "dataset": dataset, "test": test, "seed": 7,
              "models": NAMES[test], "paper": paper}
     assert {key: table[key] for key in about} == about
@@ -1926,7 +1926,7 @@ def test_calibration_is_a_row_per_fold_and_noise_does_not_see_the_target(cli, mo
         asked = target.users, target.items, profile, cli.data.E
         error = model.predict(*asked).clip(1, 5) - target.values
         a, b = model.variance_terms(*asked)
-        assert fold == {"fold": fold["fold"], "n_train": len(train), "n_test": len(target),
+        assert fold == {**fold, "n_train": len(train), "n_test": len(target),
                         **experiments.calibration_of(error, a * found.sigma2 + b, found.constant)}
         assert row == [str(fold["fold"]), *texts([
             *fold["coverage"].values(), fold["nll"], fold["nll_constant"], *fold["rmse_by_fifth"]])]
