@@ -113,13 +113,16 @@ class Ratings:
         rank[order] = np.arange(len(self)) - self.starts[self.users]
         return rank
 
-    def dense_blocks(self, size=512):
-        """Yield the matrix in blocks of rows (size, items), 0 where nothing is observed."""
+    def blocks(self, size=512, rated=False):
+        """Yield blocks of rows, 0 where nothing is observed, and their columns, all or rated."""
+        columns = np.arange(self.shape[1])
         for users in np.split(np.arange(self.shape[0]), range(size, self.shape[0], size)):
             row, item, value = self.rows(users)
-            block = np.zeros((len(users), self.shape[1]), np.float32)
+            if rated:
+                columns, item = np.unique(item, return_inverse=True)
+            block = np.zeros((len(users), len(columns)), np.float32)
             block[row, item] = value
-            yield block
+            yield block, columns
 
 
 @dataclass(frozen=True)

@@ -30,15 +30,17 @@ def truncated_svd(R, k, seed=0):
     """
     n_users, n_items = R.shape
     Q = np.random.default_rng(seed).standard_normal((n_items, min(k + 10, n_items)), np.float32)
+    few = few_columns(R, 128)
+    size = 128 if few else 512
     powers = []
     for _ in range(8):
         product = np.zeros_like(Q)
-        for block, columns in blocks_of(R):
+        for block, columns in R.blocks(size, few):
             product[columns] += block.T @ (block @ Q[columns])
         Q = orthonormal(product)
         powers.append(Q)
     Q = orthonormal(np.hstack(powers))                     # (items, 8 (k + 10)) or (items, items)
-    RQ = np.vstack([block @ Q[columns] for block, columns in blocks_of(R)])
+    RQ = np.vstack([block @ Q[columns] for block, columns in R.blocks(size, few)])
     # R ~ (R Q) Qt, and (R Q)t (R Q) = W S^2 Wt gives S and V = Q W
     S2, W = np.linalg.eigh(RQ.T.astype(np.float64) @ RQ)
     S2 = S2[::-1][:k]
@@ -59,19 +61,6 @@ def orthonormal(A, size=1 << 16):
     parts = [np.linalg.qr(A[part]) for part in even_slices(len(A), size)]
     joined = np.linalg.qr(np.vstack([R for _, R in parts]))[0]           # A = diag(Q) joined R'
     return np.vstack([Q @ part for (Q, _), part in zip(parts, np.split(joined, len(parts)))])
-
-
-def blocks_of(R, size=128):
-    """Yield R in blocks of rows, and the columns of each: all, or those that are rated."""
-    if not few_columns(R, size):
-        yield from ((block, slice(None)) for block in R.dense_blocks())
-        return
-    for b in even_slices(R.shape[0], size):
-        row, item, value = R.rows(np.arange(b.start, b.stop))
-        columns, item = np.unique(item, return_inverse=True)
-        block = np.zeros((b.stop - b.start, len(columns)), np.float32)
-        block[row, item] = value
-        yield block, columns
 
 
 def few_columns(R, size):
@@ -509,7 +498,7 @@ class EASE:
         """Learn from the likes in R; E and F are not used."""
         self.like = like_threshold(R.values)
         X = likes_of(R, self.like)
-        G = sum(block.T @ block for block in X.dense_blocks()).astype(np.float64)
+        G = sum(block.T @ block for block, _ in X.blocks()).astype(np.float64)
         P = np.linalg.inv(G + self.l2 * np.eye(len(G)))
         self.B = (-P / np.diag(P)).astype(np.float32)
         np.fill_diagonal(self.B, 0)

@@ -217,7 +217,7 @@ def test_gradients_of_matrix_factorization(cls):
     rng = np.random.default_rng(1)
     model.q, model.bi, p, bu, y = (rng.normal(size=s) for s in ((4, 2), 4, (3, 2), 3, (4, 2)))
     model.y = y = y * (cls is SVDpp)
-    H = next(SEVEN.dense_blocks())[users]
+    H = next(SEVEN.blocks())[0][users]
     N = (H > 0) / np.sqrt([[2], [1], [3]])                 # of z, the implicit factors
 
     def squares():
@@ -272,7 +272,7 @@ def test_svdpp_predicts_with_p_and_z_in_sum_and_its_fold_in_is_shrunk_towards_z(
     model, bare = (SVDpp(n_factors=3, epochs=3, rate=0.02) for _ in range(2))
     bare.y = np.zeros((40, 3), np.float32)
     BiasSVD.fit(bare, known)                               # p as trained
-    N = (next(known.dense_blocks()) > 0) / np.sqrt(np.maximum(1, known.counts))[:, None]
+    N = (next(known.blocks())[0] > 0) / np.sqrt(np.maximum(1, known.counts))[:, None]
     expected = bare.mu + bare.bu[:, None] + bare.bi + (bare.p + N @ bare.y) @ bare.q.T
     assert model.fit(known).scores(np.arange(60)) == pytest.approx(expected, abs=1e-5)
     model.fit = None                                       # it is taken as it is
@@ -290,7 +290,7 @@ def solve_by_least_squares(A, residual, ridge, centre=0, noise=1.0):
 
 def features(q, R, E, like=None):
     """What a prior reads of users: 1, E, sums of q over rated (and liked) / (n + 5), log(1 + n)."""
-    H = next(R.dense_blocks())
+    H = next(R.blocks())[0]
     n = (H > 0).sum(1, keepdims=True)
     sums = [(H > 0) @ q] + ([] if like is None else [(H >= like) @ q])
     return np.hstack([np.ones(n.shape), E, *(one / (n + 5) for one in sums), np.log1p(n)])
@@ -360,7 +360,7 @@ def test_gradients_of_the_whole_lfg_against_the_dense_loss(cls):
     for layer in model.network.layers:                     # Dropout drops the same values each time
         layer.rng = SimpleNamespace(random=lambda *size: np.random.default_rng(1).random(*size))
     users = np.array([3, 2, 0, 4])                         # user 2 has no ratings
-    H = next(SEVEN.dense_blocks())[users]
+    H = next(SEVEN.blocks())[0][users]
     row, item, value = SEVEN.rows(users)
     value = model.inside(value)
     kept = np.array([1, 0, 1, 1, 0, 1], bool)
@@ -484,7 +484,7 @@ def test_lfg_item_generates_items_and_solves_users_as_by_hand(small, known):
     G = lfg(dtype=np.float64).fit(R.T, small.F).user_factors(np.arange(40), R.T, small.F)
     q1 = np.hstack([G[:, :-1], np.ones((40, 1))])          # x . q1 = p . q + bu
     base = R.values.mean() + G[:, -1]                      # mu + bi
-    H = next(R.dense_blocks())
+    H = next(R.blocks())[0]
     seen = H > 0
     train = R.counts > 0
 
@@ -539,7 +539,7 @@ def test_networks_are_joined_by_the_mean_of_their_products(small):
 
 def test_noise_is_measured_on_users_not_seen_in_training(small):
     R = small.ratings
-    H = next(R.dense_blocks())
+    H = next(R.blocks())[0]
     model = MODELS["LFGItem"](0)
     fits, predictions, terms = (
         record(model, method) for method in ("fit", "predict", "variance_terms"))
@@ -750,7 +750,7 @@ def test_lfg_rank_item_minimises_its_loss(known, small, l2, few, strength, power
     model.fit(known, small.E, F)
     Q = model.models[0].user_factors(np.arange(40), known.T, F)[:, :-1]
     Q = np.hstack([Q, F * [0.5, 0.8] * np.sqrt(np.log([2, 20]))])          # rare genres weigh more
-    H = next(known.dense_blocks())
+    H = next(known.blocks())[0]
     n_liked = (H >= 4).sum(1)
     assert {0, 1, 4, 5} < set(n_liked) and n_liked.max() > 6               # k is 5: both branches
 
@@ -777,7 +777,7 @@ def test_lfg_rank_item_minimises_its_loss(known, small, l2, few, strength, power
 
 
 def test_popularity_counts_likes_and_ease_is_a_ridge_regression_per_item(known):
-    L = (next(known.dense_blocks()) >= 4).astype(float)
+    L = (next(known.blocks())[0] >= 4).astype(float)
     assert Popularity().fit(known).scores([9, 3]).tolist() == [L.sum(0).tolist()] * 2
     B = np.zeros((40, 40))
     for j in range(40):                                    # of all other items
@@ -887,7 +887,7 @@ def test_ratings_are_sorted_and_typed_have_views_and_refuse_what_is_no_matrix():
     assert row.tolist() == [0, 0, 2, 2, 2] and item.tolist() == [0, 3, 0, 1, 3]
     assert value.tolist() == [2, 5, 5, 3, 4]
     for size in (1, 2, 5, 9):
-        blocks = list(R.dense_blocks(size))
+        blocks = [block for block, _ in R.blocks(size)]
         assert len(blocks) == -(-5 // size) and np.array_equal(np.vstack(blocks), dense)
     for users, items, values in [
             ([0, 5], [0, 0], [1, 2]), ([0, -1], [0, 0], [1, 2]), ([0], [4], [1]), ([0], [-1], [1]),
