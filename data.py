@@ -114,7 +114,10 @@ class Ratings:
         return rank
 
     def blocks(self, size=512, rated=False):
-        """Yield blocks of rows, 0 where nothing is observed, and their columns, all or rated."""
+        """Yield blocks of `size` rows, 0 where nothing is observed, and the index of each column.
+
+        These are all columns or, if `rated`, those in which a row of the block has a rating.
+        """
         columns = np.arange(self.shape[1])
         for users in np.split(np.arange(self.shape[0]), range(size, self.shape[0], size)):
             row, item, value = self.rows(users)
@@ -143,7 +146,7 @@ class Dataset:
     folder: object = None      # of ML-100k: a Path or zipfile.Path, for u1.base and so on
 
 
-# Ratings to train on, to show to the model (not E), and to predict; all of one shape
+# Ratings to train on, to show to the model (profile, not E), and to predict; all of one shape
 Split = namedtuple("Split", "train profile target")
 
 
@@ -216,7 +219,7 @@ def official(data, fold):
         table = _read_table(path, *LAYOUTS["u.data"][0][1:], RATED)
         at = np.array([left.pop(pair, -1) for pair in zip(table["user"], table["item"])])
         check_rows(table, "", at < 0, "the rating of item {item!r} by user {user!r} is not in "
-                    f"the data set, or is twice in u{fold}.base and u{fold}.test")
+                   f"the data set, or is twice in u{fold}.base and u{fold}.test")
         parts.append(R.where(at))
     if left:
         raise DataError(f"{path}: {len(left)} ratings of the data set are neither in it nor in "
@@ -301,7 +304,7 @@ def to_dataset(name, ratings, users=None, items=None, columns=None):
     distinct = distinct if distinct.dtype.kind in "iuf" else distinct.astype(str)  # no dates, bools
     values = np.append(pd.to_numeric(distinct, errors="coerce"), np.nan).astype(np.float64)
     check_rows(ratings, "ratings", ~(np.abs(values) < 1e10)[codes],       # code -1: unknown
-                "rating {rating!r} is not a number between -1e10 and 1e10")
+               "rating {rating!r} is not a number between -1e10 and 1e10")
     try:
         R = Ratings(rows, at, values[codes], (len(user_ids), len(item_ids)))
     except ValueError:
@@ -394,7 +397,7 @@ def _label_columns(place, names, needed, labels, columns):
     if missing:
         among = ", ".join(map(str, names)) or "none"
         raise DataError(f"{place}: no column {' or '.join(map(str, missing))} among {among}; "
-                        "rename it, use --columns (columns=) for ratings, or separate by commas")
+                        "rename it, use --columns (columns=) for ratings, or put in commas")
     return found
 
 

@@ -322,8 +322,8 @@ def differences(folds):
 
     Also between the paper's LFG and BiasSVD, its own claim. No pair is chosen by its results.
     Paired t with the correction of Nadeau and Bengio (2003): training sets overlap, so the variance
-    of the mean over J folds is (1 / J + n_held / n_train) times that of a fold. n_held: what is not
-    trained on, all ratings of new users, though only a part of these is scored.
+    of the mean over J folds is (1 / J + n_held / n_train) times that of a fold. n_held: the ratings
+    that are not trained on; of new users these are all, though only a part is scored.
     """
     names = list(folds[0]["rmse"])
     paper = "LFG (paper)"

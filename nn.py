@@ -250,7 +250,7 @@ class Adam:
     def _step_rows(self, n, p, g, m, v, rows, rate, eps):
         """Update some rows of parameter n; the others wait until they are touched.
 
-        After s steps without it since its last update, m and v decay by b1^s and b2^s as well. Adam
+        After s steps in which a row was left out, its m and v decay by b1^s and b2^s as well. Adam
         would move an idle row, too, by less each time; here it moves once, by as much as Adam would
         in this step and the next s, as if it will wait as long again. The penalty of the s steps is
         implicit, so it cannot overshoot 0.
@@ -288,8 +288,9 @@ def batches(model, rows, size, rng, R, params, progress):
 
     The caller appends the error of the batch, summed over its ratings, to the list. After an epoch,
     mse, their sum / len(R), goes to progress(epoch, mse), if given. Raises FloatingPointError if
-    training has diverged: the root of mse is beyond twice the range of ratings, or a parameter 100
-    times that (mse does not cover the last step). model.epochs is all that is read of the model.
+    training has diverged: the root of mse is at least 1 + twice the range of the ratings and 0, or
+    a parameter at least 100 times that (mse does not cover the last step). Of the model, only
+    epochs is read.
     """
     slices = even_slices(len(rows), size)
     most = 2 * (max(0, R.values.max()) - min(0, R.values.min())) + 1

@@ -501,13 +501,14 @@ def score(options):
 def score_users(table, model, n=10, by="rank", among=None):
     """The n best items for each user in a table of ratings: a DataFrame user, item, rating, score.
 
-    table: user, item (id or title) and rating, or their names in train, in any order of rows; an
-    error message begins with the index of its row. Users come in the order of their ids. The other
-    arguments are those of best.
+    table: user (or userId, user_id), item (id or title) and rating, in any order of rows; an error
+    message names the index of its row. Users come in the order of their ids. The other arguments
+    are those of best.
     """
     found = []
     table = labelled("ratings", table, RATED)
-    check_rows(table, "ratings", table["user"].isna(), "user id is empty")
+    empty = table["user"].isna() | (table["user"] == "")
+    check_rows(table, "ratings", empty, "user id is empty")
     table = table.sort_values("item", key=lambda item: item.astype(str))      # for the same sums
     for user, rows in table.groupby("user", observed=True):
         rated = model.indices(zip(rows.index, rows["item"], rows["rating"]))

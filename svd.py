@@ -1,7 +1,7 @@
 """Matrix factorization (Section 2), fold-in of new users, and the baselines, lists included.
 
 Every model here and in lfg.py keeps one contract (those that only order need no `predict`).
-R and `shown` are data.Ratings (users, items), to be read first:
+R and `shown` are data.Ratings (users, items); read that class first:
 
     model.fit(R, E, F, progress)             E: (users, a), F: (items, b): side information, or None
     model.predict(users, items, shown, E)    (n,): ratings of pairs users[i], items[i], not clipped
@@ -54,7 +54,7 @@ def truncated_svd(R, k, seed=0):
 
 
 def orthonormal(A, size=1 << 16):
-    """Q (n, min(n, m)) of the QR decomposition of A (n, m), in parts of `size` >= 2 m rows.
+    """Q (n, min(n, m)) of the QR decomposition of A (n, m), in parts of at most `size` >= 2 m rows.
 
     NumPy decomposes in float64: in one part, LFG-item of ML-20M's shape took 4.5 GB instead of 3.4.
     """

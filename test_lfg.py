@@ -1649,9 +1649,8 @@ def test_tables_with_a_column_per_count_or_measure(cli, test, title, measure, he
     table, = [table for table in tables if table["test"] == test]
     shown = check_layout(out[out.index(title):],
                          f"{title}, Results on MovieLens-1m, folds 1, 3", measure)
-    assert shown == ([*header, "Seconds"], [
-        [name, *texts(values(table["average"][name])), seconds_of(table, name)]
-        for name in NAMES[test]])
+    assert shown == ([*header, "Seconds"], [[name, *texts(values(table["average"][name])),
+                                             seconds_of(table, name)] for name in NAMES[test]])
     assert table.get("ratings", [0, 2, 8]) == [0, 2, 8]
 
 
@@ -2150,7 +2149,7 @@ def own_tables():
                           "city": [2, None, 1] + [2] * 8})
     items = pd.DataFrame({"movie": 4 * ["x"], "item": ["a", "b", "007", "new"],
                           "title": ["Alien", "Heat", "Bond", "N"], "Year": [1979, 1995, 1962, 2020],
-                          "genres": ["Sci-Fi | crime", "Crime", None, "Crime"]})
+                          "genres": ["Sci-Fi | crime ", "Crime", None, "Crime"]})
     return ratings, users, items
 
 
@@ -2197,6 +2196,7 @@ model.similar(54, -3) | n is -3; it must be a whole number above 0
 Recommender.train(own_tables()[0]) | item or rating
 Recommender.train(None) | ratings must be a pandas DataFrame; it needs user, item, rating
 serve.score_users(frame(user=["a", None, "b"]), model) | ratings, row 1: user id is empty
+serve.score_users(frame(user=["a", "", "b"]), model) | ratings, row 1: user id is empty
 Recommender.train(pd.DataFrame(), columns="user=a") | columns must be a dict such as
 Recommender.train(own_tables()[0], **OWN, generator="both") | generator is 'both'; it must
 Recommender.train(own_tables()[0], jobs=None) | jobs is None; it must
