@@ -52,6 +52,7 @@ class LFG(FactorModel):
     mask: object = 0.1
     dropout: float = 0.5                                   # after each hidden layer; 0 in the paper
     svd_rows: int = 50                                     # rows of M that start at the SVD
+    start: float = 0.3                                     # times this
     shown_weight: float = 1.0                              # in the loss; what is masked weighs 1
     epochs: int = 40
     rate: float = 3e-3                                     # learning rate
@@ -144,11 +145,11 @@ class LFG(FactorModel):
         return part, read, asked, rows
 
     def start_M(self, R, rng):
-        """M (k, items): rows of 0.3 sqrt(S) Vt of ratings minus mu and `expected`, then noise."""
+        """M (k, items): rows of start sqrt(S) Vt of ratings minus mu and `expected`, then noise."""
         M = 0.01 * rng.standard_normal((self.n_factors, R.shape[1]))
         rows = min(self.svd_rows, self.n_factors)
         residual = R.with_values(R.values - self.mu - self.expected[R.items])
-        M[:rows] = 0.3 * truncated_svd(residual, rows, self.seed)[1]
+        M[:rows] = self.start * truncated_svd(residual, rows, self.seed)[1]
         return M
 
     def encode(self, row, item, value, E):
@@ -239,12 +240,17 @@ class Generator:
 
 @dataclass(eq=False)
 class PaperLFG(LFG):
-    """LFG as published: ratings as they are, M from their SVD, no penalties and no dropout."""
+    """LFG as published: ratings as they are, M from their SVD, no penalties and no dropout.
+
+    The mu of a prediction is the mean of what the user has rated, or of all ratings below 10, as in
+    github.com/Coder-II/LFG, "Updated Source Code" of the paper, which does not say what mu is.
+    """
 
     l2: float = 0.0
     l2_M: float = 0.0
     dropout: float = 0.0
     fill_mu: bool = False                                  # the SVD is of R - mu, not of R
+    own_mean: bool = True                                  # False: mu is the mean of all ratings
     per_item = 1
 
     def start_M(self, R, rng):
@@ -258,6 +264,23 @@ class PaperLFG(LFG):
         x[:, :E.shape[1]] = E
         x[row, E.shape[1] + item] = value
         return x
+
+    def gradients(self, x, row, item, value, weight):
+        """As LFG's, with the user's own mean in place of mu."""
+        return super().gradients(x, row, item, value - self.above(row, value, len(x))[row], weight)
+
+    def user_factors(self, users, shown, E=None):
+        """As LFG's; the bias holds the user's own mean minus mu as well."""
+        x = super().user_factors(users, shown, E)
+        row, _, value = shown.rows(users)
+        x[:, -1] += self.unit * self.above(row, self.inside(value), len(users))
+        return x
+
+    def above(self, row, value, n_users):
+        """How far above mu the mean of each user's ratings is (n_users,): 0 below 10 ratings."""
+        n = np.bincount(row, minlength=n_users)
+        mean = np.bincount(row, value, n_users) / np.maximum(1, n)
+        return np.where(self.own_mean & (n >= 10), mean - self.mu, 0).astype(self.dtype)
 
 
 @dataclass(eq=False)

@@ -192,8 +192,11 @@ def choices(settings):
     no_prior = np.zeros(item["n_factors"] + 1, np.float32)
     plain = "LFG-item fold-in", {**settings["LFG-item fold-in"], "centre": lambda items: no_prior}
     steps = [
-        ("LFG (paper)", "as published, tuned: LFG (paper)", paper),
-        ("LFG", "+ deviations from μ and the item's mean, 0/1 indicator, smaller M", published),
+        ("LFG (paper)", "as published, μ the mean of all ratings", {**paper, "own_mean": False}),
+        ("LFG (paper)", "+ μ the user's own mean: LFG (paper)", paper),
+        ("LFG", "in place of both, deviations from means and a 0/1 indicator",
+         {**published, "start": 1.0}),
+        ("LFG", "+ smaller M at the start", published),
         ("LFG", "+ dropout", dropout),
         ("LFG", "+ L2 on weights and M", {**dropout, "l2": lfg["l2"], "l2_M": lfg["l2_M"]}),
         ("LFG", "+ LFG's widths, epochs, rate and batch",

@@ -428,8 +428,9 @@ def test_lfg_starts_M_at_a_truncated_svd_and_noise():
     R = R.with_values(4 * R.values / np.ptp(R.values))     # unit 1
     more = R.values - R.values.mean()
     deviation = np.bincount(R.items, more) / (R.T.counts + 5)              # as if five more were mu
-    own, cells, rank, paper, filled = (lfg(cls, n_factors=8, epochs=0).fit(R) for cls in (
-        LFG, CellsLFG, RankLFG, PaperLFG, partial(PaperLFG, fill_mu=True)))
+    own, cells, rank, paper, filled, plain = (lfg(cls, n_factors=8, epochs=0).fit(R) for cls in (
+        LFG, CellsLFG, RankLFG, PaperLFG, partial(PaperLFG, fill_mu=True),
+        partial(PaperLFG, own_mean=False)))
     liked = R.values >= like_threshold(R.values)
     for M, values, scale in ((own.M[:3], more - deviation[R.items], 0.3), (cells.M[:3], liked, 0.3),
                              (rank.M[:3], liked, 0.3), (paper.M, R.values, 1), (filled.M, more, 1)):
@@ -438,6 +439,15 @@ def test_lfg_starts_M_at_a_truncated_svd_and_noise():
     assert 0.005 < own.M[3:].std() < 0.02 and own.M.shape == (8, 20)
     assert rank.bi == pytest.approx(np.log(np.bincount(R.items, liked) + 1))
     assert not own.bi.any() and not cells.bi.any()
+    # the mu of the paper is the mean of a user with at least ten ratings
+    above = np.bincount(R.users, R.values) / np.maximum(1, R.counts) - R.values.mean()
+    above[R.counts < 10] = 0
+    off = paper.scores(np.arange(30), R) - plain.scores(np.arange(30), R)
+    assert off == pytest.approx(np.tile(above[:, None], 20), abs=1e-5) and (above == 0).any()
+    told = [model.gradients(paper.encode(R.users, R.items, R.values, np.zeros((30, 0))), R.users,
+                            R.items, values, np.float32(1))[0]
+            for model, values in ((paper, R.values), (plain, R.values - above[R.users]))]
+    assert told[0] == pytest.approx(told[1]) and above.any()
     ends = [type(model.network.layers[-1]) for model in (cells, rank, paper)]
     assert ends == [Tanh, Linear, Tanh]                    # logits need more than the range of Tanh
 
@@ -1047,9 +1057,8 @@ def test_items_of_a_table_become_columns():
                         "Heat (1995)"]
     assert d.genres[5:] == ["", "War", "Crime|War"]
     assert d.years.tolist() == [0, 1968, 1985, 0, 0, 2001, 1995, 1995]
-    assert told(d.F, d.F_names) == [
-        "", "decade=1960", "decade=1980", "", "", "decade=2000", "genre=War decade=1990",
-        "genre=Crime genre=War decade=1990"]
+    assert told(d.F, d.F_names) == ["", "decade=1960", "decade=1980", "", "", "decade=2000",
+                                    "genre=War decade=1990", "genre=Crime genre=War decade=1990"]
 
 
 @pytest.mark.parametrize("tables,message", [
@@ -1513,25 +1522,25 @@ def test_cold_start_shows_so_many_ratings_of_the_same_users():
 def test_choices_lead_from_the_paper_to_the_settings_in_use(key):
     used = SETTINGS[key]
     *made, (_, mean), last = choices(used).values()
-    assert [made[0], made[6], made[9], last] == [
+    assert [made[1], made[8], made[11], last] == [
         (name, used) for name in ("LFG (paper)", "LFG", "LFG-item", "LFG-dual")]
     assert mean == {**used, "LFG-dual": {**used["LFG-dual"], "user_weight": 0}}
     each = [vars(settings.CLASSES[name](**s[name])) for name, s in made]
     changed = [{k for k in a if a[k] != b.get(k)} - {"fill_mu"} for a, b in zip(each, each[1:])]
-    assert changed[:3] == [set(), {"dropout"}, {"l2", "l2_M"}]
-    assert {"hidden"} < changed[3] <= {"hidden", "epochs", "rate", "batch", "svd_rows"}
-    assert changed[4:6] == [{"n_factors"}, {"mask"}] and changed[7:] == [
+    assert changed[:5] == [{"own_mean"}, {"own_mean", "start"}, {"start"}, {"dropout"},
+                           {"l2", "l2_M"}]
+    assert {"hidden"} < changed[5] <= {"hidden", "epochs", "rate", "batch", "svd_rows"}
+    assert changed[6:8] == [{"n_factors"}, {"mask"}] and changed[9:] == [
         {"mask", "shown_weight"}, set()]
     centres = [s["LFG-item fold-in"].get("centre") for _, s in made]
-    assert [centre is not None for centre in centres] == [False] * 7 + [True] * 2 + [False]
-    assert np.array_equal(centres[7]([4, 5]), np.zeros(201))
+    assert [centre is not None for centre in centres] == [False] * 9 + [True] * 2 + [False]
+    assert np.array_equal(centres[9]([4, 5]), np.zeros(201))
 
 
 def test_differences_worked_by_hand():
     # 97.5 % quantiles of Student's t, folds - 1 degrees of freedom, as in printed tables
     assert experiments.T_975 == {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
-    # differences -0.02 and -0.04: mean -0.03, variance 0.0002
-    # n_held / n_train 0.25 and 0.35: mean 0.3
+    # differences -0.02, -0.04: mean -0.03, variance 0.0002; n_held / n_train 0.25, 0.35: mean 0.3
     # half = 12.706 sqrt((1 / 2 + 0.3) * 0.0002) = 12.706 sqrt(0.00016) = 0.16072
     folds = [{"n_train": 100, "n_held": 25, "rmse": {"LFG": 0.9, "SVD": 1, "LFGb": 0.98}},
              {"n_train": 100, "n_held": 35, "rmse": {"LFG": 1.4, "SVD": 1.5, "LFGb": 1.46}}]
@@ -1567,10 +1576,9 @@ def test_a_table_is_markdown_and_json_holds_the_same(cli, dataset, test, title, 
                        for name in NAMES[test]}
     assert ",".join(header) == ("Model,Fold 1,Fold 2,Fold 3,Fold 4,Fold 5,Average,"
                                 + "Paper," * bool(paper) + "Seconds")
-    assert rows == [
-        [name, *texts([*(f["rmse"][name] for f in folds), average[name]]),
-         *([f"{paper[name]:.4f}" if name in paper else ""] if paper else []),
-         seconds_of(table, name)] for name in NAMES[test]]
+    assert rows == [[name, *texts([*(f["rmse"][name] for f in folds), average[name]]),
+                     *([f"{paper[name]:.4f}" if name in paper else ""] if paper else []),
+                     seconds_of(table, name)] for name in NAMES[test]]
     parts = [parts_of(cli.data, test, n) for n in range(1, 6)]
     assert [(f["fold"], f["n_held"], f["n_test"]) for f in folds] == [
         (n, len(cli.data.ratings) - len(s.train), len(s.target)) for n, s in enumerate(parts, 1)]
@@ -1717,16 +1725,16 @@ def test_taste_counts_the_genre_in_the_first_ten_of_its_fans(cli, monkeypatch):
 
 def test_ablation_is_a_row_per_choice_in_both_tests(cli, folds):
     out, tables = printed(cli, "ablation", "--folds", 2, 3)
-    assert [len(fold.trained) for fold in folds] == [10] * 4                # nothing twice
+    assert [len(fold.trained) for fold in folds] == [12] * 4                # nothing twice
     rows = list(choices(SETTINGS["ml-100k", "basic"]))
     shown = check_layout(out, "What Each Choice Buys, Results on synthetic, folds 2, 3")
     averages = [table["average"] for table in tables]
     assert shown == (["Choice", "Basic", "Real-time"], [
         [row, *texts(average[row] for average in averages)] for row in rows])
     for average, of in zip(averages, ["basic", "realtime"]):
-        assert len(set(average.values())) == 12             # each choice does something
+        assert len(set(average.values())) == 14             # each choice does something
         by_model = printed(cli, of, "--folds", 2, 3)[1][0]["average"]      # and these are its rows
-        assert [average[rows[n]] for n in (0, 6, 9, 11)] == [
+        assert [average[rows[n]] for n in (1, 8, 11, 13)] == [
             by_model[name] for name in ("LFG (paper)", "LFG", "LFG-item", "LFG-dual")]
 
 
@@ -2099,9 +2107,9 @@ def test_because_names_the_rated_items_that_speak_most_for_one(model):
             assert told == pytest.approx(dict(zip(user, expected)), abs=1e-5)
             assert sum(told.values()) + rest == pytest.approx(row["score"], abs=1e-4)
             most = sorted([name for name in user if told[name] > 0], key=lambda s: -told[s])[:3]
-            assert row["because"] == [
-                {"id": str(items[name]), "title": TITLES[items[name] - 50],
-                 "contribution": pytest.approx(told[name], abs=1e-5)} for name in most]
+            assert row["because"] == [{"id": str(items[name]), "title": TITLES[items[name] - 50],
+                                       "contribution": pytest.approx(told[name], abs=1e-5)}
+                                      for name in most]
     assert model.recommend({}, 3)["because"].tolist() == [[], [], []]
 
 
