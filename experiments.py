@@ -44,8 +44,8 @@ COLUMNS = {                                                # rows that each of -
     "newitem": {"biassvd": ["μ + bu", "BiasSVD fold-in"], **NETWORKS},
     "coldstart": {"biassvd": ["μ + bi", "BiasSVD fold-in"], **NETWORKS},
     "topn": {"biassvd": ["BiasSVD fold-in"], "lfg-dual": ["LFG-dual"],
-             "popularity": ["Popularity"], "ease": ["EASE"], "mult-vae": ["Mult-VAE"],
-             "lfg-rank": ["LFG-rank user", "LFG-rank item", "LFG-rank"]},
+             "popularity": ["Popularity"], "ease": ["EASE", "EASE, rated"],
+             "mult-vae": ["Mult-VAE"], "lfg-rank": ["LFG-rank user", "LFG-rank item", "LFG-rank"]},
     "coldstart topn": {"popularity": ["Popularity"], "ease": ["EASE"], "lfg-rank": ["LFG-rank"]}}
 TASTES = {"Horror": 5, "Children's": 5, "Sci-Fi": 5, "Romance": 5, "War": 3}       # of ten
 TITLES = {                                                 # those without {...} are of RMSE

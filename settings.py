@@ -25,8 +25,8 @@ from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, Noise, Pa
 from svd import EASE, SVD, BiasSVD, FoldIn, MultVAE, Popularity, SVDpp
 
 CLASSES = {"SVD": SVD, "BiasSVD": BiasSVD, "SVD++": SVDpp, "LFG": LFG, "LFG-item": LFG,
-           "LFG (paper)": PaperLFG, "Popularity": Popularity, "EASE": EASE, "Mult-VAE": MultVAE,
-           "LFG-rank user": RankLFG, "LFG-rank item": CellsLFG}
+           "LFG (paper)": PaperLFG, "Popularity": Popularity, "EASE": EASE, "EASE, rated": EASE,
+           "Mult-VAE": MultVAE, "LFG-rank user": RankLFG, "LFG-rank item": CellsLFG}
 JOINED = {"LFG-dual": (LFGDual, "LFG", "LFG-item"),
           "LFG-rank": (LFGRank, "LFG-rank user", "LFG-rank item")}
 COUNTS = (0, 1, 2, 5, 10, 20, 50)                          # ratings shown in the test coldstart
@@ -38,7 +38,8 @@ SETTINGS = {
         "SVD": dict(n_factors=10, l2=1.1, start=0.03, epochs=40),
         "BiasSVD": dict(n_factors=50, l2=1.2, l2_bias=0.6, epochs=20, rate=0.02),
         "SVD++": dict(n_factors=20, l2=1.4, l2_bias=0.6, epochs=20, rate=0.02),
-        "LFG (paper)": dict(n_factors=10, hidden=(256, 64, 32, 32), rate=2e-3, batch=64, epochs=20),
+        "LFG (paper)": dict(n_factors=8, hidden=(128, 128, 64, 64), rate=8e-3, batch=128,
+                            epochs=12),
         "LFG": dict(n_factors=200, l2=0.2, l2_M=0.6, mask=0.3, epochs=30, rate=5e-3),
         "LFG-item": dict(n_factors=200, l2=0.05, l2_M=0.15, mask=0.5, shown_weight=0.2,
                          svd_rows=30, rate=5e-3),
@@ -49,7 +50,7 @@ SETTINGS = {
         "SVD": dict(n_factors=20, l2=1.1, start=0.3, epochs=40),
         "BiasSVD": dict(n_factors=50, l2=1.2, l2_bias=0.6, epochs=20, rate=0.02),
         "SVD++": dict(n_factors=10, l2=1.25, l2_bias=0.6, epochs=40, rate=0.02),
-        "LFG (paper)": dict(n_factors=20, hidden=(256, 64, 32), rate=2e-3, batch=128, epochs=20),
+        "LFG (paper)": dict(n_factors=15, hidden=(128, 128, 64), rate=4e-3, batch=128, epochs=12),
         "LFG": dict(n_factors=200, hidden=(500,), l2=0.02, l2_M=0.2, mask=0.3, epochs=30),
         "LFG-item": dict(n_factors=200, hidden=(500,), l2=0.02, l2_M=0.06, mask=0.5,
                          shown_weight=0.2),
@@ -77,7 +78,7 @@ SETTINGS["ml-1m", "realtime"] = {
     "BiasSVD fold-in": dict(l2=10.0, l2_bias=3.0, l2_item=300.0, strength=10.0),
     "SVD++": dict(n_factors=20, l2=1.2, l2_bias=0.3, epochs=40, rate=0.02),
     "SVD++ fold-in": dict(l2=5.0, l2_bias=3.0),
-    "LFG (paper)": dict(n_factors=20, hidden=(512, 128, 64), rate=4e-3, batch=128, epochs=16),
+    "LFG (paper)": dict(n_factors=15, hidden=(128, 128, 64, 64), rate=8e-3, batch=128, epochs=12),
     "LFG-item fold-in": dict(l2=350.0, l2_bias=3.0, l2_item=2.0),
     "LFG-dual": dict(seeds=4, user_weight=0.15),
 }
@@ -116,6 +117,7 @@ SETTINGS["ml-100k", "topn"] = {                            # LFG-rank serves any
     **SETTINGS["ml-100k", "realtime"],
     "Popularity": {},
     "EASE": dict(l2=200.0),
+    "EASE, rated": dict(l2=200.0, rated=0.5),              # reads what LFG-rank reads
     "Mult-VAE": dict(l2=0.001, dropout=0.7, epochs=50, rate=8e-3),
     "LFG-rank user": dict(l2=0.5, l2_M=0.05, mask=0.5),
     "LFG-rank item": dict(rate=5e-3),
@@ -127,13 +129,14 @@ SETTINGS["ml-1m", "topn"] = {
     "LFG-dual": dict(seeds=2, user_weight=0.15),
     "Popularity": {},
     "EASE": dict(l2=600.0),
+    "EASE, rated": dict(l2=600.0, rated=0.5),
     "Mult-VAE": dict(l2=0.001, dropout=0.7, rate=8e-3),
     "LFG-rank user": dict(hidden=(500,), l2=0.03, l2_M=0.03, mask=0.5),
     "LFG-rank item": dict(hidden=(500,), epochs=40),
     "LFG-rank item fold-in": dict(l2=300.0, few=200.0, strength=100.0, known=12.0),
     "LFG-rank": dict(seeds=2, kept=200, user_weight=0.6, empty_weight=0.0),
 }
-SETTINGS["ml-100k", "coldstart topn"] = SETTINGS["ml-100k", "topn"]
+SETTINGS["ml-100k", "coldstart topn"] = {**SETTINGS["ml-100k", "topn"], "EASE": dict(l2=4000.0)}
 SETTINGS["ml-1m", "coldstart topn"] = {
     **SETTINGS["ml-1m", "topn"],
     "LFG-rank user": dict(n_factors=100, hidden=(500,), l2=0.03, l2_M=0.03, mask=(0.3, 1.0)),
@@ -160,7 +163,8 @@ GRID = {                                                   # multiplies one valu
     "LFG fold-in": RIDGE_GRID,
     "LFG-item fold-in": RIDGE_GRID,
     "LFG-dual": {"kept": (0.7, 2), "user_weight": (0, 0.5, 2), "empty_weight": (0.5, 1.5)},
-    "EASE": {"l2": (0.5, 0.7, 1.4, 2)},
+    "EASE": {"l2": (0.25, 0.5, 2, 4)},
+    "EASE, rated": {"l2": (0.5, 2), "rated": (0.5, 1.5)},
     "Mult-VAE": {"l2": (0.3, 3), "beta": (0.5, 2), "dropout": (0.7, 1.4), "epochs": (0.5, 2),
                  "rate": (0.5, 2)},
     "LFG-rank user": {"l2": (0.3, 3), "l2_M": (0.3, 3), "mask": (0.7, 1.4), "epochs": (0.7, 1.4),

@@ -486,18 +486,19 @@ class Popularity:
 
 @dataclass(eq=False)
 class EASE:
-    """Scores s_u = X_u B of items, X_u: 1 for each like, 0 elsewhere (Steck, 2019).
+    """Scores s_u = X_u B of items, X_u: 1 for a like, `rated` for other ratings, 0 elsewhere.
 
     B minimises |X - X B|^2 + l2 |B|^2 with a diagonal of 0: B_ij = -P_ij / P_jj with
-    P = (Xt X + l2 I)^-1 (items, items).
+    P = (Xt X + l2 I)^-1 (items, items) (Steck, 2019, who reads likes alone: rated = 0).
     """
 
     l2: float = 200.0
+    rated: float = 0.0
 
     def fit(self, R, E=None, F=None, progress=None):
-        """Learn from the likes in R; E and F are not used."""
+        """Learn from R; E and F are not used."""
         self.like = like_threshold(R.values)
-        X = likes_of(R, self.like)
+        X = R.with_values(self.inputs(R.values))
         G = sum(block.T @ block for block, _ in X.blocks()).astype(np.float64)
         P = np.linalg.inv(G + self.l2 * np.eye(len(G)))
         self.B = (-P / np.diag(P)).astype(np.float32)
@@ -506,10 +507,14 @@ class EASE:
 
     def scores(self, users, shown, E=None):
         """(len(users), items), to order items by."""
-        row, item, _ = likes_of(shown, self.like).rows(users)
+        row, item, values = shown.rows(users)
         X = np.zeros((len(users), len(self.B)), np.float32)
-        X[row, item] = 1
+        X[row, item] = self.inputs(values)
         return X @ self.B
+
+    def inputs(self, values):
+        """X of ratings (n,)."""
+        return np.where(values >= self.like, 1, self.rated)
 
 
 @dataclass(eq=False)
