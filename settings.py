@@ -66,7 +66,7 @@ SETTINGS["ml-100k", "realtime"] = {                        # what is not named i
     "BiasSVD fold-in": dict(l2=7.0, l2_bias=3.0, l2_item=300.0),
     "SVD++": dict(n_factors=50, l2=1.2, l2_bias=0.3, epochs=20, rate=0.02),
     "SVD++ fold-in": dict(l2=5.0, l2_bias=3.0),
-    "LFG (paper)": dict(n_factors=10, hidden=(512, 128, 16, 16), rate=2e-3, batch=32, epochs=40),
+    "LFG (paper)": dict(n_factors=5, hidden=(32, 64, 64), rate=8e-3, batch=512, epochs=40),
     "LFG": dict(n_factors=200, l2=0.3, l2_M=0.6, mask=0.3, epochs=40, rate=5e-3),
     "LFG-item": dict(n_factors=200, l2=0.05, l2_M=0.15, mask=0.5, shown_weight=0.2,
                      svd_rows=30, batch=256),
@@ -136,9 +136,10 @@ SETTINGS["ml-1m", "topn"] = {
     "LFG-rank item fold-in": dict(l2=300.0, few=200.0, strength=100.0, known=12.0),
     "LFG-rank": dict(seeds=2, kept=200, user_weight=0.6, empty_weight=0.0),
 }
-SETTINGS["ml-100k", "coldstart topn"] = {**SETTINGS["ml-100k", "topn"], "EASE": dict(l2=4000.0)}
+SETTINGS["ml-100k", "coldstart topn"] = {**SETTINGS["ml-100k", "topn"], "EASE": dict(l2=4_000.0)}
 SETTINGS["ml-1m", "coldstart topn"] = {
     **SETTINGS["ml-1m", "topn"],
+    "EASE": dict(l2=10_000.0),
     "LFG-rank user": dict(n_factors=100, hidden=(500,), l2=0.03, l2_M=0.03, mask=(0.3, 1.0)),
     "LFG-rank item fold-in": dict(l2=300.0, few=200.0, strength=100.0, known=12.0, power=0.0),
     "LFG-rank": dict(seeds=2, kept=200, user_weight=0.6, empty_weight=1.0),
