@@ -117,7 +117,7 @@ SETTINGS["ml-100k", "topn"] = {                            # LFG-rank serves any
     **SETTINGS["ml-100k", "realtime"],
     "Popularity": {},
     "EASE": dict(l2=200.0),
-    "EASE, rated": dict(l2=200.0, rated=0.5),              # reads what LFG-rank reads
+    "EASE, rated": dict(l2=200.0, rated=0.5),              # reads all ratings, as LFG-rank does
     "Mult-VAE": dict(l2=0.001, dropout=0.7, epochs=50, rate=8e-3),
     "LFG-rank user": dict(l2=0.5, l2_M=0.05, mask=0.5),
     "LFG-rank item": dict(rate=5e-3),
@@ -199,7 +199,7 @@ def choices(settings):
     steps = [
         ("LFG (paper)", "as published, μ the mean of all ratings", {**paper, "own_mean": False}),
         ("LFG (paper)", "+ μ the user's own mean: LFG (paper)", paper),
-        ("LFG", "in place of both, deviations from means and a 0/1 indicator",
+        ("LFG", "in place of raw ratings and own mean: deviations, 0/1 indicator",
          {**published, "start": 1.0}),
         ("LFG", "+ smaller M at the start", published),
         ("LFG", "+ dropout", dropout),
