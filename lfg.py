@@ -242,8 +242,8 @@ class Generator:
 class PaperLFG(LFG):
     """LFG as published: ratings as they are, M from their SVD, no penalties and no dropout.
 
-    The mu of a prediction is the mean of what the user has rated or, below 10 ratings, that of all:
-    so it is in github.com/Coder-II/LFG, which calls itself the paper's updated source code.
+    The mu of a prediction is the mean of the user's own ratings or, if there are fewer than 10, of
+    all ratings, as in github.com/Coder-II/LFG, which calls itself the paper's updated source code.
     """
 
     l2: float = 0.0

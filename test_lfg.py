@@ -1922,7 +1922,7 @@ def test_calibration_is_a_row_per_fold_and_noise_does_not_see_the_target(cli, mo
     header, rows = check_layout(out, "How Sure Ratings Are, Results on synthetic, folds 2, 3",
                                 "LFG-dual: ratings within each interval; NLL, and with one spread "
                                 "for all; RMSE by fifth")
-    assert (len(header), len(rows)) == (11, 2)
+    assert (len(header), len(rows), [*map(len, table["folds"])]) == (11, 2, [8, 8])
     for fold, row, made, (_, found) in zip(table["folds"], rows, folds, noise):
         model = made.models["LFG-dual"]
         train, profile, target = parts_of(cli.data, "realtime", fold["fold"])
@@ -1948,7 +1948,7 @@ def test_small_parts_by_hand():
     asked = []                                              # the first are answered once before
     seconds = experiments.timed(lambda user: asked.append(user), [(n,) for n in range(60)])
     assert asked == [*range(50), *range(60)] and len(seconds) == 60 and min(seconds) > 0
-    spans = {8e-8: "0.08 µs", 8.1234e-5: "81.2 µs", 0.001234: "1.23 ms", 1: "1 s", 1234.5: "1230 s"}
+    spans = {8e-8: "0.08 µs", 8.123e-5: "81.2 µs", 0.00123: "1.23 ms", 1: "1 s", 1234.5: "1230 s"}
     assert {seconds: experiments.span(seconds) for seconds in spans} == spans
 
 
