@@ -288,7 +288,8 @@ class RankLFG(LFG):
     """LFG trained to order: U_G M + bu_G + bi_T are logits of which items a user likes.
 
     Input: [E, likes, rated], scaled as LFG's. Loss of a batch: the negative log likelihood of the
-    likes under a softmax over all items, / B, plus the penalties of LFG.
+    rated items under a softmax over all items, / B, where a like counts 1 and any other rating
+    `rated`, plus the penalties of LFG.
     """
 
     n_factors: int = 200
@@ -296,6 +297,7 @@ class RankLFG(LFG):
     l2_M: float = 0.05
     mask: object = 0.5
     epochs: int = 30
+    rated: float = 0.5
     ends = ()                                              # logits need a wider range than Tanh's
     orders = True
 
@@ -306,19 +308,19 @@ class RankLFG(LFG):
         self.bi = np.log(likes + 1).astype(self.dtype)
 
     def loss(self, U_G, bu_G, row, item, value, weight):
-        """Loss of the likes relative to blind guessing; the gradient is of the loss itself."""
-        liked = value > 0
+        """The loss relative to blind guessing; the gradient is of the loss itself."""
         logits = U_G @ self.M + bu_G[:, None] + self.bi    # (B, items)
-        loss, d = multinomial(logits, row[liked], item[liked])
+        loss, d = multinomial(logits, row, item, np.maximum(value, self.rated))
         return loss / np.log(self.M.shape[1] + 1), d
 
 
 @dataclass(eq=False)
 class CellsLFG(LFG):
-    """What LFGRankItem trains: scores s = U_G M of all cells, near 1 for likes, near 0 elsewhere.
+    """What LFGRankItem trains: scores s = U_G M of all cells, near 1 for likes, 0 if not rated.
 
-    Loss of a batch: (sum over likes of [(1 - s)^2 - a0 s^2] + a0 * sum over all cells of s^2) / B,
-    plus LFG's penalties: likes weigh 1, every other cell a0. Input: as RankLFG's. No biases.
+    Loss of a batch: (sum over ratings of [(t - s)^2 - a0 s^2] + a0 * sum over all cells of s^2) / B
+    plus LFG's penalties: a rating weighs 1, any other cell a0. The target t of a like is 1, that of
+    other ratings `rated`: people choose what they rate. Input: as RankLFG's. No biases.
     """
 
     n_factors: int = 200
@@ -327,24 +329,24 @@ class CellsLFG(LFG):
     mask: object = 0.3
     epochs: int = 30
     a0: float = 0.3
+    rated: float = 0.5
     orders = True
 
     def gradients(self, x, row, item, value, weight):
         """Loss without penalties; its gradients: network parameters, M.T, and bi (0)."""
         G, caches = self.network.forward(x, training=True)
         Q = G[:, :-1]                                      # (B, k)
-        liked = value > 0
-        row, item = row[liked], item[liked]
-        S = Q @ self.M                                     # read at likes only
+        S = Q @ self.M                                     # read at ratings only
         s = S[row, item]
+        target = np.maximum(value, self.rated)             # 1 for a like
         d = np.zeros_like(S)
-        d[row, item] = ((1 - self.a0) * s - 1) * self.dtype(2 / len(x))
+        d[row, item] = ((1 - self.a0) * s - target) * self.dtype(2 / len(x))
         # the sum of s^2 over all cells is trace((Qt Q)(M Mt)): two small products, no dense matrix
         QQ, MM = Q.T @ Q, self.M @ self.M.T                # (k, k)
         cells = self.dtype(2 * self.a0 / len(x))
         dQ = d @ self.M.T + cells * (Q @ MM)
         dM = d.T @ Q + cells * (self.M.T @ QQ)
-        loss = ((1 - s) ** 2 - self.a0 * s ** 2).sum() + self.a0 * (QQ * MM).sum()
+        loss = ((target - s) ** 2 - self.a0 * s ** 2).sum() + self.a0 * (QQ * MM).sum()
         dG = np.hstack([dQ, np.zeros((len(x), 1), self.dtype)])          # no bias
         return loss / len(x), self.network.backward(dG, caches)[1] + [dM, np.zeros_like(self.bi)]
 
@@ -390,7 +392,7 @@ class LFGItem(FoldIn):
 
 
 class LFGRankItem(LFGItem):
-    """LFGItem trained to order: CellsLFG generates the items, a user is solved from the same loss.
+    """LFGItem trained to order: CellsLFG generates the items, a user is solved from their likes.
 
     With s = q . p the score of an item and c the prior mean of p, p minimises
 
@@ -409,16 +411,16 @@ class LFGRankItem(LFGItem):
     `known`. A rare genre weighs more than a frequent one: fans of a genre get that genre.
 
     models: CellsLFGs, fitted on (R.T, F) or not; strength: of W's ridge, in which a user with m
-    likes weighs m ** power; known: a weight for each column of F (columns,), or one for all.
+    likes weighs the root of m; known: a weight for each column of F (columns,), or one for all.
     """
 
     noise = None                                           # the same for all items
     saved = {"q": "q1", "q_base": "base", "prior": "W", **{name: name for name in (
         "shrink", "generated", "ridge", "few", "like", "value")}}
 
-    def __init__(self, models, l2, few, strength, known, power=0.5, kept=None):
+    def __init__(self, models, l2, few, strength, known, kept=None):
         super().__init__(models, l2, 1.0, strength=strength, kept=kept)
-        self.few, self.known, self.power = few, known, power
+        self.few, self.known = few, known
 
     def fit(self, R, E=None, F=None, progress=None):
         """Fit the generators unless they are fitted, generate all items, and find the prior."""
@@ -446,7 +448,7 @@ class LFGRankItem(LFGItem):
         x = self.user_factors(np.arange(len(E)), R, E)     # (users, k)
         users = np.flatnonzero(R.counts)
         part = random_part(R, np.random.default_rng(generator.seed))
-        weight = likes_of(R, self.like).counts[users] ** float(self.power)
+        weight = np.sqrt(likes_of(R, self.like).counts[users])
         self.W = self.fit_prior(Q, ((R, x), (part, x)), users, weight / weight.mean() / 2, E)
         for start in (-1 - k, -1 - 2 * k):                 # W was fitted to sums of Q, not of q1
             self.W[start:start + k] = units.T @ self.W[start:start + k]

@@ -174,18 +174,20 @@ def masked_mse(prediction, row, column, target, weight=1):
     return residual @ (residual * weight) / len(prediction), gradient
 
 
-def multinomial(logits, row, column):
-    """Negative log likelihood of the observed entries under a softmax per row, / B; its gradient.
+def multinomial(logits, row, column, weight=1):
+    """Weighted negative log likelihood of entries under a softmax per row, / B; its gradient.
 
-    (B, C), (n,), (n,) -> (), (B, C). Entries are distinct, each one draw from its row's softmax:
-    a row with m entries has the gradient (m softmax(logits) - 1 at its entries) / B.
+    (B, C), (n,), (n,) -> (), (B, C). Entries are distinct; each counts as `weight` draws, (n,) or a
+    number, from its row's softmax: a row with m draws has the gradient (m softmax(logits) - weight
+    at its entries) / B.
     """
     logits = logits - logits.max(1, keepdims=True)         # the same softmax, without overflow
     p = np.exp(logits)
     total = p.sum(1)                                       # (B,)
-    loss = (np.log(total)[row] - logits[row, column]).sum() / len(p)
-    p *= (np.bincount(row, minlength=len(p)) / (total * len(p))).astype(p.dtype)[:, None]
-    p[row, column] -= p.dtype.type(1 / len(p))
+    loss = (weight * (np.log(total)[row] - logits[row, column])).sum() / len(p)
+    draws = np.bincount(row, np.broadcast_to(weight, row.shape), len(p))
+    p *= (draws / (total * len(p))).astype(p.dtype)[:, None]
+    p[row, column] -= weight / len(p)
     return loss, p
 
 

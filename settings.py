@@ -119,10 +119,10 @@ SETTINGS["ml-100k", "topn"] = {                            # LFG-rank serves any
     "EASE": dict(l2=200.0),
     "EASE, rated": dict(l2=200.0, rated=0.5),              # reads all ratings, as LFG-rank does
     "Mult-VAE": dict(l2=0.001, dropout=0.7, epochs=50, rate=8e-3),
-    "LFG-rank user": dict(l2=0.5, l2_M=0.05, mask=0.5),
-    "LFG-rank item": dict(rate=5e-3),
-    "LFG-rank item fold-in": dict(l2=200.0, few=50.0, strength=100.0, known=20.0),
-    "LFG-rank": dict(seeds=3, kept=200, user_weight=0.5, empty_weight=0.0),
+    "LFG-rank user": dict(l2=0.2, l2_M=0.05, mask=0.35, epochs=40),
+    "LFG-rank item": dict(mask=0.2, rate=5e-3),
+    "LFG-rank item fold-in": dict(l2=70.0, few=50.0, strength=100.0, known=20.0),
+    "LFG-rank": dict(seeds=3, kept=200, user_weight=0.6, empty_weight=0.0),
 }
 SETTINGS["ml-1m", "topn"] = {
     **SETTINGS["ml-1m", "realtime"],
@@ -131,18 +131,24 @@ SETTINGS["ml-1m", "topn"] = {
     "EASE": dict(l2=600.0),
     "EASE, rated": dict(l2=600.0, rated=0.5),
     "Mult-VAE": dict(l2=0.001, dropout=0.7, rate=8e-3),
-    "LFG-rank user": dict(hidden=(500,), l2=0.03, l2_M=0.03, mask=0.5),
+    "LFG-rank user": dict(hidden=(500,), l2=0.03, l2_M=0.03, mask=0.5, rated=0.3),
     "LFG-rank item": dict(hidden=(500,), epochs=40),
-    "LFG-rank item fold-in": dict(l2=300.0, few=200.0, strength=100.0, known=12.0),
-    "LFG-rank": dict(seeds=2, kept=200, user_weight=0.6, empty_weight=0.0),
+    "LFG-rank item fold-in": dict(l2=200.0, few=200.0, strength=100.0, known=12.0),
+    "LFG-rank": dict(seeds=2, kept=200, user_weight=0.75, empty_weight=0.0),
 }
-SETTINGS["ml-100k", "coldstart topn"] = {**SETTINGS["ml-100k", "topn"], "EASE": dict(l2=4_000.0)}
+SETTINGS["ml-100k", "coldstart topn"] = {
+    **SETTINGS["ml-100k", "topn"],
+    "EASE": dict(l2=4_000.0),
+    "LFG-rank user": dict(l2=0.4, l2_M=0.05, mask=(0.3, 1.0), epochs=40),
+    "LFG-rank item fold-in": dict(l2=140.0, few=200.0, strength=100.0, known=20.0),
+    "LFG-rank": dict(seeds=3, kept=200, user_weight=0.7, empty_weight=0.3),
+}
 SETTINGS["ml-1m", "coldstart topn"] = {
     **SETTINGS["ml-1m", "topn"],
     "EASE": dict(l2=10_000.0),
-    "LFG-rank user": dict(n_factors=100, hidden=(500,), l2=0.03, l2_M=0.03, mask=(0.3, 1.0)),
-    "LFG-rank item fold-in": dict(l2=300.0, few=200.0, strength=100.0, known=12.0, power=0.0),
-    "LFG-rank": dict(seeds=2, kept=200, user_weight=0.6, empty_weight=1.0),
+    "LFG-rank user": dict(n_factors=100, hidden=(500,), l2=0.03, l2_M=0.03, mask=(0.3, 1.0),
+                          rated=0.3),
+    "LFG-rank": dict(seeds=2, kept=200, user_weight=0.75, empty_weight=1.0),
 }
 
 RIDGE_GRID = {"l2": (0.5, 2), "l2_bias": (0.3, 3), "l2_item": (0.5, 2), "strength": (0.3, 3)}
@@ -169,12 +175,12 @@ GRID = {                                                   # multiplies one valu
     "Mult-VAE": {"l2": (0.3, 3), "beta": (0.5, 2), "dropout": (0.7, 1.4), "epochs": (0.5, 2),
                  "rate": (0.5, 2)},
     "LFG-rank user": {"l2": (0.3, 3), "l2_M": (0.3, 3), "mask": (0.7, 1.4), "epochs": (0.7, 1.4),
-                      "rate": (0.6, 1.6)},
+                      "rate": (0.6, 1.6), "rated": (0, 0.6, 1.6)},
     "LFG-rank item": {"l2": (0.3, 3), "l2_M": (0.3, 3), "mask": (0.7, 1.4), "a0": (0.5, 2),
-                      "epochs": (0.7, 1.4), "rate": (0.6, 1.6)},
+                      "epochs": (0.7, 1.4), "rate": (0.6, 1.6), "rated": (0, 0.6, 1.6)},
     "LFG-rank item fold-in": {"l2": (0.7, 1.4), "few": (0.3, 3), "strength": (0.3, 3),
                               "known": (0.3, 2)},
-    "LFG-rank": {"kept": (0.5, 2), "user_weight": (0, 0.5, 1.5), "empty_weight": (0, 0.5)},
+    "LFG-rank": {"kept": (0.5, 2), "user_weight": (0, 0.7, 1.3), "empty_weight": (0, 0.5)},
 }
 
 

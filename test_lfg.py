@@ -372,10 +372,11 @@ def test_gradients_of_the_whole_lfg_against_the_dense_loss(cls):
         s, bu = G[:, :3] @ model.M, G[:, 3:]
         if cls is LFG:
             return weight @ (model.mu + bu + model.bi + s - H)[row, item] ** 2 / 4
-        if cls is CellsLFG:                                # likes weigh 1, every other cell 0.3
-            return (np.where(H >= 4, 1, 0.3) * ((H >= 4) - s) ** 2).sum() / 4
+        target = np.where(H >= 4, 1, 0.5 * (H > 0))
+        if cls is CellsLFG:                                # ratings weigh 1, every other cell 0.3
+            return (np.where(H > 0, 1, 0.3) * (target - s) ** 2).sum() / 4
         p = np.exp(s + bu + model.bi)
-        return -np.log(p / p.sum(1, keepdims=True))[H >= 4].sum() / 4
+        return -(target * np.log(p / p.sum(1, keepdims=True))).sum() / 4
 
     told, grads = model.gradients(inputs, row, item, value, weight)
     assert told * (np.log(5) if cls is RankLFG else 1) == pytest.approx(loss())
@@ -585,8 +586,7 @@ MODELS = {                                                 # each from a seed
     "BiasSVD": lambda seed: BiasSVD(**SHORT, seed=seed),
     "SVDpp": lambda seed: SVDpp(**SHORT, seed=seed),
     "FoldIn": lambda seed: FoldIn(BiasSVD(**SHORT, seed=seed), 2.0, 1.0),
-    "FoldIn to z": lambda seed: FoldIn(m := SVDpp(**SHORT, seed=seed), 2.0, 1.0,
-                                       centre=m.implicit_row),
+    "FoldIn to z": lambda seed: FoldIn(m := SVDpp(**SHORT, seed=seed), 2, 1, centre=m.implicit_row),
     "FoldIn of LFG": lambda seed: FoldIn(lfg(seed=seed), 2.0, 1.0),
     "LFG": lambda seed: lfg(seed=seed),
     "PaperLFG": lambda seed: lfg(PaperLFG, seed=seed),
@@ -594,10 +594,10 @@ MODELS = {                                                 # each from a seed
     "LFGDual": lambda seed: LFGDual(
         [lfg(seed=seed)], [LFGItem([lfg(seed=seed + n) for n in (1, 2)], 4.0, 2.0)], [0.2, 0.6]),
     "RankLFG": lambda seed: lfg(RankLFG, seed=seed),
-    "LFGRankItem": lambda seed: LFGRankItem([lfg(CellsLFG, seed=seed + n) for n in (1, 2)],
-                                            4.0, 20.0, 3.0, 0.5),
-    "LFGRank": lambda seed: LFGRank([lfg(RankLFG, seed=seed)], [MODELS["LFGRankItem"](seed)],
-                                    [0.5, 0]),
+    "LFGRankItem": lambda seed: LFGRankItem(
+        [lfg(CellsLFG, seed=seed + n) for n in (1, 2)], 4.0, 20.0, 3.0, 0.5),
+    "LFGRank": lambda seed: LFGRank(
+        [lfg(RankLFG, seed=seed)], [MODELS["LFGRankItem"](seed)], [0.5, 0]),
     "EASE": lambda seed: EASE(5.0),
     "MultVAE": lambda seed: MultVAE(4, 16, epochs=3, batch=16, rate=0.01, seed=seed)}
 RANKERS = ["RankLFG", "LFGRankItem", "LFGRank", "EASE", "MultVAE"]         # whose scores only order
@@ -751,9 +751,9 @@ def test_a_random_part_takes_some_ratings_at_random_from_none_to_all():
     assert np.ptp(part.T.counts[:20]) < 0.2 * part.T.counts[0]             # no item is preferred
 
 
-@pytest.mark.parametrize("l2,few,strength,power", [(2.0, 5.0, 3.0, 0.5), (0.3, 100.0, 0.1, 0)])
-def test_lfg_rank_item_minimises_its_loss(known, small, l2, few, strength, power):
-    model = LFGRankItem([lfg(CellsLFG, dtype=np.float64)], l2, few, strength, [0.5, 0.8], power)
+@pytest.mark.parametrize("l2,few,strength", [(2.0, 5.0, 3.0), (0.3, 100.0, 0.1)])
+def test_lfg_rank_item_minimises_its_loss(known, small, l2, few, strength):
+    model = LFGRankItem([lfg(CellsLFG, dtype=np.float64)], l2, few, strength, [0.5, 0.8])
     F = (np.arange(40)[:, None] % [2, 20] == 0).astype(np.float32)         # 20 and 2 of 40 items
     model.fit(known, small.E, F)
     Q = model.models[0].user_factors(np.arange(40), known.T, F)[:, :-1]
@@ -771,12 +771,12 @@ def test_lfg_rank_item_minimises_its_loss(known, small, l2, few, strength, power
                                                 noise[u]) for u in range(60)])
 
     # rows solved without a prior, regressed on the features of whole profiles and of parts; user 3,
-    # without ratings, is left out, and a user weighs their number of likes to the power
+    # without ratings, is left out, and a user weighs the root of their number of likes
     train = np.delete(np.arange(60), 3)
     part = random_part(known, np.random.default_rng(0))
     Z = np.vstack([features(Q, shown, small.E, 4)[train] for shown in (known, part)])
-    weight = n_liked[train] ** float(power)
-    weight = np.tile(weight / weight.mean(), 2) / 2
+    weight = np.tile(np.sqrt(n_liked[train]), 2)
+    weight = weight / weight.mean() / 2
     rows = solved(np.zeros((60, 5)))[train]
     c = features(Q, known, small.E, 4) @ regress(Z, np.vstack([rows, rows]), weight, strength)
     got = model.scores(np.arange(60), known, small.E) / np.sqrt(1 - 0.3)
@@ -798,8 +798,8 @@ def test_popularity_counts_likes_and_ease_is_a_ridge_regression_per_item(known):
 @pytest.mark.parametrize("name", ["FoldIn", "LFG", "LFGItem", *RANKERS])
 def test_two_planted_groups_are_found(name):
     rng = np.random.default_rng(0)
-    rated = rng.random((100, 20)) < 0.6
     liked = (np.arange(100)[:, None] + np.arange(20)) % 2 == 0             # even users, even items
+    rated = rng.random((100, 20)) < np.where(liked, 0.7, 0.5)
     R = Ratings(*np.nonzero(rated), np.where(liked, 5, 1)[rated], rated.shape)
     model = MODELS[name](0)
     for one in getattr(model, "parts", [model]):
@@ -1526,8 +1526,7 @@ def test_choices_lead_from_the_paper_to_the_settings_in_use(key):
     diff = [{k for k in a if a[k] != b.get(k)} - {"fill_mu"} for a, b in zip(each, each[1:])]
     assert diff[:5] == [{"own_mean"}, {"own_mean", "start"}, {"start"}, {"dropout"}, {"l2", "l2_M"}]
     assert {"hidden"} < diff[5] <= {"hidden", "epochs", "rate", "batch", "svd_rows"}
-    assert diff[6:8] == [{"n_factors"}, {"mask"}] and diff[9:] == [
-        {"mask", "shown_weight"}, set()]
+    assert diff[6:8] == [{"n_factors"}, {"mask"}] and diff[9:] == [{"mask", "shown_weight"}, set()]
     centres = [s["LFG-item fold-in"].get("centre") for _, s in made]
     assert [centre is not None for centre in centres] == [False] * 9 + [True] * 2 + [False]
     assert np.array_equal(centres[9]([4, 5]), np.zeros(201))
@@ -1541,9 +1540,12 @@ def test_differences_worked_by_hand():
     folds = [{"n_train": 100, "n_held": 25, "rmse": {"LFG": 0.9, "SVD": 1, "LFGb": 0.98}},
              {"n_train": 100, "n_held": 35, "rmse": {"LFG": 1.4, "SVD": 1.5, "LFGb": 1.46}}]
     assert differences(folds) == [{                         # of the last, not of the best
-        "model": "LFGb", "baseline": "SVD", "mean": pytest.approx(-0.03),
+        "model": "LFGb", "baseline": "SVD", "measure": "RMSE", "mean": pytest.approx(-0.03),
         "interval": pytest.approx([-0.19072, 0.13072], abs=1e-5)}]
     assert differences(folds[:1]) == []                     # of one fold there is no interval
+    lists = [{"n_train": 9, "n_held": 2, "metrics": {
+        name: {"NDCG@10": 0, "NDCG@100": 0.1 * n} for n, name in enumerate(["EASE", "LFG"])}}] * 2
+    assert [(d["measure"], d["mean"]) for d in differences(lists)] == [("NDCG@100", 0.1)]
     for rows, compared in (
             ("SVD, BiasSVD, BiasSVD fold-in, LFG (paper), LFG, LFG-dual",
              "LFG-dual SVD, LFG-dual BiasSVD, LFG-dual BiasSVD fold-in, LFG (paper) BiasSVD, "
@@ -1583,7 +1585,7 @@ def test_a_table_is_markdown_and_json_holds_the_same(cli, dataset, test, title, 
     assert {key: table[key] for key in about} == about
     assert len(found) > 1 and found == differences(folds)
     assert [line for line in out.splitlines() if line.startswith("- ")] == [
-        "- {} minus {}: {:+.4f}, 95 % interval {:+.4f} to {:+.4f}".format(
+        "- {} minus {}: RMSE {:+.4f}, 95 % interval {:+.4f} to {:+.4f}".format(
             d["model"], d["baseline"], d["mean"], *d["interval"]) for d in found]
 
 
@@ -1656,6 +1658,7 @@ def test_tables_with_a_column_per_count_or_measure(cli, test, title, measure, he
     assert shown == ([*header, "Seconds"], [[name, *texts(values(table["average"][name])),
                                              seconds_of(table, name)] for name in NAMES[test]])
     assert table.get("ratings", [0, 2, 8]) == [0, 2, 8]
+    assert out.count("- LFG-rank minus EASE: NDCG@100 ") == (test == "topn")
 
 
 def test_measures_of_lists_by_hand():
@@ -2427,8 +2430,7 @@ def ported(folder):
     return answer
 
 
-@pytest.mark.parametrize("kind,unit,layers", [
-    ("user", 2.25, 2), ("item", 2.25, 0), ("dual", 1, 1)])
+@pytest.mark.parametrize("kind,unit,layers", [("user", 2.25, 2), ("item", 2.25, 0), ("dual", 1, 1)])
 def test_a_port_reproduces_the_vectors_and_one_user_gets_the_scores_of_the_models(
         lfg_py, served, films, tmp_path, kind, unit, layers):
     model, dual, rank = served(kind, unit)
