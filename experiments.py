@@ -293,7 +293,7 @@ def tables_of(name, test, found):
             columns = {f"Fold {fold['fold']}": fold["rmse"] for fold in folds}
             columns.update({"Average": average, **({" Paper": paper} if paper else {})})
             table.update(table=number, paper=paper)
-        if not test.startswith(("ablation", "coldstart")):
+        if not test.startswith("coldstart"):
             table["differences"] = differences(folds)
             if table["differences"]:
                 texts.append("\n".join(
@@ -323,8 +323,8 @@ def mean_of(values):
 def differences(folds):
     """Mean differences, with intervals, between the last LFG and each baseline.
 
-    Also between the paper's LFG and BiasSVD, its own claim. No pair is chosen by its results; of
-    lists, it is NDCG@100, for which they are tuned.
+    Also between the paper's LFG and BiasSVD, its own claim. No pair is chosen by its results. They
+    are of RMSE or, if the folds hold measures of lists, of NDCG@100, which those are tuned for.
     Paired t with the correction of Nadeau and Bengio (2003): training sets overlap, so the variance
     of the mean over J folds is (1 / J + n_held / n_train) times that of a fold. n_held: the ratings
     that are not trained on; of new users these are all, though only a part is scored.

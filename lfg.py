@@ -61,7 +61,7 @@ class LFG(FactorModel):
     dtype: type = np.float32
     per_item = 2                                           # columns of I that each item has
     ends = (Tanh,)                                         # layers at the end of the network
-    orders = False                                         # True: reads likes, loss on all items
+    orders = False                                         # True: trained to order items by likes
 
     @np.errstate(over="ignore", invalid="ignore")          # batches reports divergence
     def fit(self, R, E=None, F=None, progress=None):
@@ -95,7 +95,7 @@ class LFG(FactorModel):
         return self
 
     def inside(self, values):
-        """Ratings (n,) as the network reads and predicts them; if it `orders`, 1 (like) or 0."""
+        """Ratings (n,) as the network reads them; if it `orders`, 1 (a like) or 0."""
         return (values >= self.like).astype(self.dtype) if self.orders else values / self.unit
 
     def start_training(self, R, n_side, rng):
@@ -289,7 +289,7 @@ class RankLFG(LFG):
 
     Input: [E, likes, rated], scaled as LFG's. Loss of a batch: the negative log likelihood of the
     rated items under a softmax over all items, / B, where a like counts 1 and any other rating
-    `rated`, plus the penalties of LFG.
+    `rated`, from 0 to 1, plus the penalties of LFG.
     """
 
     n_factors: int = 200
@@ -308,7 +308,7 @@ class RankLFG(LFG):
         self.bi = np.log(likes + 1).astype(self.dtype)
 
     def loss(self, U_G, bu_G, row, item, value, weight):
-        """The loss relative to blind guessing; the gradient is of the loss itself."""
+        """The loss divided by log(items + 1), as blind guessing costs; gradient of the loss."""
         logits = U_G @ self.M + bu_G[:, None] + self.bi    # (B, items)
         loss, d = multinomial(logits, row, item, np.maximum(value, self.rated))
         return loss / np.log(self.M.shape[1] + 1), d
@@ -316,11 +316,12 @@ class RankLFG(LFG):
 
 @dataclass(eq=False)
 class CellsLFG(LFG):
-    """What LFGRankItem trains: scores s = U_G M of all cells, near 1 for likes, 0 if not rated.
+    """What LFGRankItem trains: scores s = U_G M of all cells, 1 for likes, 0 for what is not rated.
 
     Loss of a batch: (sum over ratings of [(t - s)^2 - a0 s^2] + a0 * sum over all cells of s^2) / B
-    plus LFG's penalties: a rating weighs 1, any other cell a0. The target t of a like is 1, that of
-    other ratings `rated`: people choose what they rate. Input: as RankLFG's. No biases.
+    plus LFG's penalties: a rating weighs 1, any other cell a0. t is 1 for a like and `rated`, from
+    0 to 1, for any other rating, because people choose what they rate. Input: as RankLFG's. No
+    biases.
     """
 
     n_factors: int = 200
@@ -394,6 +395,7 @@ class LFGItem(FoldIn):
 class LFGRankItem(LFGItem):
     """LFGItem trained to order: CellsLFG generates the items, a user is solved from their likes.
 
+    Items that the user rated below a like count here as not rated; they act through n and c.
     With s = q . p the score of an item and c the prior mean of p, p minimises
 
         sum over likes of [(1 - s)^2 - a0 s^2] + a0 sum over all items of (s - t q . c)^2

@@ -177,9 +177,8 @@ def masked_mse(prediction, row, column, target, weight=1):
 def multinomial(logits, row, column, weight=1):
     """Weighted negative log likelihood of entries under a softmax per row, / B; its gradient.
 
-    (B, C), (n,), (n,) -> (), (B, C). Entries are distinct; each counts as `weight` draws, (n,) or a
-    number, from its row's softmax: a row with m draws has the gradient (m softmax(logits) - weight
-    at its entries) / B.
+    (B, C), (n,), (n,) -> (), (B, C). Entries are distinct; weight: of each, (n,) or a number. A row
+    whose weights sum to m has the gradient (m softmax(logits) - weight at its entries) / B.
     """
     logits = logits - logits.max(1, keepdims=True)         # the same softmax, without overflow
     p = np.exp(logits)

@@ -113,7 +113,7 @@ SETTINGS["ml-1m", "coldstart"] = {
     "LFG-item fold-in": dict(l2=350.0, l2_bias=6.0, l2_item=2.0),
     "LFG-dual": dict(seeds=4, kept=150, user_weight=0.15, empty_weight=0.4),
 }
-SETTINGS["ml-100k", "topn"] = {                            # LFG-rank serves any number of ratings
+SETTINGS["ml-100k", "topn"] = {
     **SETTINGS["ml-100k", "realtime"],
     "Popularity": {},
     "EASE": dict(l2=200.0),
