@@ -2181,8 +2181,8 @@ model.recommend({"The Matrix (1998)": 4}) | an item; the nearest are: Matrix, Th
 model.recommend({39: 4}) | '39' is not the id or title of an item; check its spelling
 model.predict({}, [54, float("nan")]) | '' is not a title
 model.predict({}, [54, None]) | '' is not a title
-model.recommend({54: 4, "ete": 4}) | ratings: Été, L' (1987) is rated twice
-model.recommend({54: 1e39}) | rating 1e+39 must be between 1 and 5
+model.recommend({54: 4, "ete": 4}) | ratings['ete']: Été, L' (1987) is rated twice
+model.recommend({54: 1e39}) | ratings[54]: rating 1e+39 must be between 1 and 5
 model.recommend({54: "good"}) | rating 'good' is not a number
 model.recommend({54: True}) | rating True is not a number
 model.recommend([(54, 5)]) | ratings must be a dict
