@@ -297,7 +297,7 @@ class RankLFG(LFG):
     l2_M: float = 0.05
     mask: object = 0.5
     epochs: int = 30
-    rated: float = 0.5
+    rated: float = 0.3
     ends = ()                                              # logits need a wider range than Tanh's
     orders = True
 

@@ -131,7 +131,7 @@ SETTINGS["ml-1m", "topn"] = {
     "EASE": dict(l2=600.0),
     "EASE, rated": dict(l2=600.0, rated=0.5),
     "Mult-VAE": dict(l2=0.001, dropout=0.7, rate=8e-3),
-    "LFG-rank user": dict(hidden=(500,), l2=0.03, l2_M=0.03, mask=0.5, rated=0.3),
+    "LFG-rank user": dict(hidden=(500,), l2=0.03, l2_M=0.03, mask=0.5),
     "LFG-rank item": dict(hidden=(500,), epochs=40),
     "LFG-rank item fold-in": dict(l2=200.0, few=200.0, strength=100.0, known=12.0),
     "LFG-rank": dict(seeds=2, kept=200, user_weight=0.75, empty_weight=0.0),
@@ -146,8 +146,7 @@ SETTINGS["ml-100k", "coldstart topn"] = {
 SETTINGS["ml-1m", "coldstart topn"] = {
     **SETTINGS["ml-1m", "topn"],
     "EASE": dict(l2=10_000.0),
-    "LFG-rank user": dict(n_factors=100, hidden=(500,), l2=0.03, l2_M=0.03, mask=(0.3, 1.0),
-                          rated=0.3),
+    "LFG-rank user": dict(n_factors=100, hidden=(500,), l2=0.03, l2_M=0.03, mask=(0.3, 1.0)),
     "LFG-rank": dict(seeds=2, kept=200, user_weight=0.75, empty_weight=1.0),
 }
 
