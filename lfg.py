@@ -285,7 +285,7 @@ class PaperLFG(LFG):
 
 @dataclass(eq=False)
 class RankLFG(LFG):
-    """LFG trained to order: U_G M + bu_G + bi_T are logits of which items a user likes.
+    """LFG trained to order: U_G M + bu_G + bi_T are logits of which items a user rates and likes.
 
     Input: [E, likes, rated], scaled as LFG's. Loss of a batch: the negative log likelihood of the
     rated items under a softmax over all items, / B, where a like counts 1 and any other rating
@@ -308,7 +308,7 @@ class RankLFG(LFG):
         self.bi = np.log(likes + 1).astype(self.dtype)
 
     def loss(self, U_G, bu_G, row, item, value, weight):
-        """The loss divided by log(items + 1), as blind guessing costs; gradient of the loss."""
+        """The loss divided by log(items + 1), the cost of a blind guess; the loss's gradient."""
         logits = U_G @ self.M + bu_G[:, None] + self.bi    # (B, items)
         loss, d = multinomial(logits, row, item, np.maximum(value, self.rated))
         return loss / np.log(self.M.shape[1] + 1), d

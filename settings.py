@@ -1,7 +1,7 @@
 """Every hyperparameter, with one setting per model and table; making and training the models.
 
-All were chosen on a validation part of the training ratings, LFG-rank's known and its settings in
-"coldstart topn" with the test taste as well; `python experiments.py --test tune` prints the grid
+All were chosen on a validation part of the training ratings; `known` of LFG-rank and its settings
+in "coldstart topn" with the test taste as well. `python experiments.py --test tune` prints the grid
 around each. What is not named here is the default of the class in svd.py or lfg.py. In "LFG-dual"
 and "LFG-rank", seeds is how many item networks are joined; kept, how many of their factors remain
 (if not all); user_weight, the weight of the user network in the mean for users with many ratings;
