@@ -324,8 +324,7 @@ def differences(folds):
     """Mean differences, with intervals, between the last LFG and each baseline.
 
     Also between the paper's LFG and BiasSVD, its own claim. No pair is chosen by its results.
-    Differences are in RMSE or, if the folds hold measures of lists, in NDCG@100, which lists are
-    tuned for.
+    Differences are in RMSE or, of lists, in NDCG@100, which they are tuned for.
     Paired t with the correction of Nadeau and Bengio (2003): training sets overlap, so the variance
     of the mean over J folds is (1 / J + n_held / n_train) times that of a fold. n_held: the ratings
     that are not trained on; of new users these are all, though only a part is scored.

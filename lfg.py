@@ -319,9 +319,8 @@ class CellsLFG(LFG):
     """What LFGRankItem trains: scores s = U_G M of all cells, 1 for likes, 0 for what is not rated.
 
     Loss of a batch: (sum over ratings of [(t - s)^2 - a0 s^2] + a0 * sum over all cells of s^2) / B
-    plus LFG's penalties: a rating weighs 1, any other cell a0. t is 1 for a like and `rated`, from
-    0 to 1, for any other rating, because people choose what they rate. Input: as RankLFG's. No
-    biases.
+    plus LFG's penalties: a rating weighs 1, any other cell a0. t is 1 for a like, and `rated` (0 to
+    1) for other ratings, because people choose what they rate. Input: as RankLFG's. No biases.
     """
 
     n_factors: int = 200
