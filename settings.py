@@ -119,7 +119,7 @@ SETTINGS["ml-100k", "topn"] = {
     "EASE": dict(l2=200.0),
     "EASE, rated": dict(l2=200.0, rated=0.5),              # reads all ratings, as LFG-rank does
     "Mult-VAE": dict(l2=0.001, dropout=0.7, epochs=50, rate=8e-3),
-    "LFG-rank user": dict(l2=0.2, l2_M=0.05, mask=0.35, epochs=40),
+    "LFG-rank user": dict(l2=0.2, mask=0.35, epochs=40),
     "LFG-rank item": dict(mask=0.2, rate=5e-3),
     "LFG-rank item fold-in": dict(l2=70.0, few=50.0, strength=100.0, known=20.0),
     "LFG-rank": dict(seeds=3, kept=200, user_weight=0.6, empty_weight=0.0),
@@ -131,7 +131,7 @@ SETTINGS["ml-1m", "topn"] = {
     "EASE": dict(l2=600.0),
     "EASE, rated": dict(l2=600.0, rated=0.5),
     "Mult-VAE": dict(l2=0.001, dropout=0.7, rate=8e-3),
-    "LFG-rank user": dict(hidden=(500,), l2=0.03, l2_M=0.03, mask=0.5),
+    "LFG-rank user": dict(hidden=(500,), l2=0.03, l2_M=0.03),
     "LFG-rank item": dict(hidden=(500,), epochs=40),
     "LFG-rank item fold-in": dict(l2=200.0, few=200.0, strength=100.0, known=12.0),
     "LFG-rank": dict(seeds=2, kept=200, user_weight=0.75, empty_weight=0.0),
@@ -139,7 +139,7 @@ SETTINGS["ml-1m", "topn"] = {
 SETTINGS["ml-100k", "coldstart topn"] = {
     **SETTINGS["ml-100k", "topn"],
     "EASE": dict(l2=4_000.0),
-    "LFG-rank user": dict(l2=0.4, l2_M=0.05, mask=(0.3, 1.0), epochs=40),
+    "LFG-rank user": dict(l2=0.4, mask=(0.3, 1.0), epochs=40),
     "LFG-rank item fold-in": dict(l2=140.0, few=200.0, strength=100.0, known=20.0),
     "LFG-rank": dict(seeds=3, kept=200, user_weight=0.7, empty_weight=0.3),
 }
