@@ -108,10 +108,8 @@ class Ratings:
 
     def ranks(self, rng):
         """Rank (n,) of each rating, from 0, in a random order of its user's ratings."""
-        order = np.argsort(self.users.astype(np.int64) * len(self) + rng.permutation(len(self)))
-        rank = np.empty(len(self), np.int64)
-        rank[order] = np.arange(len(self)) - self.starts[self.users]
-        return rank
+        keys = self.users.astype(np.int64) * len(self) + rng.permutation(len(self))
+        return np.argsort(np.argsort(keys)) - self.starts[self.users]
 
     def blocks(self, size=512, rated=False):
         """Yield blocks of `size` rows, 0 where nothing is observed, and the index of each column.
