@@ -238,17 +238,15 @@ def sample_users(data, n, seed):
 def synthetic(n_users=943, n_items=1682, n_ratings=100_000, seed=0):
     """Made-up Dataset of n_ratings ratings from 1 to 5: five planted factors, biases and noise.
 
-    Factors and biases depend half on E and F, so these help to predict. A few users and items have
-    most of the ratings. Memory grows with n_ratings, not with users x items. Raises DataError.
+    Memory grows with n_ratings, not with users x items. Raises DataError.
     """
     if not 0 < n_ratings <= n_users * n_items:
         raise DataError(f"{n_ratings} ratings of {n_users} users and {n_items} items; "
                         "give between 1 and users x items")
     rng = np.random.default_rng(seed)
-    ages = rng.normal(33, 12, n_users).clip(10, 75).round()
-    genders = rng.choice(["F", "M"], n_users)
-    jobs = rng.choice(OCCUPATIONS, n_users)
-    E, E_names = _one_hot({"age": ages, "gender": genders, "occupation": jobs})
+    E, E_names = _one_hot({"age": rng.normal(33, 12, n_users).clip(10, 75).round(),
+                           "gender": rng.choice(["F", "M"], n_users),
+                           "occupation": rng.choice(OCCUPATIONS, n_users)})
     years = (1999 - rng.exponential(12, n_items)).clip(1920).astype(np.int32)
     genres = ["|".join(dict.fromkeys(pair)) for pair in rng.choice(GENRES[1:], (n_items, 2))]
     F, F_names = _one_hot({"genre": genres, "decade": (years // 10 * 10).astype(str)})
