@@ -340,8 +340,7 @@ def _match_ids(kind, ratings, listed, others):
     if ids.astype(str).str.fullmatch("-?[0-9]{1,18}").all():
         ids = ids[np.argsort(ids.astype(np.int64), kind="stable")]         # "9" before "10"
     rows = ids.get_indexer(rated).astype(np.int32)[codes]
-    text = listed.astype(object).where(listed.notna(), "").set_axis(known)
-    text = text.apply(lambda column: column.map(id_text))
+    text = listed.astype(object).set_axis(known).apply(lambda column: column.map(id_text))
     lists = text.filter(["genres"]).apply(lambda column: column.str.startswith("["))
     check_rows(listed, name, lists.any(axis=1), "genres {genres!r} must be like 'Comedy|Drama'")
     array = np.array(ids.tolist())
@@ -359,8 +358,9 @@ def _factorize(table, name, kind):
 
 
 def id_text(item):
-    """An id or a category as text: "7" for 7.0, too, which pandas makes of 7 if one is missing."""
-    return str(item).removesuffix(".0") if isinstance(item, (float, np.floating)) else str(item)
+    """An id or a category as text, "" if missing; "7" for 7.0, too, as which pandas may read 7."""
+    text = str(item)
+    return text if isinstance(item, str) else re.sub(r"^(None|nan|NaT|<NA>)$|\.0$", "", text)
 
 
 def check_rows(table, name, bad, problem):

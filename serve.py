@@ -269,8 +269,7 @@ class Recommender:
         if profile is not None and not hasattr(profile, "items"):
             raise DataError('profile must be a dict such as {"age": 25}')
         for column, value in ({} if profile is None else profile).items():
-            unknown = ("",) if isinstance(value, str) else ("None", "nan", "NaT", "<NA>")
-            if str(value) in unknown:
+            if not id_text(value):
                 continue
             wanted = f"{column}={value}"
             if re.fullmatch(r"age=[0-9]{1,3}(\.[0-9]*)?", wanted):             # no year of birth
@@ -294,8 +293,7 @@ class Recommender:
         Case, accents and articles do not matter, and the year, or a part of the title, may be left
         out if only one item fits. Raises DataError, with the titles that fit or are nearest.
         """
-        unknown = item is None or isinstance(item, float) and item != item
-        text = "" if unknown else id_text(item)
+        text = id_text(item)
         for name in (text, text.strip().removeprefix("id:").strip()):
             if name in self.index_of_id:
                 return self.index_of_id[name]
