@@ -78,8 +78,7 @@ class Recommender:
             raise DataError('columns must be a dict such as {"customer": "user"}')
         check_count("seed", seed, 0)
         check_count("jobs", jobs)
-        counts = dict(epochs=epochs, factors=factors, seeds=seeds, sample=sample)
-        for name, n in counts.items():
+        for name, n in dict(epochs=epochs, factors=factors, seeds=seeds, sample=sample).items():
             if n is not None:
                 check_count(name, n)
         data = to_dataset("ratings", ratings, users, items, columns)
