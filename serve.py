@@ -119,11 +119,9 @@ class Recommender:
             most = [j for j in np.argsort(-shares)[:3] if shares[j] > 0]
             because = [{"id": str(self.item_ids[items[j]]), "title": str(self.titles[items[j]]),
                         "contribution": float(shares[j])} for j in most]
-            rows.append({"item": self.item_ids[i].item(), "title": str(self.titles[i]),
-                         "score": float(score), "rating": float(rating), "spread": float(spread),
-                         "because": because})
-        columns = ["item", "title", "score", "rating", "spread", "because"]
-        return frame(rows, columns) if as_frame else rows
+            rows.append((self.item_ids[i].item(), str(self.titles[i]), float(score), float(rating),
+                         float(spread), because))
+        return frame(rows, ["item", "title", "score", "rating", "spread", "because"], as_frame)
 
     def predict(self, ratings, items, profile=None):
         """Predicted ratings (n,), within the scale, of a list of items, or one, by id or title."""
@@ -159,12 +157,11 @@ class Recommender:
         q = part.q1 @ part.generated.T
         q /= np.maximum(np.linalg.norm(q, axis=1, keepdims=True), 1e-12)
         cosines = q @ q[index]
-        cosines[(np.arange(len(cosines)) == index) | ~self.rated] = -np.inf
-        best = np.argsort(-cosines, kind="stable")[:n]
-        rows = [{"item": self.item_ids[i].item(), "title": str(self.titles[i]),
-                 "similarity": float(cosines[i]), "genres": str(self.arrays["genres"][i])}
-                for i in best if cosines[i] > -np.inf]
-        return frame(rows, ["item", "title", "similarity", "genres"]) if as_frame else rows
+        found = np.flatnonzero(self.rated & (np.arange(len(q)) != index))
+        found = found[np.argsort(-cosines[found], kind="stable")[:n]]
+        rows = [(self.item_ids[i].item(), str(self.titles[i]), float(cosines[i]),
+                 str(self.arrays["genres"][i])) for i in found]
+        return frame(rows, ["item", "title", "similarity", "genres"], as_frame)
 
     def best(self, items, values, profile, n, by="rank", among=None, why=False):
         """Indices, scores and predicted ratings (n,) of the best items; arguments as in scores.
@@ -361,13 +358,15 @@ def check_count(name, n, least=1):
         raise DataError(f"{name} is {n!r}; it must be a whole number above {least - 1}")
 
 
-def frame(rows, columns):
-    """A DataFrame of dicts; the list itself where pandas is missing."""
+def frame(rows, columns, as_frame=True):
+    """A DataFrame of tuples; a list of dicts if not as_frame, or where pandas is missing."""
     try:
-        import pandas as pd
+        if as_frame:
+            import pandas as pd
+            return pd.DataFrame(rows, columns=columns)
     except ImportError:
-        return rows
-    return pd.DataFrame(rows, columns=columns)
+        pass
+    return [dict(zip(columns, row)) for row in rows]
 
 
 def plain_title(title):
