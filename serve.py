@@ -437,16 +437,16 @@ def recommend(options):
     rows = model.recommend(rated_rows(options.rate, options.ratings), options.n, profile,
                            options.by, options.genre, options.years, as_frame=False)
     rows = [{"rank": rank, "id": str(row.pop("item")), **row} for rank, row in enumerate(rows, 1)]
-    print_rows(rows, options.json, "Rank  {title}  Score     Rating  Because",
-               "{rank:>4}  {title}  {score:>5.2f}  {rating:.1f} ± {spread:.1f}  {because}")
+    print_rows(rows, options.json, "Rank  {title:{width}}  Score     Rating  Because",
+               "{rank:>4}  {title:{width}}  {score:>5.2f}  {rating:.1f} ± {spread:.1f}  {because}")
 
 
 def similar(options):
     """Print the items most similar to one."""
     rows = Recommender.load(options.model).similar(options.item, options.n, as_frame=False)
     rows = [{"id": str(row.pop("item")), **row} for row in rows]
-    print_rows(rows, options.json, "{title}  Similarity  Genres",
-               "{title}  {similarity:>10.2f}  {genres}")
+    print_rows(rows, options.json, "{title:{width}}  Similarity  Genres",
+               "{title:{width}}  {similarity:>10.2f}  {genres}")
 
 
 def print_rows(rows, as_json, header, line):
@@ -458,11 +458,10 @@ def print_rows(rows, as_json, header, line):
     if not rows:
         print("no item is left to list", file=sys.stderr)
     width = max([len(row["title"]) for row in rows], default=5)
-    print(header.format(title="Title".ljust(width)))
+    print(header.format(title="Title", width=width))
     for row in rows:
         row["because"] = ", ".join(one["title"] for one in row.get("because", []))
-        row["title"] = row["title"].ljust(width)
-        print(line.format(**row))
+        print(line.format(**row, width=width))
 
 
 def rated_rows(rates, path):
