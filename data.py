@@ -327,10 +327,10 @@ def to_dataset(name, ratings, users=None, items=None, columns=None):
 def _match_ids(kind, ratings, listed, others):
     """Sorted ids of kind "user" or "item", the index of each rating's id, a row of text per id."""
     name = f"{kind}s"
-    codes, rated = _factorize(ratings, "ratings", kind)
+    codes, rated = factorize(ratings, "ratings", kind)
     listed = (rated.unique().to_frame(name=kind).infer_objects() if listed is None else
               labelled(name, listed, [kind], others))
-    at, known = _factorize(listed, name, kind)
+    at, known = factorize(listed, name, kind)
     known = known[at]                                          # one per row
     if not rated.isin(known).any():
         raise DataError(f"{listed.attrs.get('file', name)}: none of the rated {name}, such as "
@@ -349,8 +349,8 @@ def _match_ids(kind, ratings, listed, others):
     return array, rows, text.reindex(ids, fill_value="")       # "": unknown
 
 
-def _factorize(table, name, kind):
-    """The index of the id in each row of a table, and the distinct ids, integers or text."""
+def factorize(table, name, kind):
+    """Index of the id of each row, distinct ids, integers or text. DataError where one is empty."""
     codes, ids = table[kind].factorize()
     ids = ids.astype(object)                                   # few: objects are slow
     check_rows(table, name, np.append(ids == "", True)[codes], f"{kind} id is empty")   # -1: NaN

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data import AGES, RATED, DataError, check_rows, csv_records, id_text, labelled, load
+from data import AGES, RATED, DataError, csv_records, factorize, id_text, labelled, load
 from data import output_path, read_ratings, sample_users, to_dataset, write_whole
 from lfg import LFGDual, LFGRank
 from settings import SIZES, Models, fit_all, settings_for
@@ -502,8 +502,7 @@ def score_users(table, model, n=10, by="rank", among=None):
     """
     found = []
     table = labelled("ratings", table, RATED)
-    empty = table["user"].isna() | (table["user"] == "")
-    check_rows(table, "ratings", empty, "user id is empty")
+    factorize(table, "ratings", "user")                    # for its check
     table = table.sort_values("item", key=lambda item: item.astype(str))      # for the same sums
     for user, rows in table.groupby("user", observed=True):
         rated = model.indices(zip(rows.index, rows["item"], rows["rating"]))
