@@ -39,7 +39,6 @@ class Recommender:
     """
 
     def __init__(self, arrays):
-        """arrays: as from_model makes them and load reads them."""
         self.arrays = {name: a.astype(np.float32) if a.dtype == np.float16 else a
                        for name, a in arrays.items()}
         self.item_ids = arrays["item_ids"]
