@@ -266,13 +266,12 @@ class Recommender:
         for column, value in ({} if profile is None else profile).items():
             if not id_text(value):
                 continue
-            wanted = f"{column}={value}"
+            wanted = f"{column}={id_text(value)}"
             if re.fullmatch(r"age=[0-9]{1,3}(\.[0-9]*)?", wanted):             # no year of birth
                 wanted = f"age={max([a for a in AGES if a <= float(value)], default=AGES[0])}"
             group = [name for name in self.E_names if name.startswith(f"{column}=")]
-            if wanted not in group:                        # perhaps the case differs, or 1.0 is 1
-                alike = wanted.casefold(), f"{column}={id_text(value)}".casefold()
-                wanted = next((one for one in group if one.casefold() in alike), None)
+            if wanted not in group:                        # perhaps the case differs
+                wanted = next((one for one in group if one.casefold() == wanted.casefold()), None)
             if not wanted:
                 known = group or dict.fromkeys(name.partition("=")[0] for name in self.E_names)
                 known = [*known][:30] + ["..."] * (len(known) > 30)
