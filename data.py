@@ -398,10 +398,7 @@ def _label_columns(place, names, needed, labels, columns):
 
 
 def _one_hot(columns):
-    """(n, values) float32 zeros and ones, and names; columns: {name: n texts, "" if unknown}.
-
-    Ages, numbers or NaN, become brackets, all of them if any is known; genres are split at "|".
-    """
+    """(n, values) float32 zeros and ones, names; columns: {name: n texts, "": unknown, or ages}."""
     X, names = [], []
     for column, texts in columns.items():
         if column == "age":
@@ -411,7 +408,7 @@ def _one_hot(columns):
         values = sorted(set().union(*rows) - {""})
         if len(values) > MOST_VALUES:
             raise DataError(f"column {column} has more than {MOST_VALUES} values; leave it out")
-        if column == "age" and values:
+        if column == "age" and values:                         # all brackets, if any is known
             values = [str(age) for age in AGES]
         X.append([[value in row for value in values] for row in rows])
         names += [f"{column}={value}" for value in values]
