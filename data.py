@@ -181,16 +181,15 @@ def split(ratings, test, fold, seed):
     "published": a tenth of all ratings is the target, another random tenth for each fold.
     """
     rng = np.random.default_rng(seed)
-    counts = ratings.counts                                    # (users,)
     rank = ratings.ranks(rng)
     if test == "realtime":
-        rated = rng.permutation(np.flatnonzero(counts))
+        rated = rng.permutation(np.flatnonzero(ratings.counts))
         new = np.isin(ratings.users, rated[fold - 1::5])
-        target = rank < np.maximum(1, (counts + 2) // 5)[ratings.users]      # n / 5, rounded
+        target = rank < np.maximum(1, (ratings.counts + 2) // 5)[ratings.users]  # n / 5, rounded
         return Split(ratings.where(~new), ratings.where(new & ~target), ratings.where(new & target))
     if test == "basic":
         # A random first fold; otherwise users with few ratings would only fill the first folds.
-        first = rng.integers(5, size=len(counts))
+        first = rng.integers(5, size=len(ratings.counts))
         target = (rank + first[ratings.users]) % 5 == fold - 1
     else:
         order = np.random.default_rng(seed + fold - 1).permutation(len(ratings))
