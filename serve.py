@@ -201,13 +201,12 @@ class Recommender:
         """True for each item (n_items,) of a genre and of years such as "1980-1999", if given."""
         found = np.ones(len(self.item_ids), bool)
         if genre is not None:
-            genres = [text.split("|") for text in self.arrays["genres"].tolist()]
-            known = sorted(set().union(*genres) - {""})
-            wanted = [name for name in known if name.casefold() == str(genre).casefold()]
-            if not wanted:
-                raise DataError(f"genre {genre!r:.100} is unknown; choose from "
-                                f"{', '.join(known) or 'none'}")
-            found = np.array([not set(wanted).isdisjoint(names) for names in genres])
+            genres = self.arrays["genres"].tolist()
+            wanted = str(genre).casefold()
+            found = np.array([wanted in text.casefold().split("|") for text in genres])
+            if not (wanted and found.any()):
+                known = ", ".join(sorted({*"|".join(genres).split("|")} - {""})) or "none"
+                raise DataError(f"genre {genre!r:.100} is unknown; choose from {known}")
         if years is not None:
             span = re.fullmatch("([1-9][0-9]{3})(?:-([0-9]{4}))?", str(years).strip())
             first, last = span.groups(span[1]) if span else ("1", "0")
