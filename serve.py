@@ -68,10 +68,9 @@ class Recommender:
         trains the networks that generate users, "item" those that generate items, "dual" both.
         epochs, factors: of each network; seeds: number of item networks to join, for ratings and
         for lists. The defaults depend on the size of the data, but seeds is 1 for "item". seed: of
-        the networks' random numbers. quiet: no progress bar. jobs: processes that train at once;
-        above 1, set OPENBLAS_NUM_THREADS=1, and a script must work under
-        `if __name__ == "__main__":`. sample: train on this many random users; the model still
-        serves any user. Raises DataError.
+        random numbers. quiet: no progress bar. jobs: processes that train at once; above 1, set
+        OPENBLAS_NUM_THREADS=1, and a script must work under `if __name__ == "__main__":`.
+        sample: train on this many random users; the model still serves any user.
         """
         if columns and not hasattr(columns, "items"):
             raise DataError('columns must be a dict such as {"customer": "user"}')
