@@ -545,13 +545,10 @@ class MultVAE:
         self.like = like_threshold(R.values)
         L = likes_of(R, self.like)
         rng = np.random.default_rng(self.seed)
-
-        def network(n_in, n_out):
-            return Sequential(Linear(n_in, self.hidden, rng, self.dtype), Tanh(),
-                              Linear(self.hidden, n_out, rng, self.dtype))
-
-        self.encoder = network(R.shape[1], 2 * self.n_factors)
-        self.decoder = network(self.n_factors, R.shape[1])
+        self.encoder = Sequential(Linear(R.shape[1], self.hidden, rng, self.dtype), Tanh(),
+                                  Linear(self.hidden, 2 * self.n_factors, rng, self.dtype))
+        self.decoder = Sequential(Linear(self.n_factors, self.hidden, rng, self.dtype), Tanh(),
+                                  Linear(self.hidden, R.shape[1], rng, self.dtype))
         params = self.encoder.params + self.decoder.params
         adam = Adam(params, l2=[self.l2 * (p.ndim == 2) for p in params])
         drop = Dropout(self.dropout, rng)
