@@ -266,8 +266,7 @@ class FoldIn(FactorModel):
         E = side_of(R, E)
         self.q1 = q1
         self.base = base
-        self.ridge = np.full(q1.shape[1], self.l2, q1.dtype)
-        self.ridge[-1] = self.l2_bias
+        self.ridge = np.array([self.l2] * (q1.shape[1] - 1) + [self.l2_bias], q1.dtype)
         self.noise = np.ones(len(q1), q1.dtype)
         self.W = None
         if self.centre is None:
@@ -304,9 +303,8 @@ class FoldIn(FactorModel):
                       for shown, _ in cases for u in users], np.float64)
         x = np.vstack([x[users] for _, x in cases])
         weighted = Z.T * np.tile(weight, len(cases))       # (columns, n)
-        penalty = np.full(len(weighted), self.strength)
-        penalty[0] = 0
-        return np.linalg.solve(weighted @ Z + np.diag(penalty), weighted @ x).astype(x.dtype)
+        penalty = np.diag([0] + [self.strength] * (len(weighted) - 1))
+        return np.linalg.solve(weighted @ Z + penalty, weighted @ x).astype(x.dtype)
 
     def prior_features(self, q, items, values, profile):
         """z: [1, profile, sum of q / (n + 5), the same of likes if `like` is set, log(1 + n)]."""
