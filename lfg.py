@@ -80,8 +80,7 @@ class LFG(FactorModel):
         for batch, done, errors in batches(self, users, self.batch, rng, R, params, progress):
             row, item, value = R.rows(batch)
             # 1. mask some ratings and encode the rest: I = [E, mask(H)]
-            fixed = np.isscalar(self.mask)                 # else one draw per user
-            mask = self.mask if fixed else rng.uniform(*self.mask, len(batch))[row]
+            mask = self.mask if np.isscalar(self.mask) else rng.uniform(*self.mask, len(batch))[row]
             kept = rng.random(len(row), np.float32) >= mask
             part, read, asked, rows = self.part(item[kept], item)
             x = part.encode(row[kept], read, value[kept], E[batch])
