@@ -225,11 +225,10 @@ class Generator:
         a = self.arrays
         ranks = "like" in a
         values = (values >= a["like"]).astype(np.float32) if ranks else values
-        h = a["b0"] + profile @ a["W_E"]
-        if len(items):                                     # reads only the rows of rated items
-            ones = np.ones(len(items), np.float32)
-            rated = values @ a["W_H"].take(items, 0) + ones @ a["W_seen"].take(items, 0)
-            h = h + rated * len(items) ** -0.5
+        ones = np.ones(len(items), np.float32)
+        # reads only the rows of rated items
+        rated = values @ a["W_H"].take(items, 0) + ones @ a["W_seen"].take(items, 0)
+        h = a["b0"] + profile @ a["W_E"] + rated * max(1, len(items)) ** -0.5
         layer = 1
         while f"W{layer}" in a:
             h = np.maximum(h, LeakyReLU.slope * h) @ a[f"W{layer}"] + a[f"b{layer}"]
