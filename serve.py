@@ -453,7 +453,7 @@ def print_rows(rows, as_json, header, line):
         return
     if not rows:
         print("no item is left to list", file=sys.stderr)
-    width = max([len(row["title"]) for row in rows], default=5)
+    width = max([5, *(len(row["title"]) for row in rows)])
     print(header.format(title="Title", width=width))
     for row in rows:
         row["because"] = ", ".join(one["title"] for one in row.get("because", []))
