@@ -33,35 +33,29 @@ COUNTS = (0, 1, 2, 5, 10, 20, 50)                          # ratings shown in th
 SHARES = (5, 10, 25, 50, 100)                              # % of the users, in the test sample
 SIZES = {"ml-100k": 100_000, "ml-1m": 1_000_209}           # ratings of each data set
 
-SETTINGS = {
-    ("ml-100k", "basic"): {
-        "SVD": dict(n_factors=10, l2=1.1, start=0.03, epochs=40),
-        "BiasSVD": dict(n_factors=50, l2=1.2, l2_bias=0.6, epochs=20, rate=0.02),
-        "SVD++": dict(n_factors=20, l2=1.4, l2_bias=0.6, epochs=20, rate=0.02),
-        "LFG (paper)": dict(n_factors=8, hidden=(128, 128, 64, 64), rate=8e-3, batch=128,
-                            epochs=12),
-        "LFG": dict(n_factors=200, l2=0.2, l2_M=0.6, mask=0.3, epochs=30, rate=5e-3),
-        "LFG-item": dict(n_factors=200, l2=0.05, l2_M=0.15, mask=0.5, shown_weight=0.2,
-                         svd_rows=30, rate=5e-3),
-        "LFG-item fold-in": dict(l2=512.0, l2_bias=3.0),
-        "LFG-dual": dict(seeds=5, user_weight=0.15),
-    },
-    ("ml-1m", "basic"): {
-        "SVD": dict(n_factors=20, l2=1.1, start=0.3, epochs=40),
-        "BiasSVD": dict(n_factors=50, l2=1.2, l2_bias=0.6, epochs=20, rate=0.02),
-        "SVD++": dict(n_factors=10, l2=1.25, l2_bias=0.6, epochs=40, rate=0.02),
-        "LFG (paper)": dict(n_factors=15, hidden=(128, 128, 64), rate=4e-3, batch=128, epochs=12),
-        "LFG": dict(n_factors=200, hidden=(500,), l2=0.02, l2_M=0.2, mask=0.3, epochs=30),
-        "LFG-item": dict(n_factors=200, hidden=(500,), l2=0.02, l2_M=0.06, mask=0.5,
-                         shown_weight=0.2),
-        "LFG-item fold-in": dict(l2=512.0, l2_bias=3.0, l2_item=2.0),
-        "LFG-dual": dict(seeds=4, user_weight=0.2),
-    },
+SETTINGS = {}                                              # what is not named here: see below
+SETTINGS["ml-100k", "basic"] = {
+    "SVD": dict(n_factors=10, l2=1.1, start=0.03, epochs=40),
+    "BiasSVD": dict(n_factors=50, l2=1.2, l2_bias=0.6, epochs=20, rate=0.02),
+    "SVD++": dict(n_factors=20, l2=1.4, l2_bias=0.6, epochs=20, rate=0.02),
+    "LFG (paper)": dict(n_factors=8, hidden=(128, 128, 64, 64), rate=8e-3, batch=128, epochs=12),
+    "LFG": dict(n_factors=200, l2=0.2, l2_M=0.6, mask=0.3, epochs=30, rate=5e-3),
+    "LFG-item": dict(n_factors=200, l2=0.05, l2_M=0.15, mask=0.5, shown_weight=0.2,
+                     svd_rows=30, rate=5e-3),
+    "LFG-item fold-in": dict(l2=512.0, l2_bias=3.0),
+    "LFG-dual": dict(seeds=5, user_weight=0.15),
 }
-for data_set in SIZES:
-    SETTINGS[data_set, "published"] = SETTINGS[data_set, "basic"]
-SETTINGS["ml-100k", "realtime"] = {                        # what is not named is as in basic
-    **SETTINGS["ml-100k", "basic"],
+SETTINGS["ml-1m", "basic"] = {
+    "SVD": dict(n_factors=20, l2=1.1, start=0.3, epochs=40),
+    "BiasSVD": dict(n_factors=50, l2=1.2, l2_bias=0.6, epochs=20, rate=0.02),
+    "SVD++": dict(n_factors=10, l2=1.25, l2_bias=0.6, epochs=40, rate=0.02),
+    "LFG (paper)": dict(n_factors=15, hidden=(128, 128, 64), rate=4e-3, batch=128, epochs=12),
+    "LFG": dict(n_factors=200, hidden=(500,), l2=0.02, l2_M=0.2, mask=0.3, epochs=30),
+    "LFG-item": dict(n_factors=200, hidden=(500,), l2=0.02, l2_M=0.06, mask=0.5, shown_weight=0.2),
+    "LFG-item fold-in": dict(l2=512.0, l2_bias=3.0, l2_item=2.0),
+    "LFG-dual": dict(seeds=4, user_weight=0.2),
+}
+SETTINGS["ml-100k", "realtime"] = {
     "BiasSVD": dict(n_factors=50, l2=1.1, l2_bias=0.3, epochs=20, rate=0.02),
     "BiasSVD fold-in": dict(l2=7.0, l2_bias=3.0, l2_item=300.0),
     "SVD++": dict(n_factors=50, l2=1.2, l2_bias=0.3, epochs=20, rate=0.02),
@@ -73,7 +67,6 @@ SETTINGS["ml-100k", "realtime"] = {                        # what is not named i
     "LFG-item fold-in": dict(l2=200.0, l2_bias=3.0),
 }
 SETTINGS["ml-1m", "realtime"] = {
-    **SETTINGS["ml-1m", "basic"],
     "BiasSVD": dict(n_factors=50, l2=1.2, l2_bias=0.3, epochs=20, rate=0.02),
     "BiasSVD fold-in": dict(l2=10.0, l2_bias=3.0, l2_item=300.0, strength=10.0),
     "SVD++": dict(n_factors=20, l2=1.2, l2_bias=0.3, epochs=40, rate=0.02),
@@ -94,27 +87,24 @@ SETTINGS["ml-100k", "newitem"] = {
 SETTINGS["ml-1m", "newitem"] = {
     "BiasSVD": dict(n_factors=100, l2=1.5, l2_bias=0.3, epochs=20, rate=0.01),
     "BiasSVD fold-in": dict(l2=8.0, l2_bias=2.0, l2_item=300.0, strength=1.0),
-    "LFG": SETTINGS["ml-1m", "realtime"]["LFG"],
+    "LFG": SETTINGS["ml-1m", "basic"]["LFG"],
     "LFG fold-in": dict(l2=600.0, l2_bias=1.0, l2_item=0.5, strength=30.0),
     "LFG-item": dict(n_factors=200, l2=0.04, l2_M=0.06, mask=0.3, shown_weight=0.5, epochs=60),
     "LFG-dual": dict(seeds=2, user_weight=0.5),
 }
 SETTINGS["ml-100k", "coldstart"] = {
-    **SETTINGS["ml-100k", "realtime"],
     "BiasSVD fold-in": dict(l2=5.0, l2_bias=6.0, l2_item=300.0),
     "LFG": dict(n_factors=200, l2=0.6, l2_M=0.6, mask=(0.3, 1.0), epochs=40, rate=5e-3),
     "LFG-item fold-in": dict(l2=300.0, l2_bias=6.0),
     "LFG-dual": dict(seeds=5, kept=150, user_weight=0.15, empty_weight=0.3),
 }
 SETTINGS["ml-1m", "coldstart"] = {
-    **SETTINGS["ml-1m", "realtime"],
     "BiasSVD fold-in": dict(l2=5.0, l2_bias=3.0, l2_item=300.0),
     "LFG": dict(n_factors=100, hidden=(500,), l2=0.02, l2_M=0.2, mask=(0.3, 1.0), epochs=30),
     "LFG-item fold-in": dict(l2=350.0, l2_bias=6.0, l2_item=2.0),
     "LFG-dual": dict(seeds=4, kept=150, user_weight=0.15, empty_weight=0.4),
 }
 SETTINGS["ml-100k", "topn"] = {
-    **SETTINGS["ml-100k", "realtime"],
     "Popularity": {},
     "EASE": dict(l2=200.0),
     "EASE, rated": dict(l2=200.0, rated=0.5),              # reads all ratings, as LFG-rank does
@@ -125,7 +115,6 @@ SETTINGS["ml-100k", "topn"] = {
     "LFG-rank": dict(seeds=3, kept=200, user_weight=0.6, empty_weight=0.0),
 }
 SETTINGS["ml-1m", "topn"] = {
-    **SETTINGS["ml-1m", "realtime"],
     "LFG-dual": dict(seeds=2, user_weight=0.15),
     "Popularity": {},
     "EASE": dict(l2=600.0),
@@ -137,18 +126,20 @@ SETTINGS["ml-1m", "topn"] = {
     "LFG-rank": dict(seeds=2, kept=200, user_weight=0.75, empty_weight=0.0),
 }
 SETTINGS["ml-100k", "coldstart topn"] = {
-    **SETTINGS["ml-100k", "topn"],
     "EASE": dict(l2=4_000.0),
     "LFG-rank user": dict(l2=0.4, mask=(0.3, 1.0), epochs=40),
     "LFG-rank item fold-in": dict(l2=140.0, few=200.0, strength=100.0, known=20.0),
     "LFG-rank": dict(seeds=3, kept=200, user_weight=0.7, empty_weight=0.3),
 }
 SETTINGS["ml-1m", "coldstart topn"] = {
-    **SETTINGS["ml-1m", "topn"],
     "EASE": dict(l2=10_000.0),
     "LFG-rank user": dict(n_factors=100, hidden=(500,), l2=0.03, l2_M=0.03, mask=(0.3, 1.0)),
     "LFG-rank": dict(seeds=2, kept=200, user_weight=0.75, empty_weight=1.0),
 }
+for test, other in [("published", "basic"), ("realtime", "basic"), ("coldstart", "realtime"),
+                    ("topn", "realtime"), ("coldstart topn", "topn")]:
+    for name in SIZES:                                     # what a test does not name is as there
+        SETTINGS[name, test] = {**SETTINGS[name, other], **SETTINGS.get((name, test), {})}
 
 RIDGE_GRID = {"l2": (0.5, 2), "l2_bias": (0.3, 3), "l2_item": (0.5, 2), "strength": (0.3, 3)}
 FACTORIZATION_GRID = {"n_factors": (0.5, 2), "l2": (0.8, 1.25), "l2_bias": (0.5, 2),
