@@ -149,8 +149,7 @@ GRID = {                                                   # multiplies one valu
             "rate": (0.5, 2)},
     "BiasSVD": FACTORIZATION_GRID,
     "SVD++": FACTORIZATION_GRID,
-    "LFG (paper)": {"n_factors": (0.5, 2), "hidden": (0.5, 2), "epochs": (0.5, 2),
-                    "rate": (0.5, 2), "batch": (0.5, 2)},
+    "LFG (paper)": dict.fromkeys(("n_factors", "hidden", "epochs", "rate", "batch"), (0.5, 2)),
     "LFG": {"n_factors": (0.5, 2), "l2": (0.5, 2), "l2_M": (0.7, 1.4), "mask": (0.7, 1.4),
             "rate": (0.6, 1.6)},
     "LFG-item": {"l2": (0.5, 2), "l2_M": (0.7, 1.4), "mask": (0.7, 1.4), "shown_weight": (0.5, 2),
@@ -189,7 +188,6 @@ def choices(settings):
     paper, lfg = settings["LFG (paper)"], settings["LFG"]
     item, dual = settings["LFG-item"], settings["LFG-dual"]
     published = {**paper, "l2": 0.0, "l2_M": 0.0, "dropout": 0.0}
-    dropout = {**published, "dropout": LFG().dropout}
     no_prior = np.zeros(item["n_factors"] + 1, np.float32)
     plain = "LFG-item fold-in", {**settings["LFG-item fold-in"], "centre": lambda items: no_prior}
     steps = [
@@ -198,8 +196,8 @@ def choices(settings):
         ("LFG", "in place of raw ratings and own mean: deviations, 0/1 indicator",
          {**published, "start": 1.0}),
         ("LFG", "+ smaller M at the start", published),
-        ("LFG", "+ dropout", dropout),
-        ("LFG", "+ L2 on weights and M", {**dropout, "l2": lfg["l2"], "l2_M": lfg["l2_M"]}),
+        ("LFG", "+ dropout", {**paper, "l2": 0.0, "l2_M": 0.0}),              # LFG's own
+        ("LFG", "+ L2 on weights and M", {**paper, "l2": lfg["l2"], "l2_M": lfg["l2_M"]}),
         ("LFG", "+ LFG's widths, epochs, rate and batch",
          {**lfg, "mask": 0.1, "n_factors": paper["n_factors"]}),
         ("LFG", "+ 200 factors", {**lfg, "mask": 0.1}),
