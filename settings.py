@@ -174,10 +174,7 @@ GRID = {                                                   # multiplies one valu
 
 
 def settings_for(n_ratings, test, seeds=None):
-    """Settings of a test, {name: keyword arguments}: those of the data set nearest in size.
-
-    Nearest by ratio of sizes. seeds: replaces the number of item networks.
-    """
+    """{name: keyword arguments} of a test: those nearest by ratio of sizes, with seeds if given."""
     nearest = min(SIZES, key=lambda name: abs(log(SIZES[name] / n_ratings)))
     return {name: {**setting, "seeds": seeds} if seeds and "seeds" in setting else setting
             for name, setting in SETTINGS[nearest, test].items()}
@@ -220,9 +217,8 @@ def neighbours(column, used):
     for group in [group for group in (name, solved) if group in used]:
         prefix = "fold-in " if group != name else ""
         values += [f"{prefix}{key} = {value}" for key, value in used[group].items()]
-        default = CLASSES.get(group, FoldIn)
         for key, factors in GRID[group].items():
-            value = used[group].get(key, getattr(default, key, None))
+            value = used[group].get(key, getattr(CLASSES.get(group, FoldIn), key, None))
             for factor in factors if value else ():
                 other = scaled(value, factor)
                 changed = {**used, group: {**used[group], key: other}}
@@ -313,8 +309,7 @@ class Models:
 def fit_all(folds, jobs, quiet):
     """Train a list of Models, in `jobs` processes; yield each, taken off the list, when it is done.
 
-    Those after it train meanwhile, if jobs is above 1. An error ends all processes. Raises
-    DataError if one dies.
+    If jobs > 1, those after it train meanwhile. An error ends all processes; DataError if one dies.
     """
     epochs = [getattr(model, "epochs", 0) for fold in folds for model in fold.trained.values()]
     with progress_bar(sum(epochs), folds[0].name, quiet) as bar:
@@ -374,10 +369,7 @@ def fit_there(n, model, transposed):
 
 
 def fit(model, inputs, transposed=False, progress=None):
-    """Fit a model, and set its seconds: what that took. Returns the model.
-
-    inputs: R, E and F; transposed: columns and rows of R exchanged.
-    """
+    """The model, fitted to inputs R, E, F or, transposed, to R.T, F, E; seconds: what that took."""
     R, E, F = inputs
     began = time.process_time()
     model.fit(*((R.T, F, E) if transposed else (R, E, F)), progress=progress)
