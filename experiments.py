@@ -47,6 +47,11 @@ COLUMNS = {                                                # rows that each of -
              "popularity": ["Popularity"], "ease": ["EASE", "EASE, rated"],
              "mult-vae": ["Mult-VAE"], "lfg-rank": ["LFG-rank user", "LFG-rank item", "LFG-rank"]},
     "coldstart topn": {"popularity": ["Popularity"], "ease": ["EASE"], "lfg-rank": ["LFG-rank"]}}
+PLANS = {                                                  # settings and rows, whatever --models
+    "calibration": {"realtime": ["LFG-dual"]}, "taste": {"coldstart topn": ["LFG-rank"]},
+    "sample": {"realtime": ["LFG-dual"], "topn": ["LFG-rank"]},
+    "speed": {"coldstart": ["BiasSVD fold-in", "SVD", "LFG-dual"], "coldstart topn": ["LFG-rank"]},
+    "retraining": {"coldstart": ["BiasSVD", "SVD"]}}
 TASTES = {"Horror": 5, "Children's": 5, "Sci-Fi": 5, "Romance": 5, "War": 3}       # of ten
 TITLES = {                                                 # those without {...} are of RMSE
     "basic": "LFG Rating Prediction", "realtime": "LFG Real-Time Rating Prediction",
@@ -221,10 +226,7 @@ def cross_validate(data, test, options):
     complete folds.
     """
     several = {"ablation": ("basic", "realtime"), "coldstart": ("coldstart", "coldstart topn")}
-    if test == "calibration":
-        plans = {test: plan_of(data, "realtime", options, ["LFG-dual"])}
-    else:
-        plans = {of: plan_of(data, of, options) for of in several.get(test, (test,))}
+    plans = {of: plan_of(data, of, options) for of in several.get(test, [test])}
     if test == "ablation":
         plans = {of: choices(plan["LFG-dual"][1]) for of, plan in plans.items()}
     data = turned(data, test)
@@ -243,14 +245,14 @@ def cross_validate(data, test, options):
             yield from tables_of(data.name, test, found)
 
 
-def plan_of(data, test, options, columns=None):
-    """The plan of columns, or of --models; beside LFG-dual, SVD++ is also averaged over seeds."""
-    if columns is None:
-        columns = [column for model in options.models for column in COLUMNS[test].get(model, [])]
-    settings = settings_for(len(data.ratings), test, options.seeds)
-    plan = {column: (column, settings) for column in columns}
-    column = "SVD++ fold-in" if test == "realtime" else "SVD++"
-    if {column, "LFG-dual"} <= plan.keys():
+def plan_of(data, test, options):
+    """The plan in PLANS, or of --models; beside LFG-dual, SVD++ is also averaged over seeds."""
+    asked = [column for model in options.models for column in COLUMNS.get(test, {}).get(model, [])]
+    plan = {}
+    for of, columns in PLANS.get(test, {test: asked}).items():
+        settings = settings_for(len(data.ratings), of, options.seeds)
+        plan.update({column: (column, settings) for column in columns})
+    for column in [row for row in plan if row.startswith("SVD++") and "LFG-dual" in plan]:
         n = settings["LFG-dual"]["seeds"]
         plan[f"{column}, mean over {n} seed{'s' * (n > 1)}"] = f"{column} mean", settings
     return plan
@@ -381,9 +383,8 @@ def taste(data, test, options):
     Each of 50 fans has given the highest rating to four of the genre's 20 most rated items.
     """
     R = data.ratings
-    plan = plan_of(data, "coldstart topn", options, ["LFG-rank"])
-    fold, = fit_all([Fold(data, test, None, plan, options.seed, Split(R, R, R))], options.jobs,
-                    options.quiet)
+    folds = [Fold(data, test, None, plan_of(data, test, options), options.seed, Split(R, R, R))]
+    fold, = fit_all(folds, options.jobs, options.quiet)
     rng = np.random.default_rng(options.seed)
     n_rated = np.bincount(R.items, minlength=R.shape[1])
     users = np.repeat(np.arange(50), 4)
@@ -421,11 +422,8 @@ def sample(data, test, options):
         for share in SHARES:
             part = sample_users(replace(data, ratings=train_part),
                                 max(1, n_users * share // 100), options.seed)
-            plan = {**plan_of(part, "realtime", options, ["LFG-dual"]),
-                    **plan_of(part, "topn", options, ["LFG-rank"])}
-            given = Split(part.ratings, *shown)
-            folds.append(Fold(data, "realtime", n, plan, options.seed, given))
-            folds[-1].inputs = part.ratings, part.E, part.F
+            folds.append(Fold(part, "realtime", n, plan_of(part, test, options), options.seed,
+                              Split(part.ratings, *shown)))
     found = []
     for fold in fit_all(folds, options.jobs, options.quiet):
         case, = fold.cases
@@ -481,13 +479,9 @@ def calibration_of(error, variance, constant):
 
 
 def speed(data, test, options):
-    """Yield what a new user of fold 1 (real-time) costs, by model, and what training costs.
-
-    Settings are those of coldstart, as in a saved model.
-    """
-    plan = {**plan_of(data, "coldstart", options, ["BiasSVD fold-in", "SVD", "LFG-dual"]),
-            **plan_of(data, "coldstart topn", options, ["LFG-rank"])}
-    fold, = fit_all([Fold(data, test, 1, plan, options.seed)], options.jobs, options.quiet)
+    """Yield what a new user of fold 1 and training cost, with the settings of a saved model."""
+    folds = [Fold(data, test, 1, plan_of(data, test, options), options.seed)]
+    fold, = fit_all(folds, options.jobs, options.quiet)
     R, profile, target = fold.cases[0]
     new = np.flatnonzero(target.counts)
     users = [(*profile.of(u), data.E[u]) for u in new]
@@ -498,7 +492,7 @@ def speed(data, test, options):
                **{what: timed(answer, users) for what, answer in answers.items()}}
     rater = data.ratings.users                             # again, with the ratings of one new user
     more = [data.ratings.where((R.counts[rater] > 0) | (rater == u)) for u in new[:3]]
-    plan = plan_of(data, "coldstart", options, ["BiasSVD", "SVD"])
+    plan = plan_of(data, "retraining", options)
     again = [Fold(data, test, 1, plan, options.seed, Split(one, one, one)) for one in more]
     again = list(fit_all(again, options.jobs, options.quiet))
     seconds.update((f"Retraining {name}", [one.seconds(name) for one in again]) for name in plan)
