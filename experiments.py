@@ -33,7 +33,7 @@ from data import write_whole
 from lfg import LFGDual
 from serve import Parser, Recommender, add_shared_options, int_range, rmse_of, run_command
 from settings import COUNTS, GRID, SHARES, Models, choices, fit_all, neighbours, settings_for
-from svd import like_threshold, likes_of
+from svd import Popularity, like_threshold, likes_of
 
 NETWORKS = {"lfg": ["LFG"], "lfg-item": ["LFG-item"], "lfg-dual": ["LFG-dual"]}
 BASIC = {"svd": ["SVD"], "biassvd": ["BiasSVD"], "svdpp": ["SVD++"], "lfg-paper": ["LFG (paper)"],
@@ -170,13 +170,11 @@ def ranking_of(model, case, E):
     liked in the target. Items with the same score are in the order of popularity.
     """
     train_part, profile, target = case
-    like = like_threshold(train_part.values)
-    relevant = likes_of(target, like)
+    relevant = likes_of(target, like_threshold(train_part.values))
     users = np.flatnonzero(relevant.counts)
     if len(users) == 0:
         raise DataError("no new user likes what is held out; use a larger data set")
-    popular = np.bincount(likes_of(train_part, like).items, minlength=target.shape[1])
-    order = np.argsort(-popular, kind="stable")            # ties keep this order
+    order = np.argsort(-Popularity().fit(train_part).base, kind="stable")          # of ties
     scores = model.scores(users, profile, E).astype(np.float64)
     row, item, _ = profile.rows(users)
     scores[row, item] = -np.inf
@@ -199,7 +197,7 @@ def measures(top, relevant, users, n_candidates):
              for k in (10, 100)}
     found["Recall@20"] = (hit[:, :20].sum(1) / np.minimum(20, n)).mean()
     found["Coverage"] = len(np.unique(top[:, :10])) / n_candidates
-    return {name: float(value) for name, value in found.items()}
+    return found
 
 
 def measured(fold):
@@ -345,8 +343,7 @@ def differences(folds):
         overlap = np.mean([f["n_held"] / f["n_train"] for f in folds])
         half = T_975[len(d)] * np.sqrt((1 / len(d) + overlap) * d.var(ddof=1))
         compared.append({"model": model, "baseline": baseline, "measure": measure,
-                         "mean": float(d.mean()),
-                         "interval": [float(d.mean() - half), float(d.mean() + half)]})
+                         "mean": d.mean(), "interval": [d.mean() - half, d.mean() + half]})
     return compared
 
 
