@@ -108,8 +108,8 @@ def run(argv):
                 tables.append(table)
                 if texts and table["test"] in TITLES:
                     texts = [title(table), *texts]
-                if texts:
-                    print(*texts, sep="\n\n", end="\n\n", flush=True)
+                if texts:                                  # some may be empty
+                    print(*filter(None, texts), sep="\n\n", end="\n\n", flush=True)
                 if options.json:
                     write_whole(options.json, json.dumps(tables, indent=1))
 
@@ -267,6 +267,7 @@ def tables_of(name, test, found):
              *(f"     {fifth}" for fifth in range(2, 6))],
             [[f["fold"], *f["coverage"].values(), f["nll"], f["nll_constant"], *f["rmse_by_fifth"]]
              for f in found.pop(test)])
+    first = {"ablation": "Choice".ljust(66), "coldstart": "Ratings shown"}.get(test, "Model")
     columns = {}                                           # {header: {row: number}}
     for of, folds in found.items():
         mean = mean_of(folds)
@@ -274,13 +275,10 @@ def tables_of(name, test, found):
         table = {"test": of, "models": list(average), "folds": folds, "average": average,
                  **{key: mean[key] for key in mean if key == "ensemble"}}
         texts = [f"{what}: RMSE {rmse:.4f}" for what, rmse in mean.get("ensemble", {}).items()]
-        first = "Model"
         if test == "ablation":
-            first = "Choice".ljust(66)
             columns["Real-time" if columns else " Basic"] = average
             table.update(test=test, of=of)
         elif test.startswith("coldstart"):
-            first = "Ratings shown"
             columns = {f"{count:>6}": {row: values[n] if "rmse" in mean else values[n]["NDCG@10"]
                                        for row, values in average.items()}
                        for n, count in enumerate(COUNTS)}
@@ -295,11 +293,10 @@ def tables_of(name, test, found):
             table.update(table=number, paper=paper)
         if not test.startswith("coldstart"):
             table["differences"] = differences(folds)
-            if table["differences"]:
-                texts.append("\n".join(
-                    "- {model} minus {baseline}: {measure} {mean:+.4f}, 95 % interval "
-                    "{interval[0]:+.4f} to {interval[1]:+.4f}".format(**one)
-                    for one in table["differences"]))
+            texts.append("\n".join(
+                "- {model} minus {baseline}: {measure} {mean:+.4f}, 95 % interval "
+                "{interval[0]:+.4f} to {interval[1]:+.4f}".format(**one)
+                for one in table["differences"]))
         if test == "published" and name in OTHERS:
             texts += [f"RMSE that others report on {OTHERS[name][0]}; ours read no dates:",
                       "\n".join(f"- {report}" for report in OTHERS[name][1])]
