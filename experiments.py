@@ -355,10 +355,8 @@ def tune(data, test, options):
     inner = (1, 2, 3) if test.endswith("topn") and len(data.ratings) < 500_000 else (1,)
     data = turned(data, test)
     training = replace(data, ratings=cases_of(data.ratings, test, 1, options.seed)[0].train)
-    for column, (_, used) in plan.items():
-        if column not in GRID:                             # nothing to tune
-            continue
-        values, around = neighbours(column, used)
+    for column in [row for row in plan if row in GRID]:    # the others have nothing to tune
+        values, around = neighbours(column, plan[column][1])
         folds = [Fold(training, test, n, around, options.seed) for n in inner]
         mean = mean_of([measured(fold) for fold in fit_all(folds, options.jobs, options.quiet)])
         found = mean.get("rmse") or {row: [one[measure] for one in np.ravel(cases)]
@@ -367,8 +365,7 @@ def tune(data, test, options):
                  "seconds": mean["seconds"][row]} for row, value in found.items()]
         yield ({"test": "tune", "of": test, "models": [column], "grid": grid},
                f"Validation {measure}, {data.name} {test}, {column}: {', '.join(values)}",
-               markdown(["Changed".ljust(27), measure.rjust(6), "Seconds"],
-                        map(dict.values, grid)))
+               markdown(["Changed".ljust(27), measure.rjust(6), "Seconds"], map(dict.values, grid)))
 
 
 def taste(data, test, options):
