@@ -130,8 +130,7 @@ class Fold(Models):
         self.cases = cases_of(data.ratings, test, number, seed, given)
         super().__init__(self.cases[0].train, data, "LFG" if test == "newitem" else "LFG-item")
         self.name += f" {test}"
-        self.models = {row: self.add(column, settings, seed)
-                       for row, (column, settings) in plan.items()}
+        self.models = {row: self.add(*used, seed) for row, used in plan.items()}
         if test == "calibration":
             self.add_noise(self.models["LFG-dual"])
 
@@ -302,9 +301,8 @@ def tables_of(name, test, found):
                       "\n".join(f"- {report}" for report in OTHERS[name][1])]
         if test != "ablation":
             columns["Seconds"] = {row: sum(f["seconds"][row] for f in folds) for row in average}
-        text = markdown([first.ljust(15), *columns],
-                        [[row, *(column.get(row, "") for column in columns.values())]
-                         for row in average])
+        rows = [[row, *(column.get(row, "") for column in columns.values())] for row in average]
+        text = markdown([first.ljust(15), *columns], rows)
         yield (table,) if (test, of) == ("ablation", "basic") else (table, text, *texts)
 
 
@@ -477,8 +475,7 @@ def speed(data, test, options):
     new = np.flatnonzero(target.counts)
     users = [(*profile.of(u), data.E[u]) for u in new]
     model, answers = served(fold)
-    dense = timed(fold.models["LFG-dual"].forward[0].scores,
-                  [(u[None], profile, data.E) for u in new])
+    dense = timed(fold.models["LFG-dual"].forward[0].scores, [([u], profile, data.E) for u in new])
     seconds = {"LFG, dense forward pass": dense,
                **{what: timed(answer, users) for what, answer in answers.items()}}
     rater = data.ratings.users                             # again, with the ratings of one new user
