@@ -141,23 +141,20 @@ for test, other in [("published", "basic"), ("realtime", "basic"), ("coldstart",
     for name in SIZES:                                     # what a test does not name is as there
         SETTINGS[name, test] = {**SETTINGS[name, other], **SETTINGS.get((name, test), {})}
 
-RIDGE_GRID = {"l2": (0.5, 2), "l2_bias": (0.3, 3), "l2_item": (0.5, 2), "strength": (0.3, 3)}
-FACTORIZATION_GRID = {"n_factors": (0.5, 2), "l2": (0.8, 1.25), "l2_bias": (0.5, 2),
-                      "epochs": (0.5, 2), "rate": (0.5, 2)}
 GRID = {                                                   # multiplies one value at a time
     "SVD": {"n_factors": (0.5, 2), "l2": (0.8, 1.25), "start": (0.3, 3), "epochs": (0.5, 2),
             "rate": (0.5, 2)},
-    "BiasSVD": FACTORIZATION_GRID,
-    "SVD++": FACTORIZATION_GRID,
+    **dict.fromkeys(("BiasSVD", "SVD++"), {
+        "n_factors": (0.5, 2), "l2": (0.8, 1.25), "l2_bias": (0.5, 2), "epochs": (0.5, 2),
+        "rate": (0.5, 2)}),
     "LFG (paper)": dict.fromkeys(("n_factors", "hidden", "epochs", "rate", "batch"), (0.5, 2)),
     "LFG": {"n_factors": (0.5, 2), "l2": (0.5, 2), "l2_M": (0.7, 1.4), "mask": (0.7, 1.4),
             "rate": (0.6, 1.6)},
     "LFG-item": {"l2": (0.5, 2), "l2_M": (0.7, 1.4), "mask": (0.7, 1.4), "shown_weight": (0.5, 2),
                  "rate": (0.6, 1.6)},
-    "BiasSVD fold-in": RIDGE_GRID,
+    **dict.fromkeys(("BiasSVD fold-in", "LFG fold-in", "LFG-item fold-in"), {
+        "l2": (0.5, 2), "l2_bias": (0.3, 3), "l2_item": (0.5, 2), "strength": (0.3, 3)}),
     "SVD++ fold-in": {"l2": (0.5, 2), "l2_bias": (0.3, 3)},
-    "LFG fold-in": RIDGE_GRID,
-    "LFG-item fold-in": RIDGE_GRID,
     "LFG-dual": {"kept": (0.7, 2), "user_weight": (0, 0.5, 2), "empty_weight": (0.5, 1.5)},
     "EASE": {"l2": (0.25, 0.5, 2, 4)},
     "EASE, rated": {"l2": (0.5, 2), "rated": (0.5, 1.5)},
@@ -278,14 +275,12 @@ class Models:
         Solved = FoldIn if "fold-in" in column else self.solvers.get(column)
         if not Solved:
             return parts[0]
-        setting = dict(settings[f"{name} fold-in"])
-        if Solved is not FoldIn:
-            setting["kept"] = kept
+        around, more = (parts[0], {}) if Solved is FoldIn else (parts, {"kept": kept})
+        setting = {**settings[f"{name} fold-in"], **more}
         if "known" in setting:                             # a weight of F, for genres alone
             setting["known"] = [setting["known"] * is_genre for is_genre in self.is_genre]
         if name == "SVD++":
             setting["centre"] = parts[0].implicit_row
-        around = parts[0] if Solved is FoldIn else parts
         return self.solved.setdefault((str(setting), *parts), Solved(around, **setting))
 
     def add_noise(self, joined):
