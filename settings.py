@@ -323,13 +323,11 @@ def fit_all(folds, jobs, quiet):
         try:
             waiting = [{pool.submit(fit_there, n, *task): task[0] for task in fold.tasks()}
                        for n, fold in enumerate(folds)]
-            while folds:
-                left = waiting.pop(0)
+            for left in waiting:
                 while left:
-                    done, _ = wait(left, 0.2, FIRST_EXCEPTION)
+                    for future in wait(left, 0.2, FIRST_EXCEPTION).done:
+                        vars(left.pop(future)).update(vars(future.result()))  # or its error
                     bar.update(ended.value - bar.n)
-                    for future in done:                    # which raises the error of its model
-                        vars(left.pop(future)).update(vars(future.result()))
                 folds[0].solve()
                 yield folds.pop(0)
         except BrokenProcessPool as error:
