@@ -144,8 +144,7 @@ def cases_of(ratings, test, fold, seed, given=None):
     """The Splits of a fold, all with one training part: one, or in coldstart one for each count.
 
     given: the Split, if it is not to be drawn. coldstart keeps the new users with enough ratings
-    for the largest count, so that all cases score the same ratings. Raises DataError if there are
-    too few data.
+    for the largest count, so all cases score the same. Raises DataError if there are too few data.
     """
     of = test if test in ("basic", "published") else "realtime"
     train_part, *shown = parts = given or split(ratings, of, fold, seed)
@@ -219,8 +218,7 @@ def measured(fold):
 def cross_validate(data, test, options):
     """Train and score a table fold by fold, then yield its JSON objects and texts.
 
-    The ablation is one table of two tests, coldstart is two tables. Ctrl-C leaves the tables of the
-    complete folds.
+    The ablation is one table of two tests, coldstart two tables. Ctrl-C leaves the complete folds.
     """
     several = {"ablation": ("basic", "realtime"), "coldstart": ("coldstart", "coldstart topn")}
     plans = {of: plan_of(data, of, options) for of in several.get(test, [test])}
@@ -318,11 +316,10 @@ def mean_of(values):
 def differences(folds):
     """Mean differences, with intervals, between the last LFG and each baseline.
 
-    Also between the paper's LFG and BiasSVD, its own claim. No pair is chosen by its results.
-    Differences are in RMSE or, of lists, in NDCG@100, which they are tuned for.
-    Paired t with the correction of Nadeau and Bengio (2003): training sets overlap, so the variance
-    of the mean over J folds is (1 / J + n_held / n_train) times that of a fold. n_held: the ratings
-    that are not trained on; of new users these are all, though only a part is scored.
+    Also between the paper's LFG and BiasSVD, its own claim; no pair is chosen by its results. In
+    RMSE or, of lists, in NDCG@100, which they are tuned for. Paired t, as Nadeau and Bengio (2003)
+    correct it: training sets overlap, so the variance of the mean over J folds is (1 / J + n_held /
+    n_train) times that of a fold. n_held: all ratings that are not trained on, scored or not.
     """
     measure = "RMSE" if "rmse" in folds[0] else "NDCG@100"
     found = [fold.get("rmse") or {name: one[measure] for name, one in fold["metrics"].items()}
@@ -401,8 +398,7 @@ def taste(data, test, options):
 def sample(data, test, options):
     """Yield how LFG-dual and LFG-rank serve new users, trained on a share of the others.
 
-    The new users of a fold and what is hidden of them are the same for all shares, and each share
-    has the users of the smaller ones. Settings are those of the data set nearest in size.
+    New users and what is hidden of them are the same for all shares; each includes the smaller.
     """
     folds = []
     for n in options.folds:
@@ -440,9 +436,8 @@ def peak_mb():
 def calibrated(fold):
     """How far off predictions of LFG-dual for new users are, compared with their spreads.
 
-    Coverage: the share of held-out ratings within the interval of 50, 80 and 95 %; NLL: mean
-    negative log likelihood of a normal distribution with that spread, and with one spread for all,
-    measured on the same users as sigma^2 (lfg.Noise); RMSE: for each fifth of the spreads.
+    Coverage: the share of ratings within each interval; NLL: mean negative log likelihood under a
+    normal distribution with that spread, and with lfg.Noise's one for all; RMSE: by fifth of them.
     """
     R, profile, target = fold.cases[0]
     if len(target) < 5:                                    # a fifth would be empty
