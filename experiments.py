@@ -506,18 +506,13 @@ def speed(data, test, options):
 def served(fold):
     """The Recommender of a fold of speed, and {row: function of items, ratings, profile}."""
     bias, _, dual, rank = fold.models.values()
-
-    def recommender(*parts):
-        """The same lists; ratings by these parts of LFG-dual."""
-        model = LFGDual(*parts, dual.weights)
-        return Recommender.from_model(model, rank, fold.data, fold.cases[0].train)
-
-    model = recommender(dual.forward, dual.solved)
+    parts = {"LFG": (dual.forward, []), "LFG-item": ([], dual.solved),
+             "LFG-dual": (dual.forward, dual.solved), "BiasSVD fold-in": ([], [bias])}
+    models = {row: Recommender.from_model(LFGDual(*both, dual.weights), rank, fold.data,
+                                          fold.cases[0].train) for row, both in parts.items()}
+    model = models["LFG-dual"]
     return model, {
-        "LFG": recommender(dual.forward, []).scores,
-        "LFG-item": recommender([], dual.solved).scores,
-        "LFG-dual": model.scores, "BiasSVD fold-in": recommender([], [bias]).scores,
-        "LFG-rank": model.ranks,
+        **{row: one.scores for row, one in models.items()}, "LFG-rank": model.ranks,
         "LFG-rank, LFG-dual": lambda *user: (model.ranks(*user), model.scores(*user)),
         "Ten, ±, because": lambda *user: model.best(*user, 10, why=True),
         "Ten, because, all ±": lambda *user: (
