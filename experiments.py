@@ -549,9 +549,9 @@ def title(table):
 
 def markdown(header, rows):
     """A Markdown table, as wide as its header; floats have four decimals, seconds one."""
-    widths = [len(name) for name in header]
-    line = "| " + " | ".join(f"{{:{'<>'[n > 0]}{w}}}" for n, w in enumerate(widths)) + " |"
-    rule = "|" + "|".join("-" * (w + 1) + "-:"[n > 0] for n, w in enumerate(widths)) + "|"
+    first, *others = (len(name) for name in header)
+    line = f"| {{:<{first}}} |" + "".join(f" {{:>{width}}} |" for width in others)
+    rule = "|" + "-" * (first + 2) + "|" + "".join("-" * (width + 1) + ":|" for width in others)
     cells = [[f"{cell:.{1 if name == 'Seconds' else 4}f}" if isinstance(cell, float) else cell
               for cell, name in zip(row, header)] for row in rows]
     return "\n".join([line.format(*header), rule, *(line.format(*row) for row in cells)])
