@@ -191,11 +191,10 @@ def measures(top, relevant, users, n_candidates):
     n = relevant.counts[users]
     gain = 1 / np.log2(np.arange(2, top.shape[1] + 2))     # rank 1 has 1 / log2(2)
     ideal = np.cumsum(gain)
-    found = {f"NDCG@{k}": (hit[:, :k] @ gain[:k] / ideal[np.minimum(n, len(gain[:k])) - 1]).mean()
-             for k in (10, 100)}
-    found["Recall@20"] = (hit[:, :20].sum(1) / np.minimum(20, n)).mean()
-    found["Coverage"] = len(np.unique(top[:, :10])) / n_candidates
-    return found
+    ndcg = {f"NDCG@{k}": (hit[:, :k] @ gain[:k] / ideal[np.minimum(n, len(gain[:k])) - 1]).mean()
+            for k in (10, 100)}
+    return {**ndcg, "Recall@20": (hit[:, :20].sum(1) / np.minimum(20, n)).mean(),
+            "Coverage": len(np.unique(top[:, :10])) / n_candidates}
 
 
 def measured(fold):
@@ -226,9 +225,9 @@ def cross_validate(data, test, options):
         plans = {of: choices(plan["LFG-dual"][1]) for of, plan in plans.items()}
     data = turned(data, test)
     drawn = test == "published" and data.folder is None
+    numbers = options.drawn_folds if drawn else options.folds
     folds = [Fold(data, of, n, plan, options.seed, official(data, n) if of == "published" else None)
-             for n in (options.drawn_folds if drawn else options.folds)
-             for of, plan in plans.items() if plan]
+             for n in numbers for of, plan in plans.items() if plan]
     found = {fold.test: [] for fold in folds}
     try:
         for fold in fit_all(folds, options.jobs, options.quiet):
