@@ -11,10 +11,8 @@ empty_weight, that for users with none (if it differs).
 import os
 import signal
 import time
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_EXCEPTION, BrokenExecutor, ProcessPoolExecutor, wait
 from copy import deepcopy
-from math import log
 from multiprocessing import Pipe, Value, connection
 from threading import Thread
 
@@ -172,7 +170,7 @@ GRID = {                                                   # multiplies one valu
 
 def settings_for(n_ratings, test, seeds=None):
     """{name: keyword arguments} of a test: those nearest by ratio of sizes, with seeds if given."""
-    nearest = min(SIZES, key=lambda name: abs(log(SIZES[name] / n_ratings)))
+    nearest = min(SIZES, key=lambda name: abs(np.log(SIZES[name] / n_ratings)))
     return {name: {**setting, "seeds": seeds} if seeds and "seeds" in setting else setting
             for name, setting in SETTINGS[nearest, test].items()}
 
@@ -330,7 +328,7 @@ def fit_all(folds, jobs, quiet):
                     bar.update(ended.value - bar.n)
                 folds[0].solve()
                 yield folds.pop(0)
-        except BrokenProcessPool as error:
+        except BrokenExecutor as error:
             raise DataError("a training process died; if memory ran out, use fewer jobs; in a "
                             'script, train under if __name__ == "__main__":') from error
         finally:                                           # after Ctrl-C, too
