@@ -53,7 +53,7 @@ PLANS = {                                                  # settings and rows, 
     "speed": {"coldstart": ["BiasSVD fold-in", "SVD", "LFG-dual"], "coldstart topn": ["LFG-rank"]},
     "retraining": {"coldstart": ["BiasSVD", "SVD"]}}
 TASTES = {"Horror": 5, "Children's": 5, "Sci-Fi": 5, "Romance": 5, "War": 3}       # of ten
-TITLES = {                                                 # those without {...} are of RMSE
+TITLES = {                                                 # without {...}: RMSE; tune has its own
     "basic": "LFG Rating Prediction", "realtime": "LFG Real-Time Rating Prediction",
     "newitem": "New Items,", "coldstart": "Cold Start by Ratings in the Profile,",
     "coldstart topn": "Lists by Ratings in the Profile, {results}\n(NDCG@10, higher is better)",
@@ -64,7 +64,7 @@ TITLES = {                                                 # those without {...}
     "sample": "Trained on a Share of the Users, {results}\n"
               "(RMSE and seconds of LFG-dual, NDCG@10 and seconds of LFG-rank)",
     "ablation": "What Each Choice Buys,",
-    "speed": "What a New User Costs, Fold 1, One Thread, on {name}"}
+    "speed": "What a New User Costs, Fold 1, One Thread, on {name}", "tune": ""}
 PAPER = {                                                  # table and its averages of RMSE
     ("ml-100k", "basic"): (1, {"SVD": 0.9404, "BiasSVD": 0.9136, "LFG (paper)": 0.9130}),
     ("ml-1m", "basic"): (2, {"SVD": 0.8672, "BiasSVD": 0.8607, "LFG (paper)": 0.8566}),
@@ -97,19 +97,16 @@ def run(argv):
         options.json = output_path(options.json, options.dataset, *folders)
     loaded = [load(name, options.data_dir, options.seed, not options.quiet, options.columns)
               for name in names]
-    make = {"tune": tune, "speed": speed, "taste": taste,
-            "sample": sample}.get(options.test, cross_validate)
+    own = {"tune": tune, "speed": speed, "taste": taste, "sample": sample}
     tables = []
     for test in options.tests:
         for data in loaded:
-            for more, *texts in make(data, test, options):
+            for more, *texts in own.get(options.test, cross_validate)(data, test, options):
                 table = {"table": None, "dataset": data.name, "test": test, "seed": options.seed,
                          **more}
                 tables.append(table)
-                if texts and table["test"] in TITLES:
-                    texts = [title(table), *texts]
-                if texts:                                  # some may be empty
-                    print(*filter(None, texts), sep="\n\n", end="\n\n", flush=True)
+                if texts:                                  # some may be empty, as may the title
+                    print(*filter(None, [title(table), *texts]), sep="\n\n", end="\n\n", flush=True)
                 if options.json:
                     write_whole(options.json, json.dumps(tables, indent=1))
 
@@ -535,7 +532,7 @@ def span(seconds):
 def title(table):
     """The title of a table; five folds are called a cross-validation, fewer are listed."""
     text = TITLES[table["test"]]
-    if "{" not in text:
+    if text and "{" not in text:
         text += " {results}\n(RMSE, lower is better)"
     name = table["dataset"].replace("ml-", "MovieLens-")
     folds = [str(fold["fold"]) for fold in table.get("folds", [])]
@@ -565,7 +562,7 @@ def parse(argv):
     add = parser.add_argument
     add_shared_options(add)
     add("--test", default="all", help="what to print, as said above",
-        choices=[test for test in (*TITLES, "tune", "all") if test != "coldstart topn"])
+        choices=[test for test in (*TITLES, "all") if test != "coldstart topn"])
     add("--of", nargs="+", choices=[*tests, "coldstart topn"],
         help="tests to tune; if not given, all but the last")
     add("--models", nargs="+", choices=models, help="rows of the tables; if not given, all")
