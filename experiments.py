@@ -250,10 +250,7 @@ def plan_of(data, test, options):
 
 
 def tables_of(name, test, found):
-    """Yield the part of a JSON object that only this table has, and texts to print.
-
-    found: {test: JSON objects of folds}; averages, by model, have the shape of a fold's values.
-    """
+    """Yield what is special in the JSON of a table, and texts; found: {test: JSON of its folds}."""
     if test == "calibration":
         yield {"models": ["LFG-dual"], "folds": found[test]}, markdown(
             ["Fold", *(f"  {level} %" for level in LEVELS), "   NLL", "NLL, one", "RMSE 1",
