@@ -250,7 +250,7 @@ def plan_of(data, test, options):
 
 
 def tables_of(name, test, found):
-    """Yield what is special in the JSON of a table, and texts; found: {test: JSON of its folds}."""
+    """Yield what only this table has in --json, and texts; found: {test: JSON objects of folds}."""
     if test == "calibration":
         yield {"models": ["LFG-dual"], "folds": found[test]}, markdown(
             ["Fold", *(f"  {level} %" for level in LEVELS), "   NLL", "NLL, one", "RMSE 1",
@@ -391,7 +391,7 @@ def taste(data, test, options):
 def sample(data, test, options):
     """Yield how LFG-dual and LFG-rank serve new users, trained on a share of the others.
 
-    New users and what is hidden of them are the same for all shares; each includes the smaller.
+    All shares have the same new users and hidden ratings; each has the users of the smaller ones.
     """
     folds = []
     for n in options.folds:
@@ -430,7 +430,7 @@ def calibrated(fold):
     """How far off predictions of LFG-dual for new users are, compared with their spreads.
 
     Coverage: the share of ratings within each interval; NLL: mean negative log likelihood under a
-    normal distribution with that spread, and with lfg.Noise's one for all; RMSE: by fifth of them.
+    normal distribution with that spread, or with lfg.Noise's for all; RMSE: by fifth of spreads.
     """
     R, profile, target = fold.cases[0]
     if len(target) < 5:                                    # a fifth would be empty
@@ -456,7 +456,7 @@ def calibration_of(error, variance, constant):
 
 
 def speed(data, test, options):
-    """Yield what a new user of fold 1 and training cost, with the settings of a saved model."""
+    """Yield what a new user of fold 1 costs, and training, with the settings of a saved model."""
     folds = [Fold(data, test, 1, plan_of(data, test, options), options.seed)]
     fold, = fit_all(folds, 1, options.quiet)               # in this process, whatever --jobs
     R, profile, target = fold.cases[0]

@@ -169,7 +169,7 @@ GRID = {                                                   # multiplies one valu
 
 
 def settings_for(n_ratings, test, seeds=None):
-    """{name: keyword arguments} of a test: those nearest by ratio of sizes, with seeds if given."""
+    """Settings of a test, {name: keyword arguments}, of the nearest in SIZES; seeds: other ones."""
     nearest = min(SIZES, key=lambda name: abs(np.log(SIZES[name] / n_ratings)))
     return {name: {**setting, "seeds": seeds} if seeds and "seeds" in setting else setting
             for name, setting in SETTINGS[nearest, test].items()}
@@ -302,7 +302,8 @@ class Models:
 def fit_all(folds, jobs, quiet):
     """Train a list of Models, in `jobs` processes; yield each, taken off the list, when it is done.
 
-    If jobs > 1, those after it train meanwhile. An error ends all processes; DataError if one dies.
+    Those after it train meanwhile, if jobs > 1. Raises DataError if a process dies; any error ends
+    all processes.
     """
     epochs = [getattr(model, "epochs", 0) for fold in folds for model in fold.trained.values()]
     with progress_bar(sum(epochs), folds[0].name, quiet) as bar:
@@ -360,7 +361,7 @@ def fit_there(n, model, transposed):
 
 
 def fit(model, inputs, transposed=False, progress=None):
-    """The model, fitted to inputs R, E, F or, transposed, to R.T, F, E; seconds: what that took."""
+    """Fit a model to inputs R, E, F or, if transposed, R.T, F, E; set its seconds; return it."""
     R, E, F = inputs
     began = time.process_time()
     model.fit(*((R.T, F, E) if transposed else (R, E, F)), progress=progress)
