@@ -367,8 +367,9 @@ class FoldIn(FactorModel):
     def shares(self, items, values, asked):
         """What each rating adds to the rating predicted for items asked, (m, n)."""
         A, weight, G, scaled = equations(items, self.q1, self.ridge, self.noise)
-        AG = np.linalg.solve(G, A.T).T if scaled is None else np.linalg.solve(G, scaled)   # A G^-1
-        return self.q1[asked] @ AG.T * weight * (values - self.base[items])
+        Qt = self.q1[asked].T                              # (k + 1, m): solved, not all of At
+        AGQ = A @ np.linalg.solve(G, Qt) if scaled is None else np.linalg.solve(G, scaled @ Qt)
+        return AGQ.T * weight * (values - self.base[items])
 
     @np.errstate(invalid="ignore")                         # as fold_in
     def variance(self, items, values, x, asked):
