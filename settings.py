@@ -31,7 +31,7 @@ COUNTS = (0, 1, 2, 5, 10, 20, 50)                          # ratings shown in th
 SHARES = (5, 10, 25, 50, 100)                              # % of the users, in the test sample
 SIZES = {"ml-100k": 100_000, "ml-1m": 1_000_209}           # ratings of each data set
 
-SETTINGS = {}                                              # what is not named here: see below
+SETTINGS = {}                                              # below: where what is not named is from
 SETTINGS["ml-100k", "basic"] = {
     "SVD": dict(n_factors=10, l2=1.1, start=0.03, epochs=40),
     "BiasSVD": dict(n_factors=50, l2=1.2, l2_bias=0.6, epochs=20, rate=0.02),
