@@ -100,7 +100,7 @@ SETTINGS["ml-1m", "coldstart"] = {
     "BiasSVD fold-in": dict(l2=5.0, l2_bias=3.0, l2_item=300.0),
     "LFG": dict(n_factors=100, hidden=(500,), l2=0.02, l2_M=0.2, mask=(0.3, 1.0), epochs=30),
     "LFG-item fold-in": dict(l2=350.0, l2_bias=6.0, l2_item=2.0),
-    "LFG-dual": dict(seeds=4, kept=150, user_weight=0.15, empty_weight=0.4),
+    "LFG-dual": dict(seeds=4, kept=100, user_weight=0.15, empty_weight=0.4),
 }
 SETTINGS["ml-100k", "topn"] = {
     "Popularity": {},
@@ -132,7 +132,7 @@ SETTINGS["ml-100k", "coldstart topn"] = {
 SETTINGS["ml-1m", "coldstart topn"] = {
     "EASE": dict(l2=10_000.0),
     "LFG-rank user": dict(n_factors=100, hidden=(500,), l2=0.03, l2_M=0.03, mask=(0.3, 1.0)),
-    "LFG-rank": dict(seeds=2, kept=200, user_weight=0.75, empty_weight=1.0),
+    "LFG-rank": dict(seeds=2, kept=100, user_weight=0.75, empty_weight=1.0),
 }
 for test, other in [("published", "basic"), ("realtime", "basic"), ("coldstart", "realtime"),
                     ("topn", "realtime"), ("coldstart topn", "topn")]:
