@@ -349,7 +349,7 @@ def _match_ids(kind, ratings, listed, others):
 
 
 def factorize(table, name, kind):
-    """Index of the id of each row, distinct ids, integers or text. DataError where one is empty."""
+    """Index of each row's id; distinct ids, integers or text. Raises DataError if one is empty."""
     codes, ids = table[kind].factorize()
     ids = ids.astype(object)                                   # few: objects are slow
     check_rows(table, name, np.append(ids == "", True)[codes], f"{kind} id is empty")   # -1: NaN
@@ -357,7 +357,7 @@ def factorize(table, name, kind):
 
 
 def id_text(item):
-    """An id or a category as text, "" if missing; "7" for 7.0, too, as which pandas may read 7."""
+    """An id or a category as text, "" if missing; pandas may read 7 as 7.0: that is "7", too."""
     text = str(item)
     return text if isinstance(item, str) else re.sub(r"^(None|nan|NaT|<NA>)$|\.0$", "", text)
 
@@ -397,7 +397,7 @@ def _label_columns(place, names, needed, labels, columns):
 
 
 def _one_hot(columns):
-    """(n, values) float32 zeros and ones, names; columns: {name: n texts, "": unknown, or ages}."""
+    """(n, values) float32 zeros and ones, names; columns: {name: n texts ("": unknown) or ages}."""
     X, names = [], []
     for column, texts in columns.items():
         if column == "age":

@@ -580,6 +580,7 @@ class Parser(argparse.ArgumentParser):
 def int_range(low, high=10 ** 6):
     """A type for argparse: whole numbers from low to high."""
     def read(text):
+        """The number that a text is."""
         if text.isdecimal() and low <= int(text) <= high:
             return int(text)
         raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from {low} to {high}")

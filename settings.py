@@ -31,7 +31,7 @@ COUNTS = (0, 1, 2, 5, 10, 20, 50)                          # ratings shown in th
 SHARES = (5, 10, 25, 50, 100)                              # % of the users, in the test sample
 SIZES = {"ml-100k": 100_000, "ml-1m": 1_000_209}           # ratings of each data set
 
-SETTINGS = {}                                              # below: where what is not named is from
+SETTINGS = {}                                              # completed after the last test, below
 SETTINGS["ml-100k", "basic"] = {
     "SVD": dict(n_factors=10, l2=1.1, start=0.03, epochs=40),
     "BiasSVD": dict(n_factors=50, l2=1.2, l2_bias=0.6, epochs=20, rate=0.02),
@@ -169,7 +169,7 @@ GRID = {                                                   # multiplies one valu
 
 
 def settings_for(n_ratings, test, seeds=None):
-    """Settings of a test, {name: keyword arguments}, of the nearest in SIZES; seeds: other ones."""
+    """Settings of a test, {name: keyword arguments}, by nearest size; seeds: in place of theirs."""
     nearest = min(SIZES, key=lambda name: abs(np.log(SIZES[name] / n_ratings)))
     return {name: {**setting, "seeds": seeds} if seeds and "seeds" in setting else setting
             for name, setting in SETTINGS[nearest, test].items()}
@@ -188,7 +188,7 @@ def choices(settings):
         ("LFG", "in place of raw ratings and own mean: deviations, 0/1 indicator",
          {**published, "start": 1.0}),
         ("LFG", "+ smaller M at the start", published),
-        ("LFG", "+ dropout", {**paper, "l2": 0.0, "l2_M": 0.0}),              # LFG's own
+        ("LFG", "+ dropout", {**paper, "l2": 0.0, "l2_M": 0.0}),              # of LFG
         ("LFG", "+ L2 on weights and M", {**paper, "l2": lfg["l2"], "l2_M": lfg["l2_M"]}),
         ("LFG", "+ LFG's widths, epochs, rate and batch",
          {**lfg, "mask": 0.1, "n_factors": paper["n_factors"]}),

@@ -367,7 +367,8 @@ class FoldIn(FactorModel):
     def shares(self, items, values, asked):
         """What each rating adds to the rating predicted for items asked, (m, n)."""
         A, weight, G, scaled = equations(items, self.q1, self.ridge, self.noise)
-        Qt = self.q1[asked].T                              # (k + 1, m): solved, not all of At
+        # A G^-1 Qt, from the m items asked: they are fewer than the ratings or columns of A
+        Qt = self.q1[asked].T                              # (k + 1, m)
         AGQ = A @ np.linalg.solve(G, Qt) if scaled is None else np.linalg.solve(G, scaled @ Qt)
         return AGQ.T * weight * (values - self.base[items])
 
