@@ -575,6 +575,8 @@ def parse(argv):
     options.tests = several.get(options.test, [options.test])
     if options.of and options.test != "tune":
         parser.error(f"--of {' '.join(options.of)}: only for --test tune")
+    if options.folds and options.test in ("taste", "speed", "tune"):
+        parser.error(f"--folds: not for --test {options.test}; leave it out")
     known = dict.fromkeys(model for test in options.tests for more in ("", " topn")
                           for model in COLUMNS.get(test + more, {}))
     if options.models and not known.keys() & set(options.models):

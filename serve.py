@@ -672,15 +672,15 @@ def run_command(name, run, argv, interrupted):
         run(argv)
         sys.stdout.flush()
         sys.exit(0)
-    except (DataError, FloatingPointError, MemoryError) as error:
+    except BrokenPipeError:                                # so nothing is flushed at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (DataError, FloatingPointError, MemoryError, OSError) as error:
         problem = error
     except ModuleNotFoundError as error:
         problem = f"{error.name} is missing; pip install -r requirements.txt"
     except KeyboardInterrupt:
         problem, code = interrupted, 130
-    except BrokenPipeError:                                # so nothing is flushed at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     print(f"{name}: {problem}", file=sys.stderr)
     sys.exit(code)
 
