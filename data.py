@@ -44,7 +44,7 @@ LAYOUTS = {  # file of ratings: files, separators and columns (None: the first l
                     ("users.dat", "::", ["user", "gender", "age", "occupation", "zip"]),
                     ("movies.dat", "::", ["item", "title", "genres"])],
     "*.inter": [("*.inter", "\t", None), ("*.user", "\t", None), ("*.item", "\t", None)],
-    "ratings.csv": [("*", ",", None), ("", ",", None), ("movies.csv", ",", None)]}
+    "ratings.csv": [("*", ",", None), ("users.csv", ",", None), ("movies.csv", ",", None)]}
 csv.field_size_limit(2 ** 31 - 1)               # so a quote that is not closed is an ordinary error
 
 
@@ -441,7 +441,7 @@ def _load_files(path, name, columns=None):
     needed = name in SOURCES or layout == "u.data"             # ML-10M has no users.dat
     users, items = (_read_table(path, sep, fields) if fields and needed or path.is_file() else None
                     for path, sep, fields in more)
-    users = None if users is None else users.filter(PROFILE)
+    users = users.filter(PROFILE) if users is not None and "user" in users else users
     if layout == "ratings.dat" and users is not None:
         jobs = {str(code): job for code, job in enumerate(OCCUPATIONS)}
         users["occupation"] = users["occupation"].map(jobs)
@@ -570,13 +570,13 @@ def write_whole(path, write):
 def output_path(path, *inputs):
     """The real path of an output file, if it can be written. Raises DataError.
 
-    It must not overwrite an input, a movies.csv beside one, or data in a folder that is an input.
+    It must not overwrite an input, what is read beside one, or data in a folder that is an input.
     """
     real = os.path.realpath(path)
     folder = os.path.dirname(real)
     inputs = [os.path.realpath(one) for one in inputs]
     beside = [os.path.dirname(one) for one in inputs if os.path.isfile(one)]
-    inputs += [os.path.join(one, "movies.csv") for one in beside]
+    inputs += [os.path.join(one, name) for one in beside for name in ("movies.csv", "users.csv")]
     is_data = re.search(r"\.(data|user|item|dat|inter|csv|base|test)$", real)
     if os.path.isfile(real) and (real in inputs or is_data and folder in inputs):
         raise DataError(f"{path}: would overwrite an input; choose another file")

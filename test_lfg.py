@@ -7,7 +7,6 @@ import ast
 import csv
 import doctest
 import hashlib
-import http.client
 import io
 import json
 import os
@@ -945,16 +944,16 @@ def test_ml_1m(tmp_path):
     assert load(write(tmp_path / "10m", dict([*ML_1M.items()][::2]))).E.shape == (2, 0)  # no users
 
 
-def test_csv_with_and_without_movies(tmp_path):
-    d = load(write(tmp_path / "a", CSV))
-    assert d.ratings.values.tolist() == [0.5, 3.5] and d.E.shape == (2, 0) and d.E_names == []
-    assert d.titles == ['Été, "L\' (1988)', "Babe"]
+def test_csv_with_and_without_movies_and_users(tmp_path):
+    d = load(write(tmp_path / "a", {**CSV, "users.csv": "userId,Gender,zip\n1,F,9\n2,M,8\n"}))
+    assert d.ratings.values.tolist() == [0.5, 3.5] and d.titles == ['Été, "L\' (1988)', "Babe"]
+    assert told(d.E, d.E_names) == ["gender=F", "gender=M"]                # no zip
     assert told(d.F, d.F_names) == ["genre=Drama genre=War decade=1980", "genre=Comedy"]
     text = 'rating,Item_ID,"USER"\n1,NA,u\n2, "a,\nb",u\n'     # any order, a quoted newline
     d = load(write(tmp_path / "b", {"mine.csv": text}) / "mine.csv")
     assert d.name == "mine.csv" and d.item_ids.tolist() == ["NA", "a,\nb"] == d.titles
     assert d.F.shape == (2, 0) and d.genres == ["", ""] and d.years.tolist() == [0, 0]
-    assert pairs(d.ratings) == {(0, 0, 1), (0, 1, 2)}
+    assert pairs(d.ratings) == {(0, 0, 1), (0, 1, 2)} and d.E.shape == (1, 0)
 
 
 @pytest.mark.parametrize("ids", [
@@ -993,6 +992,7 @@ def test_ratings_with_other_names_from_a_file_or_standard_input(tmp_path, monkey
     (ML_100K, "u.data", "882\n10\t", "882\t10\n", "u.data, line 2: 5 fields instead of 4; correct"),
     (ATOMIC, "x.inter", "2\t10", b"2\t\xff", "x.inter, line 2: not UTF-8 text; save it as UTF-8"),
     (ATOMIC, "x.inter", ATOMIC["x.inter"], "", "x.inter: no column user or item or rating among"),
+    (ATOMIC, "x.user", "user_id", "who", "x.user: no column user among who:token, age, gender"),
     (CSV, "ratings.csv", "2,10", "2, ", "ratings.csv, line 2: item id is empty"),
     (CSV, "ratings.csv", "1,9", '1,"' + "9" * 140_000, "ratings.csv, line 3: 2 fields instead"),
     (CSV, "ratings.csv", "5,2", '5,"2', "ratings.csv: EOF inside string starting at row 2"),
@@ -1138,7 +1138,7 @@ def test_archive_is_fetched_checked_and_kept(tmp_path, monkeypatch, capsys, sour
     if source.startswith("recbole"):
         files = {name.replace("x.", "ml-100k."): text for name, text in ATOMIC.items()}
         raw = write_zip(tmp_path / "whl", "recbole/dataset_example/ml-100k", files).read_bytes()
-        network(monkeypatch, http.client.IncompleteRead(b""), raw)
+        network(monkeypatch, data.HTTPException(), raw)
     else:
         raw = write_zip(tmp_path / "zip", "ml-100k", ML_100K).read_bytes()
         network(monkeypatch, raw)
@@ -1186,10 +1186,10 @@ def test_write_whole_writes_all_or_nothing(tmp_path):
 
 
 def test_output_path_protects_inputs(tmp_path):
-    folder = write(tmp_path / "in", CSV)
+    folder = write(tmp_path / "in", {**CSV, "users.csv": ""})
     os.symlink(folder / "movies.csv", tmp_path / "link.csv")
     assert output_path(write(tmp_path, {"movies.csv": ""}) / "movies.csv", folder)    # not in it
-    for path in (folder / "movies.csv", tmp_path / "link.csv"):
+    for path in (folder / "movies.csv", folder / "users.csv", tmp_path / "link.csv"):
         for given in (folder, folder / "movies.csv", folder / "ratings.csv"):
             assert f"{path}: would overwrite an" in fail(path, "ml-1m", given, call=output_path)
     for path in (folder, tmp_path / "none" / "m.npz", "-", os.devnull):
