@@ -212,7 +212,7 @@ class LFG(FactorModel):
         return {**arrays, "like": self.like} if self.orders else arrays
 
 
-class Generator:
+class Generator(FactorModel):
     """An LFG or RankLFG, made from its serving_arrays, that serves one user at a time."""
 
     def __init__(self, arrays):
@@ -549,10 +549,7 @@ class LFGDual:
 
     def variance(self, items, values, rows, asked):
         """a and b (m,) of the solved model, as in FoldIn.variance; 1 and 0 if there is none."""
-        if not self.solved:
-            ones = np.ones_like(self.parts[0].base[asked])
-            return ones, 0 * ones
-        return self.solved[-1].variance(items, values, rows[-1], asked)
+        return self.parts[-1].variance(items, values, rows[-1], asked)
 
     def shares(self, items, values, asked, scores):
         """What each rating adds to the joined scores of items asked, (m, n); scores: by part."""

@@ -86,9 +86,19 @@ class FactorModel:
         """Ratings (len(users), items) of all items, in one product."""
         return self.base + self.user_factors(users, shown, E) @ self.q1.T
 
+    def variance(self, items, values, x, asked):
+        """a and b (m,) of the variance a sigma^2 + b of ratings (see lfg.Noise), here 1 and 0."""
+        ones = np.ones_like(self.base[asked])
+        return ones, 0 * ones
+
     def variance_terms(self, users, items, shown, E=None):
-        """a and b (n,): ratings have the variance a sigma^2 + b (see lfg.Noise), here sigma^2."""
-        return np.ones(len(users)), np.zeros(len(users))
+        """a and b (n,) of variance, for the pairs users[i], items[i]."""
+        a, b = np.empty((2, len(users)))
+        rows = np.unique(users)
+        for u, x in zip(rows, self.user_factors(rows, shown, E)):
+            pairs = np.flatnonzero(users == u)
+            a[pairs], b[pairs] = self.variance(*shown.of(u), x, items[pairs])
+        return a, b
 
 
 @dataclass(eq=False)
@@ -396,15 +406,6 @@ class FoldIn(FactorModel):
         squares = residual ** 2 / (1 - leverage) / self.noise[items]
         relative = (self.noise[asked] + own) / (8 + len(items))
         return 8 * relative, squares.sum() * relative
-
-    def variance_terms(self, users, items, shown, E=None):
-        """a and b (n,) of variance, for the pairs users[i], items[i]."""
-        a, b = np.empty((2, len(users)))
-        for u in np.unique(users):
-            pairs = np.flatnonzero(users == u)
-            x, = self.user_factors([u], shown, E)
-            a[pairs], b[pairs] = self.variance(*shown.of(u), x, items[pairs])
-        return a, b
 
     saved = {"q": "q1", "q_base": "base", "prior": "W", "noise": "noise", "ridge": "ridge"}
 
