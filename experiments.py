@@ -510,7 +510,7 @@ def served(fold):
         "Ten, ±, because": lambda *user: model.best(*user, 10, why=True),
         "Ten, because, all ±": lambda *user: (
             model.best(*user, 10, why=True),
-            model.spreads(*user[:2], model.models["rating"].rows(*user), slice(None)))}
+            model.spreads(*user[:2], model.models["rating"].serve(*user, [])[0], slice(None)))}
 
 
 def timed(answer, calls):

@@ -539,13 +539,9 @@ class LFGDual:
 
     def serve(self, items, values, profile, asked=slice(None)):
         """Each part's row of a user, its scores of items asked (default: all), and these joined."""
-        rows = self.rows(items, values, profile)
+        rows = [part.row(items, values, profile) for part in self.parts]
         parts = [part.base[asked] + part.q1[asked] @ x for part, x in zip(self.parts, rows)]
         return rows, parts, self.join(len(items), parts)
-
-    def rows(self, items, values, profile):
-        """The row of a user that each part finds."""
-        return [part.row(items, values, profile) for part in self.parts]
 
     def variance(self, items, values, rows, asked):
         """a and b (m,) of the solved model, as in FoldIn.variance; 1 and 0 if there is none."""

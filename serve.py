@@ -186,7 +186,7 @@ class Recommender:
         return listed
 
     def spreads(self, items, values, rows, asked):
-        """Standard deviations (m,) of ratings of items asked (m,); rows: as LFGDual.rows gives."""
+        """Standard deviations (m,) of ratings of items asked (m,); rows: as from LFGDual.serve."""
         a, b = self.models["rating"].variance(items, values, rows, asked)
         return np.sqrt(a * self.arrays["sigma2"] + b)
 
