@@ -543,10 +543,6 @@ class LFGDual:
         parts = [part.base[asked] + part.q1[asked] @ x for part, x in zip(self.parts, rows)]
         return rows, parts, self.join(len(items), parts)
 
-    def variance(self, items, values, rows, asked):
-        """a and b (m,) of the solved model, as in FoldIn.variance; 1 and 0 if there is none."""
-        return self.parts[-1].variance(items, values, rows[-1], asked)
-
     def shares(self, items, values, asked, scores):
         """What each rating adds to the joined scores of items asked, (m, n); scores: by part."""
         found = np.zeros((len(asked), len(items)), self.parts[0].q1.dtype)

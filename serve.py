@@ -187,7 +187,8 @@ class Recommender:
 
     def spreads(self, items, values, rows, asked):
         """Standard deviations (m,) of ratings of items asked (m,); rows: as from LFGDual.serve."""
-        a, b = self.models["rating"].variance(items, values, rows, asked)
+        last = self.models["rating"].parts[-1]             # the solved one, if there is one
+        a, b = last.variance(items, values, rows[-1], asked)
         return np.sqrt(a * self.arrays["sigma2"] + b)
 
     def model(self, by):
