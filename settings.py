@@ -13,7 +13,7 @@ import signal
 import time
 from concurrent.futures import FIRST_EXCEPTION, BrokenExecutor, ProcessPoolExecutor, wait
 from copy import deepcopy
-from multiprocessing import Pipe, Value, connection
+from multiprocessing import Pipe, Semaphore, connection
 from threading import Thread
 
 import numpy as np
@@ -314,7 +314,7 @@ def fit_all(folds, jobs, quiet):
                 folds[0].solve()
                 yield folds.pop(0)
             return
-        ended = Value("i")                                 # number of epochs
+        ended = Semaphore(0)                               # released after each epoch
         ours, theirs = Pipe()
         given = [fold.inputs for fold in folds], ended, ours, theirs
         pool = ProcessPoolExecutor(min(jobs, len(epochs), 61),           # 61: Windows' limit
@@ -326,7 +326,8 @@ def fit_all(folds, jobs, quiet):
                 while left:
                     for future in wait(left, 0.2, FIRST_EXCEPTION).done:
                         vars(left.pop(future)).update(vars(future.result()))  # or its error
-                    bar.update(ended.value - bar.n)
+                    while ended.acquire(block=False):
+                        bar.update()
                 folds[0].solve()
                 yield folds.pop(0)
         except BrokenExecutor as error:
@@ -352,12 +353,7 @@ def start_process(inputs, ended, ours, theirs):
 def fit_there(n, model, transposed):
     """The model, fitted to the inputs of number n in a process that start_process made ready."""
     inputs, ended = fit_there.given
-
-    def progress(*_):
-        with ended:
-            ended.value += 1
-
-    return fit(model, inputs[n], transposed, progress)
+    return fit(model, inputs[n], transposed, lambda *_: ended.release())
 
 
 def fit(model, inputs, transposed=False, progress=None):
