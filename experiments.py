@@ -131,11 +131,6 @@ class Fold(Models):
         if test == "calibration":
             self.add_noise(self.models["LFG-dual"])
 
-    def seconds(self, row):
-        """The seconds that the model of a row and its parts took to train."""
-        model = self.models[row]
-        return sum(part.seconds for part in getattr(model, "parts", [model]))
-
 
 def cases_of(ratings, test, fold, seed, given=None):
     """The Splits of a fold, all with one training part: one, or in coldstart one for each count.
@@ -207,7 +202,7 @@ def measured(fold):
         found = [score(model, case, fold.data.E) for case in fold.cases]
         results[row] = found if len(found) > 1 else found[0]
     means = {row: results.pop(row) for row in fold.plan if fold.plan[row][0].endswith(" mean")}
-    return {**sizes, key: results, "seconds": {row: fold.seconds(row) for row in results},
+    return {**sizes, key: results, "seconds": {row: fold.models[row].seconds for row in results},
             **({"ensemble": means} if means else {})}
 
 
@@ -384,7 +379,7 @@ def taste(data, test, options):
                      "share": float((found >= least).mean())})
     if not rows:
         raise DataError(f"no 20 items have one of the genres {', '.join(TASTES)}; use ml-100k")
-    yield {"rows": rows, "seconds": fold.seconds("LFG-rank")}, markdown(
+    yield {"rows": rows, "seconds": fold.models["LFG-rank"].seconds}, markdown(
         ["Genre".ljust(11), "Of ten", "At least", "Share of draws"], map(dict.values, rows))
 
 
@@ -407,9 +402,9 @@ def sample(data, test, options):
         case, = fold.cases
         dual, rank = fold.models.values()
         found.append({"users": np.count_nonzero(case.train.counts), "ratings": len(case.train),
-                      "rmse": rmse_of(dual, case, data.E), "dual_seconds": fold.seconds("LFG-dual"),
+                      "rmse": rmse_of(dual, case, data.E), "dual_seconds": dual.seconds,
                       "ndcg": ranking_of(rank, case, data.E)["NDCG@10"],
-                      "rank_seconds": fold.seconds("LFG-rank")})
+                      "rank_seconds": rank.seconds})
     rows = [{"share": share, **mean_of(found[n::len(SHARES)])} for n, share in enumerate(SHARES)]
     yield {"rows": rows, "folds": [{"fold": n} for n in options.folds]}, markdown(
         ["Share of users", "Users", " Ratings", "  RMSE", "Seconds", "NDCG@10", "Seconds"],
@@ -471,7 +466,8 @@ def speed(data, test, options):
     plan = plan_of(data, "retraining", options)
     again = [Fold(data, test, 1, plan, options.seed, Split(one, one, one)) for one in more]
     again = list(fit_all(again, 1, options.quiet))
-    seconds.update((f"Retraining {name}", [one.seconds(name) for one in again]) for name in plan)
+    for name in plan:
+        seconds[f"Retraining {name}"] = [one.models[name].seconds for one in again]
     median = {what: float(np.median(values)) for what, values in seconds.items()}
     rows = [{"what": what, "calls": len(values), "median": median[what],
              "p99": float(np.percentile(values, 99, method="higher")),     # of an actual call

@@ -26,7 +26,9 @@ CLASSES = {"SVD": SVD, "BiasSVD": BiasSVD, "SVD++": SVDpp, "LFG": LFG, "LFG-item
            "LFG (paper)": PaperLFG, "Popularity": Popularity, "EASE": EASE, "EASE, rated": EASE,
            "Mult-VAE": MultVAE, "LFG-rank user": RankLFG, "LFG-rank item": CellsLFG}
 JOINED = {"LFG-dual": (LFGDual, "LFG", "LFG-item"),
-          "LFG-rank": (LFGRank, "LFG-rank user", "LFG-rank item")}
+          "LFG-rank": (LFGRank, "LFG-rank user", "LFG-rank item"),
+          "SVD++ mean": (LFGDual, None, "SVD++"),          # of as many seeds as LFG-dual has
+          "SVD++ fold-in mean": (LFGDual, None, "SVD++ fold-in")}
 COUNTS = (0, 1, 2, 5, 10, 20, 50)                          # ratings shown in the test coldstart
 SHARES = (5, 10, 25, 50, 100)                              # % of the users, in the test sample
 SIZES = {"ml-100k": 100_000, "ml-1m": 1_000_209}           # ratings of each data set
@@ -232,8 +234,8 @@ def scaled(value, factor):
 class Models:
     """Models of the same training ratings that share their parts: each is trained once.
 
-    trained: networks and factorizations, by (name, setting, seed), for fit_all; solved: FoldIns and
-    LFGItems that are built on them, by (setting, *parts).
+    trained: networks and factorizations, by (name, setting, seed), for fit_all; built: what is
+    solved around them and what joins them, by (setting, *parts).
     """
 
     def __init__(self, R, data, of_columns="LFG-item"):
@@ -242,7 +244,7 @@ class Models:
         self.inputs = R, data.E, data.F
         self.is_genre = [name.startswith("genre=") for name in data.F_names]
         self.solvers = {"LFG-rank item": LFGRankItem, of_columns: LFGItem}
-        self.trained, self.solved = {}, {}
+        self.trained, self.built = {}, {}
 
     def add(self, column, settings, seed, seeds=1, kept=None, generator="dual"):
         """The model of a column of a table, not fitted yet.
@@ -250,20 +252,19 @@ class Models:
         A network that generates the rows of R is the model itself; LFGItem joins `seeds` of those
         that generate the columns of R. generator: which half of a joined model to make, or "dual".
         """
-        if column.endswith(" mean"):                       # of as many seeds as LFG-dual has
-            seeds = range(seed, seed + settings["LFG-dual"]["seeds"])
-            return LFGDual([self.add(column[:-5], settings, one) for one in seeds], [], None)
         if column in JOINED:
             Joined, user, item = JOINED[column]
-            setting = settings[column]
+            setting = settings.get(column, settings["LFG-dual"])
             weights = setting["user_weight"], setting.get("empty_weight", setting["user_weight"])
-            users = [] if generator == "item" else [self.add(user, settings, seed)]
+            users = [self.add(user, settings, seed)] if user and generator != "item" else []
             if item in self.solvers:
                 items = [] if generator == "user" else [
                     self.add(item, settings, seed, setting["seeds"], setting.get("kept"))]
-                return Joined(users, items, weights)
-            items = [self.add(item, settings, seed + n) for n in range(setting["seeds"])]
-            return Joined(items, users, [1 - weight for weight in weights])
+                joined = Joined(users, items, weights)
+            else:
+                items = [self.add(item, settings, seed + n) for n in range(setting["seeds"])]
+                joined = Joined(items, users, [1 - weight for weight in weights])
+            return self.built.setdefault((str(setting), *joined.parts), joined)
         name = "BiasSVD" if column.startswith("μ") else column.replace(" fold-in", "")
         parts = []
         for one in range(seed, seed + seeds):
@@ -279,7 +280,7 @@ class Models:
             setting["known"] = [setting["known"] * is_genre for is_genre in self.is_genre]
         if name == "SVD++":
             setting["centre"] = parts[0].implicit_row
-        return self.solved.setdefault((str(setting), *parts), Solved(around, **setting))
+        return self.built.setdefault((str(setting), *parts), Solved(around, **setting))
 
     def add_noise(self, joined):
         """The lfg.Noise of an LFGDual, measured with one network that is trained for it alone."""
@@ -293,8 +294,8 @@ class Models:
         return [(model, key[0] in self.solvers) for key, model in reversed(self.trained.items())]
 
     def solve(self):
-        """Fit the models in `solved`; their seconds include those of their parts."""
-        for (_, *parts), model in self.solved.items():
+        """Fit the models in `built`; their seconds include those of their parts."""
+        for (_, *parts), model in self.built.items():
             fit(model, self.inputs)
             model.seconds += sum(part.seconds for part in parts)
 

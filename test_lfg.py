@@ -1458,8 +1458,8 @@ def test_lfg_dual_and_rank_average_parts_trained_once_a_fold(cli, monkeypatch, f
             assert item.models == several[:1] and joined.solved[0].kept == used.get("kept")
         assert list(joined.weights) == weights
         assert [model.seed for model in several] == [*range(7, 7 + seeds)]
-        # a second for each part, and for what is solved around it
-        assert [fold.seconds(name) for name in names[::2]] == [1 + (test == "newitem"), 2 + seeds]
+        # a second for each part, and for what is solved around it or joins it
+        assert [user.seconds, joined.seconds] == [1 + (test == "newitem"), 3 + seeds]
 
 
 @pytest.mark.parametrize("test,column", [
