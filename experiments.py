@@ -166,8 +166,7 @@ def ranking_of(model, case, E):
         raise DataError("no new user likes what is held out; use a larger data set")
     order = np.argsort(-Popularity().fit(train_part).base, kind="stable")          # of ties
     scores = model.scores(users, profile, E).astype(np.float64)
-    row, item, _ = profile.rows(users)
-    scores[row, item] = -np.inf
+    scores[profile.rows(users)[:2]] = -np.inf
     candidates = np.bincount(train_part.items, minlength=target.shape[1]) > 0
     scores[:, ~candidates] = -np.inf
     top = order[np.argsort(-scores[:, order], axis=1, kind="stable")[:, :100]]
@@ -176,9 +175,8 @@ def ranking_of(model, case, E):
 
 def measures(top, relevant, users, n_candidates):
     """NDCG, recall and coverage of lists top (len(users), their length), best first."""
-    row, item, _ = relevant.rows(users)
     is_relevant = np.zeros((len(users), relevant.shape[1]), bool)
-    is_relevant[row, item] = True
+    is_relevant[relevant.rows(users)[:2]] = True
     hit = np.take_along_axis(is_relevant, top, axis=1)     # as top
     n = relevant.counts[users]
     gain = 1 / np.log2(np.arange(2, top.shape[1] + 2))     # rank 1 has 1 / log2(2)
