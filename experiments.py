@@ -50,8 +50,7 @@ COLUMNS = {                                                # rows that each of -
 PLANS = {                                                  # settings and rows, whatever --models
     "calibration": {"realtime": ["LFG-dual"]}, "taste": {"coldstart topn": ["LFG-rank"]},
     "sample": {"realtime": ["LFG-dual"], "topn": ["LFG-rank"]},
-    "speed": {"coldstart": ["BiasSVD fold-in", "SVD", "LFG-dual"], "coldstart topn": ["LFG-rank"]},
-    "retraining": {"coldstart": ["BiasSVD", "SVD"]}}
+    "speed": {"coldstart": ["BiasSVD fold-in", "SVD", "LFG-dual"], "coldstart topn": ["LFG-rank"]}}
 TASTES = {"Horror": 5, "Children's": 5, "Sci-Fi": 5, "Romance": 5, "War": 3}       # of ten
 TITLES = {                                                 # without {...}: RMSE; tune has its own
     "basic": "LFG Rating Prediction", "realtime": "LFG Real-Time Rating Prediction",
@@ -461,7 +460,7 @@ def speed(data, test, options):
                **{what: timed(answer, users) for what, answer in answers.items()}}
     rater = data.ratings.users                             # again, with the ratings of one new user
     more = [data.ratings.where((R.counts[rater] > 0) | (rater == u)) for u in new[:3]]
-    plan = plan_of(data, "retraining", options)
+    plan = {name: (name, fold.plan["SVD"][1]) for name in ("BiasSVD", "SVD")}
     again = [Fold(data, test, 1, plan, options.seed, Split(one, one, one)) for one in more]
     again = list(fit_all(again, 1, options.quiet))
     for name in plan:
