@@ -164,12 +164,11 @@ def ranking_of(model, case, E):
     if len(users) == 0:
         raise DataError("no new user likes what is held out; use a larger data set")
     order = np.argsort(-Popularity().fit(train_part).base, kind="stable")          # of ties
+    order = order[np.isin(order, train_part.items)]        # without the ones that cannot be listed
     scores = model.scores(users, profile, E).astype(np.float64)
     scores[profile.rows(users)[:2]] = -np.inf
-    candidates = np.bincount(train_part.items, minlength=target.shape[1]) > 0
-    scores[:, ~candidates] = -np.inf
     top = order[np.argsort(-scores[:, order], axis=1, kind="stable")[:, :100]]
-    return measures(top[:, :candidates.sum()], relevant, users, candidates.sum())
+    return measures(top, relevant, users, len(order))
 
 
 def measures(top, relevant, users, n_candidates):
