@@ -455,31 +455,30 @@ def speed(data, test, options):
     users = [(*profile.of(u), data.E[u]) for u in new]
     model, answers = served(fold)
     dense = timed(fold.models["LFG-dual"].forward[0].scores, [([u], profile, data.E) for u in new])
-    seconds = {"LFG, dense forward pass": dense,
-               **{what: timed(answer, users) for what, answer in answers.items()}}
+    times = {"LFG, dense forward pass": dense,
+             **{what: timed(answer, users) for what, answer in answers.items()}}
     rater = data.ratings.users                             # again, with the ratings of one new user
     more = [data.ratings.where((R.counts[rater] > 0) | (rater == u)) for u in new[:3]]
     plan = {name: (name, fold.plan["SVD"][1]) for name in ("BiasSVD", "SVD")}
     again = [Fold(data, test, 1, plan, options.seed, Split(one, one, one)) for one in more]
     again = list(fit_all(again, 1, options.quiet))
     for name in plan:
-        seconds[f"Retraining {name}"] = [one.models[name].seconds for one in again]
-    median = {what: float(np.median(values)) for what, values in seconds.items()}
-    rows = [{"what": what, "calls": len(values), "median": median[what],
-             "p99": float(np.percentile(values, 99, method="higher")),     # of an actual call
-             "times_dense": median[what] / np.median(dense)} for what, values in seconds.items()]
+        times[f"Retraining {name}"] = [one.models[name].seconds for one in again]
+    rows = [{"what": what, "calls": len(took), "median": np.median(took),
+             "p99": np.percentile(took, 99, method="higher"),           # of an actual call
+             "times_dense": np.median(took) / np.median(dense)} for what, took in times.items()]
     training = [{"model": name, "seconds": part.seconds, "epochs": part.epochs,
                  "seconds_an_epoch": part.seconds / part.epochs}
                 for (name, _, seed), part in fold.trained.items() if seed == options.seed]
     table = {"rows": rows, "training": training, "peak_mb": peak_mb(),
              "file_mb": sum(a.nbytes for a in model.arrays.values()) / 1e6,
-             "retraining_to_lfg": median["Retraining BiasSVD"] / median["LFG"]}
+             "retraining_to_lfg": np.median(times["Retraining BiasSVD"]) / np.median(times["LFG"])}
     yield (
         table,
         markdown(
             ["What".ljust(23), "Calls", "  Median", "99th percentile", "Times dense forward pass"],
-            [[what, calls, span(middle), span(p99), f"{times:,.{0 if times >= 100 else 2}f}"]
-             for what, calls, middle, p99, times in map(dict.values, rows)]),
+            [[what, calls, span(middle), span(p99), f"{ratio:,.{0 if ratio >= 100 else 2}f}"]
+             for what, calls, middle, p99, ratio in map(dict.values, rows)]),
         markdown(["Model".ljust(13), "Seconds to train", "Epochs", "Seconds per epoch"],
                  [[name, f"{took:.2f}", epochs, f"{an_epoch:.3f}"]
                   for name, took, epochs, an_epoch in map(dict.values, training)]),
