@@ -8,6 +8,7 @@ import re
 import sys
 import tempfile
 import unicodedata
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -357,12 +358,9 @@ def check_count(name, n, least=1):
 
 def frame(rows, columns, as_frame=True):
     """A DataFrame of tuples; a list of dicts if not as_frame, or where pandas is missing."""
-    try:
-        if as_frame:
-            import pandas as pd
-            return pd.DataFrame(rows, columns=columns)
-    except ImportError:
-        pass
+    if as_frame and find_spec("pandas"):
+        import pandas as pd
+        return pd.DataFrame(rows, columns=columns)
     return [dict(zip(columns, row)) for row in rows]
 
 
