@@ -461,14 +461,13 @@ def print_rows(rows, as_json, header, line):
 
 def rated_rows(rates, path):
     """Rows (where, title or id, rating) of texts TITLE=RATING and of the lines of a CSV, if any."""
-    records = list(csv_records(path)) if path else []
-    if path and not records:                               # perhaps of a pipe that failed
+    lines = [(f"{path}, line {line}", row) for line, row in (csv_records(path) if path else [])]
+    if path and not lines:                               # perhaps of a pipe that failed
         raise DataError(f"{path}: no ratings; write a title or id and a rating on each line")
-    if records and records[0][1][-1].strip().lower() == "rating":
-        del records[0]                                     # a header
+    if lines and lines[0][1][-1].strip().lower() == "rating":
+        del lines[0]                                       # a header
     rows = [(f"--rate {text}", text.rsplit("=", 1)) for text in rates]
-    rows += [(f"{path}, line {line}", fields) for line, fields in records]
-    for where, fields in rows:
+    for where, fields in rows + lines:
         if len(fields) != 2:
             raise DataError(f"{where}: must be TITLE=RATING or, in a CSV, TITLE,RATING; a title "
                             "with a comma in quotes")
