@@ -545,11 +545,10 @@ class LFGDual:
 
     def shares(self, items, values, asked, scores):
         """What each rating adds to the joined scores of items asked, (m, n); scores: by part."""
-        found = np.zeros((len(asked), len(items)), self.parts[0].q1.dtype)
-        for part, weight, score in zip(self.parts, self.part_weights(len(items)), scores):
-            if part in self.solved:                        # what a Generator gives has no shares
-                found += weight / self.scaled(score)[1] * part.shares(items, values, asked)
-        return found
+        if not self.solved:                                # what a Generator gives has no shares
+            return np.zeros((len(asked), len(items)), self.parts[0].q1.dtype)
+        weight = self.part_weights(len(items))[-1] / self.scaled(scores[-1])[1]
+        return weight * self.solved[-1].shares(items, values, asked)
 
 
 class Noise:
