@@ -31,7 +31,7 @@ import numpy as np
 from data import DataError, Ratings, Split, load, official, output_path, sample_users, split
 from data import write_whole
 from lfg import LFGDual
-from serve import Parser, Recommender, add_shared_options, int_range, rmse_of, run_command
+from serve import Parser, Recommender, add_shared_options, rmse_of, run_command
 from settings import COUNTS, GRID, SHARES, Models, choices, fit_all, neighbours, settings_for
 from svd import Popularity, like_threshold, likes_of
 
@@ -556,10 +556,6 @@ def parse(argv):
     add("--models", nargs="+", choices=models, help="rows of the tables; if not given, all")
     add("--folds", nargs="+", type=int, choices=range(1, 6), metavar="{1..5}",
         help="which folds; if not given, all, but only the first of published without u1 to u5")
-    add("--seeds", type=int_range(1, 1000), help="item networks that LFG-dual and LFG-rank "
-        "join; if not given, 5 and 3 on ML-100k, 4 and 2 on ML-1m")
-    add("--seed", type=int_range(0, 2 ** 63), default=0,
-        help="seed of the folds and of the networks' random numbers")
     add("--json", metavar="FILE", help="also write the tables to this file")
     options = parser.parse_args(argv)
     several = {"all": ["basic", "realtime"], "tune": options.of or tests}

@@ -606,6 +606,9 @@ def add_shared_options(add):
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     add("--jobs", type=int_range(1, 1000), default=cores or 1,
         help="processes that train at once; without it as many as there are cores")
+    add("--seed", type=int_range(0, 2 ** 63), default=0, help="seed of random numbers and folds")
+    add("--seeds", type=int_range(1, 1000), help="item networks that LFG-dual and LFG-rank "
+        "join; if not given, 5 and 3 on ML-100k, 4 and 2 on ML-1m")
     add("--quiet", action="store_true", help="no progress on stderr")
 
 
@@ -640,8 +643,6 @@ def parse(argv):
     add("--generator", default="dual", choices=["user", "item", "dual"],
         help="what is generated: users, as in the paper, items, or both (default)")
     add("--half", action="store_true", help="store float16: half the size")
-    add("--seed", type=int_range(0, 2 ** 63), default=0, help="seed of random numbers in training")
-    add("--seeds", type=int_range(1, 1000), help="item networks that are joined")
     add("--epochs", type=int_range(1), help="training epochs of each network")
     add("--factors", type=int_range(1), help="number of latent factors of each network")
     add("--sample", type=int_range(1, 10 ** 9), metavar="N",
