@@ -378,13 +378,11 @@ def train_model(data, generator, epochs, factors, seeds, seed, quiet, jobs, samp
     if generator not in ("user", "item", "dual"):
         raise DataError(f"generator is {generator!r}; it must be user, item or dual")
     scale = [data.ratings.values.min(), data.ratings.values.max()]
-    if sample:
-        n_users = np.count_nonzero(data.ratings.counts)
-        data = sample_users(data, sample, seed)
-        if not quiet:
-            print(f"training on {min(sample, n_users)} of {n_users} users, "
-                  f"{len(data.ratings)} ratings", file=sys.stderr)
+    users = np.count_nonzero(data.ratings.counts)
+    data = sample_users(data, sample or users, seed)
     n = len(data.ratings)
+    if sample and not quiet:
+        print(f"training on {min(sample, users)} of {users} users, {n} ratings", file=sys.stderr)
     seeds = seeds or (1 if generator == "item" else None)
     models = Models(data.ratings, data)
     model, rank = (models.add(name, settings_for(n, test, seeds), seed, generator=generator)
