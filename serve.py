@@ -340,8 +340,7 @@ class Recommender:
                  for size in (0, 1, n)]                    # the last reads all rows
         found = [part for by in self.models for part in self.best(*users[1], n, by, why=True)]
         found += [answer(*user) for user in users for answer in (self.scores, self.ranks)]
-        if self.models["rank"].solved:
-            self.similar(self.item_ids[0], 1, as_frame=False)
+        found += [part.q1 @ part.generated.T for part in self.models["rank"].solved]
         if not (a["format"] == FORMAT and self.low <= self.high
                 and len(self.E_names) == len(self.E_mean)
                 and all(len(a[name]) == n for name in ("titles", "genres", "years", "rated"))
