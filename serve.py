@@ -459,7 +459,7 @@ def print_rows(rows, as_json, header, line):
 def rated_rows(rates, path):
     """Rows (where, title or id, rating) of texts TITLE=RATING and of the lines of a CSV, if any."""
     lines = [(f"{path}, line {line}", row) for line, row in (csv_records(path) if path else [])]
-    if path and not lines:                               # perhaps of a pipe that failed
+    if path and not lines:                                 # perhaps of a pipe that failed
         raise DataError(f"{path}: no ratings; write a title or id and a rating on each line")
     if lines and lines[0][1][-1].strip().lower() == "rating":
         del lines[0]                                       # a header
