@@ -603,9 +603,9 @@ def add_shared_options(add):
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     add("--jobs", type=int_range(1, 1000), default=cores or 1,
         help="processes that train at once; without it as many as there are cores")
-    add("--seed", type=int_range(0, 2 ** 63), default=0, help="seed of random numbers and folds")
+    add("--seed", type=int_range(0, 2 ** 63), default=0, help="seed of all random numbers")
     add("--seeds", type=int_range(1, 1000), help="item networks that LFG-dual and LFG-rank "
-        "join; if not given, 5 and 3 on ML-100k, 4 and 2 on ML-1m")
+        "join; if not given, 5 and 3 on ML-100k, 4 and 2 on ML-1m; 1 with --generator item")
     add("--quiet", action="store_true", help="no progress on stderr")
 
 
