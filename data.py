@@ -34,9 +34,10 @@ OCCUPATIONS = ("other,academic/educator,artist,clerical/admin,college/grad stude
                "technician/engineer,tradesman/craftsman,unemployed,writer").split(",")  # by code
 RATED = ["user", "item", "rating"]
 PROFILE = ["user", "age", "gender", "occupation"]
+ABOUT = ["item", "title", "genres", "year", *GENRES]
 ALIASES = {"userid": "user", "itemid": "item", "movieid": "item", "movie": "item",
            "movietitle": "title", "releaseyear": "year", "class": "genres", "genre": "genres",
-           **{name: name for name in (*RATED, *PROFILE, "title", "genres", "year")}}
+           **{name: name for name in (*RATED, *PROFILE, *ABOUT)}}
 LAYOUTS = {  # file of ratings: files, separators and columns (None: the first line names them)
     "u.data": [("u.data", "\t", [*RATED, "time"]), ("u.user", "|", [*PROFILE, "zip"]),
                ("u.item", "|", ["item", "title", "year", "video", "url", *GENRES])],
@@ -290,11 +291,11 @@ def to_dataset(name, ratings, users=None, items=None, columns=None):
     integers, others become text.
     """
     import pandas as pd
-    ratings = labelled("ratings", ratings, RATED, columns=columns)
+    ratings = labelled("ratings", ratings, RATED, columns)
     if len(ratings) == 0:
         raise DataError(f"{ratings.attrs.get('file', 'ratings')}: no ratings")
-    user_ids, rows, users = _match_ids("user", ratings, users, ["age"])
-    item_ids, at, items = _match_ids("item", ratings, items, ["title", "genres", "year"])
+    user_ids, rows, users = _match_ids("user", ratings, users, ["user", "age"])
+    item_ids, at, items = _match_ids("item", ratings, items, ABOUT)
     codes, distinct = pd.factorize(ratings["rating"])          # few, and text is slow to convert
     distinct = distinct if distinct.dtype.kind in "iuf" else distinct.astype(str)  # no dates, bools
     values = np.append(pd.to_numeric(distinct, errors="coerce"), np.nan).astype(np.float64)
@@ -323,12 +324,12 @@ def to_dataset(name, ratings, users=None, items=None, columns=None):
     return Dataset(name, R, user_ids, item_ids, E, E_names, F, F_names, titles, genres, years)
 
 
-def _match_ids(kind, ratings, listed, others):
+def _match_ids(kind, ratings, listed, labels):
     """Sorted ids of kind "user" or "item", the index of each rating's id, a row of text per id."""
     name = f"{kind}s"
     codes, rated = factorize(ratings, "ratings", kind)
     listed = (rated.unique().to_frame(name=kind).infer_objects() if listed is None else
-              labelled(name, listed, [kind], others))
+              labelled(name, listed, labels))
     at, known = factorize(listed, name, kind)
     known = known[at]                                          # one per row
     if not rated.isin(known).any():
@@ -370,20 +371,17 @@ def check_rows(table, name, bad, problem):
         raise DataError(f"{place} {table.index[row]}: {problem}; correct or delete it")
 
 
-def labelled(name, table, needed, others=(), columns=None):
-    """A DataFrame with the labels needed and, where it has such columns, others."""
+def labelled(name, table, labels, columns=None):
+    """A DataFrame with labels for names, such as user for userId; other names stay as they are.
+
+    Ids and ratings are needed. If two columns have one label, the exact name counts, or the first.
+    """
+    needed = [label for label in labels if label in RATED]
     if not (hasattr(table, "columns") and hasattr(table, "attrs")):
         raise DataError(f"{name} must be a pandas DataFrame; it needs {', '.join(needed)}")
     place = table.attrs.get("file", name)
-    found = _label_columns(place, [*table.columns], needed, [*needed, *others], columns or {})
-    return table.iloc[:, [*found.values()]].set_axis([*found], axis=1)
-
-
-def _label_columns(place, names, needed, labels, columns):
-    """{label: index of its column}: user for userId or user_id:token. Others keep their names."""
-    found = {}
-    exact = [name for name in [*columns, *labels] if name in names]
-    for name in [*exact, *names]:                              # the first, if two have one label
+    names, columns, found = [*table.columns], columns or {}, {}
+    for name in sorted(names, key=lambda name: (name not in columns, name not in labels)):
         label = ALIASES.get(re.sub("[_ ]|:.*", "", str(name).lower()))
         label = columns.get(name, label if label in labels else name)
         found.setdefault(label, names.index(name))
@@ -393,7 +391,7 @@ def _label_columns(place, names, needed, labels, columns):
         among = ", ".join(map(str, names)) or "none"
         raise DataError(f"{place}: no column {' or '.join(map(str, missing))} among {among}; "
                         "rename it, use --columns (columns=) for ratings, or put in commas")
-    return found
+    return table.iloc[:, [*found.values()]].set_axis([*found], axis=1)
 
 
 def _one_hot(columns):
@@ -435,18 +433,18 @@ def _load_files(path, name, columns=None):
     if not found:
         return None
     layout, ratings = found[0]
-    first, *more = [(ratings.parent / file.replace("*", ratings.name.removesuffix(".inter")), *how)
-                    for file, *how in LAYOUTS[layout]]
-    rated = _read_table(*first, RATED, columns)
+    paths = [ratings.parent / file.replace("*", ratings.name.removesuffix(".inter"))
+             for file, *_ in LAYOUTS[layout]]
     needed = name in SOURCES or layout == "u.data"             # ML-10M has no users.dat
-    users, items = (_read_table(path, sep, fields) if fields and needed or path.is_file() else None
-                    for path, sep, fields in more)
-    users = users.filter(PROFILE) if users is not None and "user" in users else users
+    rated, users, items = (
+        _read_table(path, sep, fields, kept, kept is RATED and columns)
+        if fields and needed or path.is_file() else None
+        for path, (_, sep, fields), kept in zip(paths, LAYOUTS[layout], (RATED, PROFILE, ABOUT)))
     if layout == "ratings.dat" and users is not None:
         jobs = {str(code): job for code, job in enumerate(OCCUPATIONS)}
         users["occupation"] = users["occupation"].map(jobs)
     elif layout == "u.data":
-        flags = items.to_numpy()[:, -len(GENRES):] == "1"      # (items, 19)
+        flags = items[GENRES].to_numpy() == "1"                # (items, 19)
         items["genres"] = ["|".join(np.array(GENRES)[row]) for row in flags]
     elif layout == "*.inter" and items is not None and "genres" in items:
         items["genres"] = items["genres"].str.replace(" ", "|", regex=False)
@@ -454,10 +452,10 @@ def _load_files(path, name, columns=None):
     return replace(to_dataset(name, rated, users, items), folder=folder)
 
 
-def _read_table(path, sep, fields, kept=None, columns=None):
+def _read_table(path, sep, fields, kept, columns=None):
     """A file as a DataFrame of categories, all text; index: line numbers; attrs: the file.
 
-    fields: its columns, or None: line 1 names them. kept: those to read. columns: as in load.
+    fields: its columns, or None: line 1 names them. kept: labels to read. columns: as in load.
     """
     import pandas as pd
     raw = _read_bytes(path, "latin-1" if fields else "utf-8")
@@ -469,7 +467,8 @@ def _read_table(path, sep, fields, kept=None, columns=None):
              "quoting": csv.QUOTE_MINIMAL if sep == "," else csv.QUOTE_NONE}
     rows = csv.reader(map(bytes.decode, io.BytesIO(raw)), **style)
     names = [name.strip() for name in next(rows, [])]
-    found = _label_columns(path, names, kept or [], ALIASES.values(), columns or {})
+    header = pd.DataFrame([range(len(names))], columns=names)  # where each column is
+    at = labelled(path, header, kept, columns).filter(kept).loc[0]
     line = sep.encode() * (len(names) - 1) + b"\n"
     marks = raw.translate(None, bytes(set(range(256)) - set(sep.encode() + b"\n"))) + b"\n"
     # Row by row is slow, and needed only if separators or newlines are missing, extra or quoted.
@@ -477,13 +476,12 @@ def _read_table(path, sep, fields, kept=None, columns=None):
         if len(row) != len(names):
             raise DataError(f"{path}, line {rows.line_num - bool(fields)}: {len(row)} fields "
                             f"instead of {len(names)}; correct the line")
-    labels = {found[label]: label for label in kept or found}
     try:      # Names are read as a row: in a column of only numbers, pandas turns "007" into 7.
-        table = pd.read_csv(io.BytesIO(raw), header=None, names=range(len(names)), usecols=labels,
+        table = pd.read_csv(io.BytesIO(raw), header=None, names=range(len(names)), usecols=at,
                             dtype="category", na_filter=False, skip_blank_lines=False, **style)
     except ValueError as error:
         raise DataError(f"{path}: {str(error).rpartition('error: ')[2]}; correct it") from error
-    table = table[1:].rename(columns=labels)
+    table = table[1:][at].set_axis(at.index, axis=1)
     table.index += 0 if fields else 1                          # line numbers
     table.attrs["file"] = str(path)
     return table

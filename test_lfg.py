@@ -992,7 +992,7 @@ def test_ratings_with_other_names_from_a_file_or_standard_input(tmp_path, monkey
     (ML_100K, "u.data", "882\n10\t", "882\t10\n", "u.data, line 2: 5 fields instead of 4; correct"),
     (ATOMIC, "x.inter", "2\t10", b"2\t\xff", "x.inter, line 2: not UTF-8 text; save it as UTF-8"),
     (ATOMIC, "x.inter", ATOMIC["x.inter"], "", "x.inter: no column user or item or rating among"),
-    (ATOMIC, "x.user", "user_id", "who", "x.user: no column user among who:token, age, gender"),
+    (ATOMIC, "x.user", "user_id", "who", "x.user: no column user among who:token, age:token, "),
     (CSV, "ratings.csv", "2,10", "2, ", "ratings.csv, line 2: item id is empty"),
     (CSV, "ratings.csv", "1,9", '1,"' + "9" * 140_000, "ratings.csv, line 3: 2 fields instead"),
     (CSV, "ratings.csv", "5,2", '5,"2', "ratings.csv: EOF inside string starting at row 2"),
