@@ -164,12 +164,23 @@ def load(dataset, data_dir="data", seed=0, progress=False, columns=None):
         if sizes and not re.fullmatch("[0-9]{1,9}x[0-9]{1,9}x[0-9]{1,9}", sizes):
             raise DataError(f"{dataset}: write synthetic:USERSxITEMSxRATINGS")
         return synthetic(*map(int, re.findall("[0-9]+", sizes)), seed=seed)
-    if dataset in SOURCES:
-        return _load_named(dataset, Path(data_dir), progress)
-    found = _load_files(Path(dataset), os.path.basename(os.path.abspath(dataset)), columns)
+    path = Path(data_dir if dataset in SOURCES else "", dataset)
+    found = _load_files(path, os.path.basename(os.path.abspath(dataset)), columns)
+    if found:
+        return found
+    if dataset not in SOURCES:
+        raise DataError(f"{path}: no such file or folder, or no ratings in it; give ml-100k, "
+                        "ml-1m, synthetic, a CSV file or a folder in a known layout")
+    archive = path.with_suffix(".zip")
+    if not archive.is_file():
+        _fetch(dataset, archive, progress)
+    try:
+        for inside in (f"{dataset}/", "recbole/dataset_example/ml-100k/"):
+            found = found or _load_files(zipfile.Path(archive, inside), dataset)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        raise DataError(f"{archive}: {error}; delete it and load again") from error
     if not found:
-        raise DataError(f"{Path(dataset)}: no such file or folder, or no ratings in it; give "
-                        "ml-100k, ml-1m, synthetic, a CSV file or a folder in a known layout")
+        raise DataError(f"{archive}: no ratings below {dataset}/; delete it and load again")
     return found
 
 
@@ -499,22 +510,6 @@ def _read_bytes(path, encoding="utf-8"):
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}, line {line}: not UTF-8 text; save it as UTF-8") from error
-
-
-def _load_named(name, folder, progress):
-    """Dataset of folder/NAME/ or folder/NAME.zip, fetched if neither is there."""
-    archive = folder / f"{name}.zip"
-    found = _load_files(folder / name, name)
-    if not found and not archive.is_file():
-        _fetch(name, archive, progress)
-    try:
-        for inside in (f"{name}/", "recbole/dataset_example/ml-100k/"):
-            found = found or _load_files(zipfile.Path(archive, inside), name)
-        if found:
-            return found
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        raise DataError(f"{archive}: {error}; delete it and load again") from error
-    raise DataError(f"{archive}: no ratings below {name}/; delete it and load again")
 
 
 def _fetch(name, archive, progress):

@@ -1614,7 +1614,7 @@ def test_all_is_four_tables_in_the_papers_order(cli, monkeypatch):
     titles = re.findall("(Table .*) Results on MovieLens-(1.*), fold 2", out)
     assert titles == [(title, name[3:]) for name, _, title, _ in TABLES[:4]]
     assert [table["table"] for table in tables] == [1, 2, 3, 4]
-    monkeypatch.setattr(data, "_load_named", stop(DataError("cannot get ml-1m")))
+    monkeypatch.setattr(data, "_load_files", stop(DataError("cannot get ml-1m")))
     cli.names.remove("ml-1m")                               # told before anything is trained
     assert "cannot get ml-1m" in one_line(cli("--dataset", "all"), "experiments.py")
 
