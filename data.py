@@ -565,15 +565,13 @@ def output_path(path, *inputs):
 
     It must not overwrite an input, what is read beside one, or data in a folder that is an input.
     """
-    real = os.path.realpath(path)
-    folder = os.path.dirname(real)
-    inputs = [os.path.realpath(one) for one in inputs]
-    beside = [os.path.dirname(one) for one in inputs if os.path.isfile(one)]
-    inputs += [os.path.join(one, name) for one in beside for name in ("movies.csv", "users.csv")]
-    is_data = re.search(r"\.(data|user|item|dat|inter|csv|base|test)$", real)
-    if os.path.isfile(real) and (real in inputs or is_data and folder in inputs):
+    real, *inputs = [Path(os.path.realpath(one)) for one in (path, *inputs)]
+    for name in ("movies.csv", "users.csv"):
+        inputs += [one.with_name(name) for one in inputs if os.path.isfile(one)]
+    is_data = re.search(r"\.(data|user|item|dat|inter|csv|base|test)$", real.name)
+    if os.path.isfile(real) and (real in inputs or is_data and real.parent in inputs):
         raise DataError(f"{path}: would overwrite an input; choose another file")
     special = path == "-" or os.path.exists(real) and not os.path.isfile(real)
-    if special or not os.access(folder, os.W_OK):
+    if special or not os.access(real.parent, os.W_OK):
         raise DataError(f"{path}: cannot be written; choose another file in a folder that exists")
     return real
