@@ -13,7 +13,6 @@ import zipfile
 import zlib
 from collections import namedtuple
 from dataclasses import dataclass, replace
-from fnmatch import fnmatch
 from http.client import HTTPException
 from pathlib import Path
 
@@ -440,7 +439,7 @@ def _load_files(path, name, columns=None):
     """Dataset of a file of ratings, or of one in a folder, and files beside it; or None."""
     files = [path] if path.is_file() else sorted(path.iterdir(), key=str) if path.is_dir() else []
     found = [(one, file) for one in LAYOUTS for file in files
-             if fnmatch(file.name, one) or one == "ratings.csv" and file == path]
+             if Path(file.name).match(one) or one == "ratings.csv" and file == path]
     if not found:
         return None
     layout, ratings = found[0]
