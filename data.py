@@ -390,7 +390,9 @@ def labelled(name, table, labels, columns=None):
     if not (hasattr(table, "columns") and hasattr(table, "attrs")):
         raise DataError(f"{name} must be a pandas DataFrame; it needs {', '.join(needed)}")
     place = table.attrs.get("file", name)
-    names, columns, found = [*table.columns], columns or {}, {}
+    names = [*table.columns]
+    columns = columns or {}
+    found = {}                                                 # {label: index of its column}
     for name in sorted(names, key=lambda name: (name not in columns, name not in labels)):
         label = ALIASES.get(re.sub("[_ ]|:.*", "", str(name).lower()))
         label = columns.get(name, label if label in labels else name)
@@ -447,7 +449,7 @@ def _load_files(path, name, columns=None):
              for file, *_ in LAYOUTS[layout]]
     needed = name in SOURCES or layout == "u.data"             # ML-10M has no users.dat
     rated, users, items = (
-        _read_table(path, sep, fields, kept, kept is RATED and columns)
+        _read_table(path, sep, fields, kept, columns if kept is RATED else None)
         if fields and needed or path.is_file() else None
         for path, (_, sep, fields), kept in zip(paths, LAYOUTS[layout], (RATED, PROFILE, ABOUT)))
     if layout == "ratings.dat" and users is not None:
