@@ -364,6 +364,8 @@ def factorize(table, name, kind):
     codes, ids = table[kind].factorize()
     ids = ids.astype(object)                                   # few: objects are slow
     check_rows(table, name, np.append(ids == "", True)[codes], f"{kind} id is empty")   # -1: NaN
+    if ids.inferred_type == "floating" and (ids % 1 == 0).all():           # since one was missing
+        ids = ids.map(int).astype(object)
     return codes, ids if ids.inferred_type in ("integer", "string") else ids.map(id_text)
 
 
@@ -402,7 +404,7 @@ def labelled(name, table, labels, columns=None):
     if missing:
         among = ", ".join(map(str, names)) or "none"
         raise DataError(f"{place}: no column {' or '.join(map(str, missing))} among {among}; "
-                        "rename it, use --columns (columns=) for ratings, or put in commas")
+                        "rename it, use --columns (columns=) for ratings, or put commas between")
     return table.iloc[:, [*found.values()]].set_axis([*found], axis=1)
 
 

@@ -324,8 +324,8 @@ class Recommender:
             with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
                 model = cls({name: file[name] for name in file.files})
             model.check()
-        except FileNotFoundError as error:
-            raise DataError(f"{path}: no such file; make one with lfg.py train") from error
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror or error}; lfg.py train makes one") from error
         except Exception as error:                         # whatever a wrong array leads to
             raise DataError(f"{path}: not a model file of format {FORMAT}, or damaged; train it "
                             "again") from error
@@ -664,9 +664,10 @@ def run_command(name, run, argv, interrupted):
     """Run a command, exit: 0, 1 if nobody reads the output, 2 after a mistake, 130 after Ctrl-C."""
     code = 2
     try:
-        sys.stdout.reconfigure(errors="replace")           # a terminal without Greek shows "?"
+        if sys.stdout:                                     # None where it is closed
+            sys.stdout.reconfigure(errors="replace")       # a terminal without Greek shows "?"
         run(argv)
-        sys.stdout.flush()
+        print(end="", flush=True)
         sys.exit(0)
     except BrokenPipeError:                                # so nothing is flushed at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

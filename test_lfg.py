@@ -1015,7 +1015,7 @@ def frame(user=("b", "a", "b"), item=("x", "x", "y"), rating=(4.5, 3, 0.5), **mo
 
 
 @pytest.mark.parametrize("users,expected", [
-    ([10, 9, 10], [9, 10]), (["10", "9", "10"], ["9", "10"]), ([2.5, 10.0, 2.5], ["10", "2.5"]),
+    ([10.0, 9, 10.0], [9, 10]), (["10", "9", "10"], ["9", "10"]), ([2.5, 10.0, 2.5], ["10", "2.5"]),
     ([1, "b.0", "1"], ["1", "b.0"]), (pd.Categorical(["v", "u", "v"], list("uvw")), ["u", "v"]),
     (pd.array([3, 1, 3], "Int64"), [1, 3]), ([1, 2 ** 63, 1], ["1", str(2 ** 63)])])
 def test_integer_ids_stay_integers_and_others_become_text(users, expected):
@@ -2196,7 +2196,6 @@ model.recommend({}, years="1999-1980") | years '1999-1980': must be like
 model.save(".") | .: cannot be written; choose another file
 model.similar(54, -3) | n is -3; it must be a whole number above 0
 Recommender.train(None) | ratings must be a pandas DataFrame; it needs user, item, rating
-serve.score_users(frame(user=["a", None, "b"]), model) | ratings, row 1: user id is empty
 serve.score_users(frame(user=["a", "", "b"]), model) | ratings, row 1: user id is empty
 Recommender.train(pd.DataFrame(), columns="user=a") | columns must be a dict such as
 Recommender.train(own_tables()[0], **OWN, generator="both") | generator is 'both'; it must
@@ -2484,7 +2483,7 @@ lfg.py train --out x --columns user=a,item=a | 'user=a,item=a' must be like user
 lfg.py train --out x --columns film=item | 'film=item' must be like user=A,item=B
 lfg.py recommend --model m --rating Heat=2 | unrecognized arguments: --rating Heat=2
 lfg.py train --out few.csv --dataset few.csv | few.csv: would overwrite an input
-lfg.py recommend --model none | none: no such file; make one with lfg.py train
+lfg.py recommend --model none | none: No such file or directory; lfg.py train makes one
 lfg.py recommend --model m --rate "Heat (1995)" | --rate Heat (1995): must be TITLE=RATING
 lfg.py recommend --model m --ratings folder/x | folder/x: no ratings; write a title or id and a
 lfg.py recommend --model m --ratings bad.csv | bad.csv, line 4: rating 9 must be between
@@ -2517,10 +2516,11 @@ def test_mistakes_end_in_one_line_and_code_2(cli, lfg_py, kept, tmp_path, monkey
 
 
 def test_a_terminal_without_greek_shows_question_marks_and_a_bug_its_traceback(monkeypatch):
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
-    with pytest.raises(SystemExit, match="^0$"):
-        serve.run_command("x", lambda argv: print("μ + bi"), [], "")
-    assert sys.stdout.buffer.getvalue() == b"? + bi\n"
+    for out in (None, io.TextIOWrapper(io.BytesIO(), "ascii")):          # None: closed
+        monkeypatch.setattr(sys, "stdout", out)
+        with pytest.raises(SystemExit, match="^0$"):
+            serve.run_command("x", lambda argv: print("μ + bi"), [], "")
+    assert out.buffer.getvalue() == b"? + bi\n"
     with pytest.raises(ValueError, match="a bug"):          # keeps its traceback
         serve.run_command("x", stop(ValueError("a bug")), [], "")
 
