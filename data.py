@@ -404,7 +404,7 @@ def labelled(name, table, labels, columns=None):
     if missing:
         among = ", ".join(map(str, names)) or "none"
         raise DataError(f"{place}: no column {' or '.join(map(str, missing))} among {among}; "
-                        "rename it, use --columns (columns=) for ratings, or put commas between")
+                        "rename it, use --columns (columns=) for ratings, or separate them by commas")
     return table.iloc[:, [*found.values()]].set_axis([*found], axis=1)
 
 
