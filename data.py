@@ -403,8 +403,8 @@ def labelled(name, table, labels, columns=None):
     missing = missing or [label for label in needed if label not in found]
     if missing:
         among = ", ".join(map(str, names)) or "none"
-        raise DataError(f"{place}: no column {' or '.join(map(str, missing))} among {among}; rename "
-                        "it, use --columns (columns=) for ratings, or separate columns by commas")
+        raise DataError(f"{place}: no column {' or '.join(map(str, missing))} among {among}; "
+                        "rename it, use --columns (columns=) for ratings, or separate by commas")
     return table.iloc[:, [*found.values()]].set_axis([*found], axis=1)
 
 
