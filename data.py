@@ -33,7 +33,7 @@ OCCUPATIONS = ("other,academic/educator,artist,clerical/admin,college/grad stude
                "technician/engineer,tradesman/craftsman,unemployed,writer").split(",")  # by code
 RATED = ["user", "item", "rating"]
 PROFILE = ["user", "age", "gender", "occupation"]
-ABOUT = ["item", "title", "genres", "year", *GENRES]
+ABOUT = ["item", "title", "genres", "year"]     # of items, as PROFILE is of users
 ALIASES = {"userid": "user", "itemid": "item", "movieid": "item", "movie": "item",
            "movietitle": "title", "releaseyear": "year", "class": "genres", "genre": "genres",
            **{name: name for name in (*RATED, *PROFILE, *ABOUT)}}
@@ -297,8 +297,8 @@ def to_dataset(name, ratings, users=None, items=None, columns=None):
     user; age becomes brackets in E and any other column one-hot columns "column=value". items:
     column item, perhaps title, genres ("A|B") and year, which may also be in the title, "(1995)"; F
     has genres and decades. NaN, None, "" and an age that is not a number mean unknown. Users
-    missing from `users` get the mean row of E, items missing from `items` zeros. Integer ids stay
-    integers, others become text.
+    missing from `users` get the mean row of E, items missing from `items` zeros. Numbers without a
+    fraction become integer ids, other ids become text.
     """
     import pandas as pd
     ratings = labelled("ratings", ratings, RATED, columns)
@@ -364,7 +364,7 @@ def factorize(table, name, kind):
     codes, ids = table[kind].factorize()
     ids = ids.astype(object)                                   # few: objects are slow
     check_rows(table, name, np.append(ids == "", True)[codes], f"{kind} id is empty")   # -1: NaN
-    if ids.inferred_type == "floating" and (ids % 1 == 0).all():           # since one was missing
+    if ids.inferred_type == "floating" and (ids % 1 == 0).all():           # pandas: one was missing
         ids = ids.map(int).astype(object)
     return codes, ids if ids.inferred_type in ("integer", "string") else ids.map(id_text)
 
@@ -449,11 +449,12 @@ def _load_files(path, name, columns=None):
     layout, ratings = found[0]
     paths = [ratings.parent / file.replace("*", ratings.name.removesuffix(".inter"))
              for file, *_ in LAYOUTS[layout]]
+    kept_labels = RATED, PROFILE, [*ABOUT, *GENRES]
     needed = name in SOURCES or layout == "u.data"             # ML-10M has no users.dat
     rated, users, items = (
         _read_table(path, sep, fields, kept, columns if kept is RATED else None)
         if fields and needed or path.is_file() else None
-        for path, (_, sep, fields), kept in zip(paths, LAYOUTS[layout], (RATED, PROFILE, ABOUT)))
+        for path, (_, sep, fields), kept in zip(paths, LAYOUTS[layout], kept_labels))
     if layout == "ratings.dat" and users is not None:
         jobs = {str(code): job for code, job in enumerate(OCCUPATIONS)}
         users["occupation"] = users["occupation"].map(jobs)
@@ -566,10 +567,10 @@ def write_whole(path, write):
 def output_path(path, *inputs):
     """The real path of an output file, if it can be written. Raises DataError.
 
-    It must not overwrite an input, what is read beside one, or data in a folder that is an input.
+    Refuses an input, a movies.csv or users.csv beside one, and data files in an input folder.
     """
     real, *inputs = [Path(os.path.realpath(one)) for one in (path, *inputs)]
-    for name in ("movies.csv", "users.csv"):
+    for name, *_ in LAYOUTS["ratings.csv"][1:]:
         inputs += [one.with_name(name) for one in inputs if os.path.isfile(one)]
     is_data = re.search(r"\.(data|user|item|dat|inter|csv|base|test)$", real.name)
     if os.path.isfile(real) and (real in inputs or is_data and real.parent in inputs):

@@ -166,7 +166,7 @@ def ranking_of(model, case, E):
     order = np.argsort(-Popularity().fit(train_part).base, kind="stable")          # of ties
     order = order[np.isin(order, train_part.items)]        # without the ones that cannot be listed
     scores = model.scores(users, profile, E).astype(np.float64)
-    scores[profile.rows(users)[:2]] = -np.inf
+    scores[profile.rows(users)[:2]] = -np.inf              # (row, item) of what they have shown
     top = order[np.argsort(-scores[:, order], axis=1, kind="stable")[:, :100]]
     return measures(top, relevant, users, len(order))
 
