@@ -380,8 +380,8 @@ def train_model(data, generator, epochs, factors, seeds, seed, quiet, jobs, samp
     users = np.count_nonzero(data.ratings.counts)
     data = sample_users(data, sample or users, seed)
     n = len(data.ratings)
-    if sample and not quiet:
-        print(f"training on {min(sample, users)} of {users} users, {n} ratings", file=sys.stderr)
+    if not quiet:
+        print(summary(data, users, *scale), file=sys.stderr)
     seeds = seeds or (1 if generator == "item" else None)
     models = Models(data.ratings, data)
     model, rank = (models.add(name, settings_for(n, test, seeds), seed, generator=generator)
@@ -395,10 +395,19 @@ def train_model(data, generator, epochs, factors, seeds, seed, quiet, jobs, samp
     if not quiet:
         some = sample_users(data, 10_000, seed)
         rmse = rmse_of(model, [some.ratings] * 3, some.E)
-        likes = np.mean(data.ratings.values >= like_threshold(data.ratings.values))
-        print(f"training RMSE {rmse:.4f}, ratings {scale[0]:g} to {scale[1]:g}, {likes:.1%} likes",
-              file=sys.stderr)
+        print(f"training RMSE {rmse:.4f}", file=sys.stderr)
     return Recommender.from_model(model, rank, data, data.ratings, noise.sigma2, scale)
+
+
+def summary(data, users, low, high):
+    """What a model is trained on, as text; users: how many have rated, in this sample or not."""
+    R = data.ratings
+    likes = np.mean(R.values >= like_threshold(R.values))
+    columns = [", ".join(dict.fromkeys(name.partition("=")[0] for name in names)) or "nothing"
+               for names in (data.E_names, data.F_names)]
+    return (f"training on {np.count_nonzero(R.counts)} of {users} users, {len(R)} ratings from "
+            f"{low:g} to {high:g}, {likes:.1%} likes\n"
+            "known about users: {}; about items: {}".format(*columns))
 
 
 def rmse_of(model, case, E):
