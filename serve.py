@@ -124,7 +124,8 @@ class Recommender:
 
     def predict(self, ratings, items, profile=None):
         """Predicted ratings (n,), within the scale, of a list of items, or one, by id or title."""
-        asked = [self.find(item) for item in ([items] if np.ndim(items) == 0 else items)]
+        is_one = isinstance(items, str) or not hasattr(items, "__iter__")
+        asked = [self.find(item) for item in ([items] if is_one else items)]
         scores = self.scores(*self.indices(ratings), self.profile_row(profile))
         return np.clip(scores[asked], self.low, self.high)
 
@@ -284,7 +285,7 @@ class Recommender:
     def find(self, item):
         """Index of the item with this id, with or without "id:", or else with this title.
 
-        Case, accents and articles do not matter, and the year, or a part of the title, may be left
+        Case, accents and articles do not matter, and the year, or words of the title, may be left
         out if only one item fits. Raises DataError, with the titles that fit or are nearest.
         """
         text = id_text(item)
@@ -295,8 +296,10 @@ class Recommender:
         if not wanted:
             raise DataError(f"{text!r} is not a title or an id")
         found = [n for n in self.found_by.get(wanted, []) if year in self.titles[n]]
-        if not found and not wanted.isdecimal():           # a part of a title, but not of an id
-            found = [n for name, indices in self.found_by.items() if wanted in name for n in indices
+        if wanted not in self.found_by and not wanted.isdecimal():       # perhaps words of a title
+            words = re.compile(rf"(?<!\w){re.escape(wanted)}(?!\w)")
+            found = [n for name, indices in self.found_by.items() if words.search(name)
+                     for n in indices
                      if year in self.titles[n] and self.titles[n] != str(self.item_ids[n])]
         found = [n for n in found if self.titles[n].strip() == text.strip()] or found    # exact
         if len(set(found)) == 1:
@@ -467,8 +470,9 @@ def print_rows(rows, as_json, header, line):
 
 def rated_rows(rates, path):
     """Rows (where, title or id, rating) of texts TITLE=RATING and of the lines of a CSV, if any."""
-    lines = [(f"{path}, line {line}", row) for line, row in (csv_records(path) if path else [])]
-    if path and not lines:                                 # perhaps of a pipe that failed
+    records = [] if path is None else csv_records(path)
+    lines = [(f"{path}, line {line}", row) for line, row in records]
+    if not (path is None or lines):                        # perhaps of a pipe that failed
         raise DataError(f"{path}: no ratings; write a title or id and a rating on each line")
     if lines and lines[0][1][-1].strip().lower() == "rating":
         del lines[0]                                       # a header
