@@ -2265,7 +2265,7 @@ def contents(folder):
     return {path: path.is_dir() or path.read_bytes() for path in folder.rglob("*")}
 
 
-TRAIN = "train --dataset synthetic:60x40x900 --out model"
+TRAIN = "train --quiet --dataset synthetic:60x40x900 --out model"
 
 
 @pytest.mark.parametrize("command,broken,error,code,message", [
