@@ -2545,8 +2545,8 @@ def test_a_saved_model_needs_numpy_alone(kept, model, tmp_path):
         done = python(BARE + RUN, "lfg.py", *command, "--model", kept)
         assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 11)
     write(tmp_path, FILES)
-    for dataset, missing in (("synthetic:60x40x900", "tqdm"), (tmp_path / "few.csv", "pandas")):
-        done = python(BARE + RUN, "lfg.py", "train", "--dataset", dataset, "--out", tmp_path / "x")
+    for path, missing in (("synthetic:60x40x900", "tqdm"), (tmp_path / "few.csv", "pandas")):
+        done = python(BARE + RUN, "lfg.py", *TRAIN.split(), "--dataset", path, "--out", tmp_path / "x")
         message = f"lfg.py: {missing} is missing; pip install -r requirements.txt\n"
         assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
 
