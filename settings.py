@@ -335,7 +335,9 @@ def fit_all(folds, jobs, quiet):
             raise DataError("a training process died; if memory ran out, use fewer jobs; in a "
                             'script, train under if __name__ == "__main__":') from error
         finally:                                           # after Ctrl-C, too
-            ours.close()
+            ours.close()                                   # ends the processes
+            # one may have sent a part of a model: this ends the wait for the rest
+            pool._result_queue._writer.close()
             pool.shutdown(cancel_futures=True)
 
 

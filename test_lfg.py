@@ -1815,11 +1815,16 @@ class Fails(str):
 def test_what_goes_wrong_in_another_process_is_one_line(cli, monkeypatch):
     monkeypatch.setitem(QUICK["ml-100k", "basic"]["LFG"], "rate", 1e38)
     assert "training diverged in epoch 1" in one_line(cli("--test=basic", "--jobs=2"), "exp")
+    half = "os.write(sys._getframe(4).f_locals['result_queue']._writer.fileno(), b'\\1' * 9)"
     for error, *codes in ((DataError, "os._exit(1)"),
-                          (ZeroDivisionError, "1 / 0", "import signal; signal.pause()")):
+                          (ZeroDivisionError, "1 / 0", "import signal; signal.pause()"),
+                          (KeyboardInterrupt, f"{half}; os._exit(1)")):  # a part of a model is sent
+        if error is KeyboardInterrupt:
+            monkeypatch.setattr(settings, "wait", lambda *_: stop(KeyboardInterrupt)(
+                *[child.join() for child in active_children()]))
         models = settings.Models(None, synthetic(3, 3, 5))
         models.trained = {(code,): Fails(code) for code in codes}      # the last starts first
-        with pytest.raises(error, match="if memory ran out, use fewer jobs|division by zero"):
+        with pytest.raises(error, match="if memory ran out, use fewer jobs|division by zero|^$"):
             list(settings.fit_all([models], 2, True))
     assert active_children() == []
 
@@ -2545,8 +2550,8 @@ def test_a_saved_model_needs_numpy_alone(kept, model, tmp_path):
         done = python(BARE + RUN, "lfg.py", *command, "--model", kept)
         assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 11)
     write(tmp_path, FILES)
-    for path, missing in (("synthetic:60x40x900", "tqdm"), (tmp_path / "few.csv", "pandas")):
-        done = python(BARE + RUN, "lfg.py", *TRAIN.split(), "--dataset", path, "--out", tmp_path / "x")
+    for one, missing in (("synthetic:60x40x900", "tqdm"), (tmp_path / "few.csv", "pandas")):
+        done = python(BARE + RUN, "lfg.py", *TRAIN.split(), "--dataset", one, f"--out={tmp_path}/x")
         message = f"lfg.py: {missing} is missing; pip install -r requirements.txt\n"
         assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
 
