@@ -403,9 +403,9 @@ class LFGRankItem(LFGItem):
 
         (A + (1 - a0) sum of q qt) p = sum of q + (t A + (1 - t) l2) c,     A = a0 Qt Q + l2 I
 
-    (sums over the likes; Q (items, k): all items). In units where A is I, that is, with A = L Lt,
-    x = Lt p and q1 = sqrt(1 - a0) L^-1 q, it is fold_in of values 1 / sqrt(1 - a0) with a ridge of
-    1, and x . q1 = sqrt(1 - a0) s. c = z W, as in FoldIn.
+    (sums over the likes; Q (items, k): all items). With A = V diag(d) Vt, x = Vt p and q1 = Vt q it
+    is fold_in of values 1 / (1 - a0) with the ridge d / (1 - a0), and x . q1 = s. c = z W, as in
+    FoldIn.
     An item's q is what the network generates, followed by what is known of the item, F, times
     `known`. A rare genre weighs more than a frequent one: fans of a genre get that genre.
 
@@ -430,34 +430,29 @@ class LFGRankItem(LFGItem):
         Q = np.hstack([q, (np.multiply(self.known, rarity) * F).astype(q.dtype)])
         generator = self.models[0]
         self.like = generator.like
-        # 1. q1 and the rest of what fold_in reads
-        k = Q.shape[1]
-        A = generator.a0 * (Q.T @ Q).astype(np.float64) + self.l2 * np.eye(k)
-        L = np.linalg.cholesky(A)
-        root = np.sqrt(1 - generator.a0)
-        units = L / root                                   # q = units q1
-        self.value = Q.dtype.type(1 / root)                # what each like is solved towards
-        self.generated = units[:q.shape[1]]                # of what the networks generated
-        self.q1 = (root * np.linalg.solve(L, Q.T).T).astype(Q.dtype)
-        self.shrink = (self.l2 * np.linalg.inv(L.T @ L)).astype(Q.dtype)           # l2 c in x
+        # 1. turn the factors so that A is diagonal: the ridge of fold_in
+        A = generator.a0 * (Q.T @ Q).astype(np.float64) + self.l2 * np.eye(Q.shape[1])
+        d, V = np.linalg.eigh(A)
+        self.q1 = (Q @ V).astype(Q.dtype)
+        self.generated = V[:q.shape[1]].astype(Q.dtype)    # of what the networks generated
+        self.ridge = (d / (1 - generator.a0)).astype(Q.dtype)
+        self.value = Q.dtype.type(1 / (1 - generator.a0))  # what each like is solved towards
+        self.shrink = (self.l2 / d).astype(Q.dtype)        # l2 A^-1, diagonal as well: (k,)
         self.base = np.zeros(len(Q), Q.dtype)
-        self.ridge = np.ones(k, Q.dtype)
         # 2. solve each user without a prior; c is the mean of such rows given z
         self.W = None
         x = self.user_factors(np.arange(len(E)), R, E)     # (users, k)
         users = np.flatnonzero(R.counts)
         part = random_part(R, np.random.default_rng(generator.seed))
         weight = np.sqrt(likes_of(R, self.like).counts[users])
-        self.W = self.fit_prior(Q, ((R, x), (part, x)), users, weight / weight.mean() / 2, E)
-        for start in (-1 - k, -1 - 2 * k):                 # W was fitted to sums of Q, not of q1
-            self.W[start:start + k] = units.T @ self.W[start:start + k]
+        self.W = self.fit_prior(((R, x), (part, x)), users, weight / weight.mean() / 2, E)
         return self
 
     def row(self, items, values, profile):
         """x (k,) of one user, as FoldIn.row, but from their likes alone, all of one value."""
         c = self.prior(items, values, profile)
         t = np.asarray(self.few / (self.few + len(items)), c.dtype)
-        c = t * c + (1 - t) * (c @ self.shrink)            # t c + (1 - t) l2 A^-1 c, in units of x
+        c = (t + (1 - t) * self.shrink) * c                # t c + (1 - t) l2 A^-1 c
         likes = items[values >= self.like]
         return fold_in(likes, self.value, self.q1, self.base, self.ridge, c)
 

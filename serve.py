@@ -19,7 +19,7 @@ from lfg import LFGDual, LFGRank
 from settings import SIZES, Models, fit_all, settings_for
 from svd import like_threshold
 
-FORMAT = 5                                                 # of the model file
+FORMAT = 6                                                 # of the model file
 ARTICLES = "the|a|an|la|le|les|l'|il|lo|el|los|las|der|die|das"         # as in "Matrix, The"
 
 

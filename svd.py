@@ -301,24 +301,24 @@ class FoldIn(FactorModel):
         # where nothing is rated, a user is the average user, apart from what E tells
         unknown = x + self.average_row(x, R) - x[users].mean(0)
         cases = (R, x), (part, x), (R.where([]), unknown)
-        return self.fit_prior(self.q1, cases, users, np.full(len(users), 1 / 3), E)
+        return self.fit_prior(cases, users, np.full(len(users), 1 / 3), E)
 
-    def fit_prior(self, q, cases, users, weight, E):
+    def fit_prior(self, cases, users, weight, E):
         """W (columns, k), so that z W is the mean of rows x: one weighted ridge regression.
 
         cases: pairs of what is shown and x (all users, k); users and weight (n,): which of these
-        count, and how much. q: the item factors in z. The intercept is not penalised.
+        count, and how much. The intercept is not penalised.
         """
-        Z = np.array([self.prior_features(q, *shown.of(u), E[u])
+        Z = np.array([self.prior_features(*shown.of(u), E[u])
                       for shown, _ in cases for u in users], np.float64)
         x = np.vstack([x[users] for _, x in cases])
         weighted = Z.T * np.tile(weight, len(cases))       # (columns, n)
         penalty = np.diag([0] + [self.strength] * (len(weighted) - 1))
         return np.linalg.solve(weighted @ Z + penalty, weighted @ x).astype(x.dtype)
 
-    def prior_features(self, q, items, values, profile):
-        """z: [1, profile, sum of q / (n + 5), the same of likes if `like` is set, log(1 + n)]."""
-        n = len(items)
+    def prior_features(self, items, values, profile):
+        """z: [1, profile, sum of q1 / (n + 5), the same of likes if `like` is set, log(1 + n)]."""
+        q, n = self.q1, len(items)
         summed = [np.ones(n)] if self.like is None else [np.ones(n), values >= self.like]
         sums = np.array(summed, q.dtype) @ q[items] / (n + 5)            # (1 or 2, k)
         return np.concatenate([[1], profile, sums.ravel(), [np.log1p(n)]]).astype(q.dtype)
@@ -358,7 +358,7 @@ class FoldIn(FactorModel):
             return self.centre(items)
         if self.W is None:
             return np.zeros(self.q1.shape[1], self.q1.dtype)
-        return self.prior_features(self.q1, items, values, profile) @ self.W
+        return self.prior_features(items, values, profile) @ self.W
 
     def row(self, items, values, profile):
         """x (k + 1,) of one user: ratings values (n,) of items (n,), profile (columns,)."""
