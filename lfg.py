@@ -404,9 +404,8 @@ class LFGRankItem(LFGItem):
         (A + (1 - a0) sum of q qt) p = sum of q + (t A + (1 - t) l2) c,     A = a0 Qt Q + l2 I
 
     (sums over the likes; Q (items, k): all items). With A = V diag(d) Vt, x = Vt p and q1 = Vt q it
-    is fold_in of values 1 / (1 - a0) with the ridge d / (1 - a0), and x . q1 = s. c = z W, as in
-    FoldIn.
-    An item's q is what the network generates, followed by what is known of the item, F, times
+    is fold_in of values 1 / (1 - a0) with the ridge d / (1 - a0), and x . q1 = s. c = z W as in
+    FoldIn. q is what the network generates for an item, followed by what is known of it, F, times
     `known`. A rare genre weighs more than a frequent one: fans of a genre get that genre.
 
     models: CellsLFGs, fitted on (R.T, F) or not; strength: of W's ridge, in which a user with m

@@ -88,8 +88,7 @@ class FactorModel:
 
     def variance(self, items, values, x, asked):
         """a and b (m,) of the variance a sigma^2 + b of ratings (see lfg.Noise), here 1 and 0."""
-        ones = np.ones_like(self.base[asked])
-        return ones, 0 * ones
+        return np.ones_like(self.base[asked]), np.zeros_like(self.base[asked])
 
     def variance_terms(self, users, items, shown, E=None):
         """a and b (n,) of variance, for the pairs users[i], items[i]."""
@@ -398,10 +397,8 @@ class FoldIn(FactorModel):
             leverage, own = row_dot(A @ root), row_dot(Q @ root)
         else:
             # A G^-1 At = I - (A D^-1 At + I)^-1, G^-1 = D^-1 - D^-1 At (A D^-1 At + I)^-1 A D^-1
-            # D has one value in all columns but the last: Q^2 is not needed, 5.85 -> 5.68 ms
             leverage = 1 - row_dot(root)
-            last = Q[:, -1] ** 2 * (1 / self.ridge[-1] - 1 / self.ridge[0])
-            own = row_dot(Q) / self.ridge[0] + last - row_dot(Q @ (scaled.T @ root))
+            own = Q ** 2 @ (1 / self.ridge) - row_dot(Q @ (scaled.T @ root))
         residual = values - self.base[items] - self.q1[items] @ x
         squares = residual ** 2 / (1 - leverage) / self.noise[items]
         relative = (self.noise[asked] + own) / (8 + len(items))
