@@ -412,9 +412,8 @@ class LFGRankItem(LFGItem):
     likes weighs the root of m; known: a weight for each column of F (columns,), or one for all.
     """
 
-    noise = None                                           # the same for all items
-    saved = {"q": "q1", "q_base": "base", "prior": "W", **{name: name for name in (
-        "shrink", "generated", "ridge", "few", "like", "value")}}
+    saved = {**FoldIn.saved, **{name: name for name in (
+        "shrink", "generated", "few", "like", "value")}}
 
     def __init__(self, models, l2, few, strength, known, kept=None):
         super().__init__(models, l2, 1.0, strength=strength, kept=kept)
@@ -438,6 +437,7 @@ class LFGRankItem(LFGItem):
         self.value = Q.dtype.type(1 / (1 - generator.a0))  # what each like is solved towards
         self.shrink = (self.l2 / d).astype(Q.dtype)        # l2 A^-1, diagonal as well: (k,)
         self.base = np.zeros(len(Q), Q.dtype)
+        self.noise = np.ones(len(Q), Q.dtype)              # the same for all items
         # 2. solve each user without a prior; c is the mean of such rows given z
         self.W = None
         x = self.user_factors(np.arange(len(E)), R, E)     # (users, k)
@@ -453,7 +453,7 @@ class LFGRankItem(LFGItem):
         t = np.asarray(self.few / (self.few + len(items)), c.dtype)
         c = (t + (1 - t) * self.shrink) * c                # t c + (1 - t) l2 A^-1 c
         likes = items[values >= self.like]
-        return fold_in(likes, self.value, self.q1, self.base, self.ridge, c)
+        return fold_in(likes, self.value, self.q1, self.base, self.ridge, c, self.noise)
 
     def shares(self, items, values, asked):
         """What each rating adds to the scores of items asked, (m, n): 0 unless it is a like."""

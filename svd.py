@@ -346,8 +346,9 @@ class FoldIn(FactorModel):
         ridge = np.full(x.shape[1], self.l2_item * unit ** 2, x.dtype)
         ridge[-1] = 10                                     # flat: 3 to 30 do as well
         own = np.hstack([self.q1[:, :-1], self.base[:, None]])           # (items, k + 1)
+        ones = np.ones(len(x), x.dtype)                    # users are equally noisy
         for i in np.flatnonzero(Rt.counts):
-            own[i] = fold_in(*Rt.of(i), rows, x[:, -1], ridge, own[i])
+            own[i] = fold_in(*Rt.of(i), rows, x[:, -1], ridge, own[i], ones)
         self.q1 = with_ones(own[:, :-1])
         self.base = own[:, -1].copy()
 
@@ -410,7 +411,7 @@ class FoldIn(FactorModel):
 
 
 @np.errstate(invalid="ignore")                             # BLAS can raise it in lanes it discards
-def fold_in(items, values, q1, base, ridge, centre, noise=None):
+def fold_in(items, values, q1, base, ridge, centre, noise):
     """The row x (k + 1,) of one user, trained on or not, from ratings values (n,) of items (n,).
 
     Minimises sum_i (values_i - base_i - x . q1_i)^2 / noise_i + sum_j ridge_j (x_j - centre_j)^2.
@@ -422,17 +423,15 @@ def fold_in(items, values, q1, base, ridge, centre, noise=None):
     return centre + np.linalg.solve(G, residual) @ scaled
 
 
-def equations(items, q1, ridge, noise=None):
+def equations(items, q1, ridge, noise):
     """A (n, k + 1), weights, G and None; or, if n < k + 1, a smaller system that does as well.
 
     A: rows of q1 times their weight 1 / sqrt(noise); G = At A + D, D = diag(ridge). The smaller one
     has A D^-1 At + I (n, n) in place of G, and A D^-1 in place of None, because
-    (A D^-1 At + I)^-1 A D^-1 = A G^-1. noise (all items,): None stands for 1.
+    (A D^-1 At + I)^-1 A D^-1 = A G^-1. noise: of all items.
     """
-    A, weight = q1[items], 1
-    if noise is not None:
-        weight = 1 / np.sqrt(noise[items])                 # (n,)
-        A = A * weight[:, None]
+    weight = 1 / np.sqrt(noise[items])                     # (n,)
+    A = q1[items] * weight[:, None]
     if len(items) >= len(ridge):
         return A, weight, A.T @ A + np.diag(ridge), None
     scaled = A / ridge

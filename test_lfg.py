@@ -313,11 +313,11 @@ def test_fold_in_influence_and_variance_are_what_solving_again_gives(n, noisy):
     def solved(values, noise):
         return solve_by_least_squares(q1[items], values - base[items], ridge, centre, noise)
 
-    problem = values, q1, base, ridge, centre, noise if noisy else None
+    problem = values, q1, base, ridge, centre, noise
     x = fold_in(items, *problem)
     assert x == pytest.approx(solved(values, noise[items]), rel=1e-9)
     assert np.array_equal(x, centre) == (n == 0)           # an empty profile gives the centre
-    single = fold_in(items, *(a if a is None else a.astype(np.float32) for a in problem))
+    single = fold_in(items, *(a.astype(np.float32) for a in problem))
     assert single.dtype == np.float32 and single == pytest.approx(x, rel=1e-4, abs=1e-4)
     model = FoldIn(None, 0.7, 0.3)
     vars(model).update(q1=q1, base=base, ridge=ridge, noise=noise)
@@ -2389,7 +2389,7 @@ def ported(folder):
 
     def solve(p, items, profile, told, values):             # told: the items that pull the row
         q, base, n = a[p + "q"], a[p + "q_base"], len(items)
-        noise = a.get(p + "noise", np.ones(len(q)))
+        noise = a[p + "noise"]
         sums = [q[some].sum(0) / (n + 5) for some in ([items, told] if p else [items])]
         c = np.concatenate([[1], profile, *sums, [np.log(1 + n)]]) @ a[p + "prior"]
         if p:
