@@ -527,7 +527,7 @@ def _fetch(name, archive, progress):
             if hashlib.md5(raw, usedforsecurity=False).hexdigest() != md5:
                 raise ValueError(f"its MD5 is not {md5}")
             os.makedirs(archive.parent, exist_ok=True)
-            return write_whole(archive, lambda file: file.write(raw))
+            return write_whole(archive, lambda part: part.write_bytes(raw))
         except (OSError, ValueError, subprocess.SubprocessError, HTTPException) as error:
             tried.append(f"{source} ({error})")
     raise DataError(f"cannot get {name}: tried {', '.join(tried)}; put {archive.name} from "
@@ -546,22 +546,19 @@ def _download(source):
         return next(Path(folder).iterdir()).read_bytes()
 
 
-def write_whole(path, write):
-    """Write a file beside path, then rename it: readers see the old file or the new one, whole.
+def write_whole(path, write, other="another file"):
+    """Write a file or folder beside path, then rename it: readers see the old or the new, whole.
 
-    write: text, or a function that writes to a binary file. Raises DataError if that fails.
+    write: text, or a function that writes to a path. If that fails, DataError: choose `other`.
     """
     real = os.path.realpath(path)
-    part = f"{real}.{os.urandom(4).hex()}.part"
     try:
-        with open(part, "wb") as file:
-            file.write(write.encode()) if isinstance(write, str) else write(file)
-        os.replace(part, real)
+        with tempfile.TemporaryDirectory(dir=os.path.dirname(real)) as scratch:
+            part = Path(scratch, "new.npz")                    # np.savez writes to no other name
+            part.write_bytes(write.encode()) if isinstance(write, str) else write(part)
+            os.replace(part, real)                             # fails if real has files in it
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}; choose another file") from error
-    finally:
-        if os.path.exists(part):
-            os.remove(part)
+        raise DataError(f"{path}: {error.strerror or error}; choose {other}") from error
 
 
 def output_path(path, *inputs):

@@ -6,10 +6,8 @@ import json
 import os
 import re
 import sys
-import tempfile
 import unicodedata
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 
@@ -318,7 +316,7 @@ class Recommender:
         arrays = {name: a.astype(np.float16) if half and a.ndim == 2
                   and np.abs(a).max(initial=0) < 65504 else a            # float16 ends there
                   for name, a in self.arrays.items()}
-        write_whole(output_path(path), lambda file: np.savez(file, **arrays))
+        write_whole(output_path(path), lambda part: np.savez(part, **arrays))
 
     @classmethod
     def load(cls, path):
@@ -536,18 +534,15 @@ def export(options):
         "E_names": model.E_names,
         "items": [dict(zip(("id", "title", "genres", "year", "rated"), row))
                   for row in zip(*columns)]}
-    folder = os.path.realpath(options.out)
-    try:
-        with tempfile.TemporaryDirectory(dir=os.path.dirname(folder)) as scratch:
-            part = Path(scratch, "part")
-            part.mkdir()
-            (part / "weights.bin").write_bytes(weights)
-            for name, content in [("manifest", manifest), ("vectors", vectors(model))]:
-                text = json.dumps(content, indent=1, ensure_ascii=False, default=np.ndarray.tolist)
-                (part / f"{name}.json").write_text(text, encoding="utf-8")
-            os.replace(part, folder)                       # fails if it has files
-    except OSError as error:
-        raise DataError(f"{options.out}: {error.strerror}; choose a new or empty folder") from error
+
+    def write(folder):
+        """Write the three files."""
+        folder.mkdir()
+        (folder / "weights.bin").write_bytes(weights)
+        for name, content in [("manifest", manifest), ("vectors", vectors(model))]:
+            text = json.dumps(content, indent=1, ensure_ascii=False, default=np.ndarray.tolist)
+            (folder / f"{name}.json").write_text(text, encoding="utf-8")
+    write_whole(options.out, write, "a new or empty folder")
 
 
 def vectors(model):

@@ -1171,7 +1171,7 @@ def test_damaged_archives(tmp_path):
 def test_write_whole_writes_all_or_nothing(tmp_path):
     os.symlink(tmp_path / "x", tmp_path / "link")
     for path, text in (("x", "a"), ("x", "é\n"), ("link", "old")):    # new, old, through a link
-        for content in (text, lambda file: file.write(text.encode())):
+        for content in (text, lambda part: part.write_bytes(text.encode())):
             write_whole(tmp_path / path, content)
             assert (tmp_path / "x").read_bytes() == text.encode()
             assert os.path.islink(tmp_path / "link") and len(os.listdir(tmp_path)) == 2
@@ -1180,7 +1180,7 @@ def test_write_whole_writes_all_or_nothing(tmp_path):
             (DataError("line 3"), DataError, "^line 3$"),
             (KeyboardInterrupt("end"), KeyboardInterrupt, "end")):
         with pytest.raises(raised, match=message):
-            write_whole(tmp_path / "x", lambda file: file.write(b"half") and stop(error)())
+            write_whole(tmp_path / "x", lambda part: part.write_bytes(b"half") and stop(error)())
         assert (tmp_path / "x").read_text() == "old" and len(os.listdir(tmp_path)) == 2
     assert "x/y: " in fail(tmp_path / "x" / "y", "", call=write_whole)  # x is a file
 
