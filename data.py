@@ -334,25 +334,24 @@ def to_dataset(name, ratings, users=None, items=None, columns=None):
     return Dataset(name, R, user_ids, item_ids, E, E_names, F, F_names, titles, genres, years)
 
 
-def _match_ids(kind, ratings, listed, labels):
+def _match_ids(kind, ratings, table, labels):
     """Sorted ids of kind "user" or "item", the index of each rating's id, a row of text per id."""
     name = f"{kind}s"
     codes, rated = factorize(ratings, "ratings", kind)
-    listed = (rated.unique().to_frame(name=kind).infer_objects() if listed is None else
-              labelled(name, listed, labels))
-    at, known = factorize(listed, name, kind)
+    table = rated.unique().to_frame(name=kind) if table is None else labelled(name, table, labels)
+    at, known = factorize(table, name, kind)
     known = known[at]                                          # one per row
     if not rated.isin(known).any():
-        raise DataError(f"{listed.attrs.get('file', name)}: none of the rated {name}, such as "
+        raise DataError(f"{table.attrs.get('file', name)}: none of the rated {name}, such as "
                         f"{rated[0]!r}, is among {list(known[:3])}; do the types of ids differ?")
-    check_rows(listed, name, known.duplicated(), f"{kind} {{{kind}!r}} is listed twice")
+    check_rows(table, name, known.duplicated(), f"{kind} {{{kind}!r}} is listed twice")
     ids = rated.append(known).unique().sort_values()
     if ids.astype(str).str.fullmatch("-?[0-9]{1,18}").all():
         ids = ids[np.argsort(ids.astype(np.int64), kind="stable")]         # "9" before "10"
     rows = ids.get_indexer(rated).astype(np.int32)[codes]
-    text = listed.astype(object).set_axis(known).apply(lambda column: column.map(id_text))
+    text = table.astype(object).set_axis(known).apply(lambda column: column.map(id_text))
     lists = text.filter(["genres"]).apply(lambda column: column.str.startswith("["))
-    check_rows(listed, name, lists.any(axis=1), "genres {genres!r} must be like 'Comedy|Drama'")
+    check_rows(table, name, lists.any(axis=1), "genres {genres!r} must be like 'Comedy|Drama'")
     array = np.array(ids.tolist())
     if array.dtype.kind not in "iuU":                          # integers that no type has room for
         array = np.array(ids.astype(str).tolist())
@@ -361,7 +360,7 @@ def _match_ids(kind, ratings, listed, labels):
 
 def factorize(table, name, kind):
     """Index of each row's id; distinct ids, integers or text. Raises DataError if one is empty."""
-    codes, ids = table[kind].factorize()
+    codes, ids = table[kind].infer_objects().factorize()
     ids = ids.astype(object)                                   # few: objects are slow
     check_rows(table, name, np.append(ids == "", True)[codes], f"{kind} id is empty")   # -1: NaN
     if ids.inferred_type == "floating" and (ids % 1 == 0).all():           # pandas: one was missing
