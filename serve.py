@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import unicodedata
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
@@ -580,14 +581,11 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {' '.join(message.split())}; see --help\n")
 
 
-def int_range(low, high=10 ** 6):
-    """A type for argparse: whole numbers from low to high."""
-    def read(text):
-        """The number that a text is."""
-        if text.isdecimal() and low <= int(text) <= high:
-            return int(text)
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from {low} to {high}")
-    return read
+def whole(text, low=1, high=10 ** 9):
+    """A type for argparse: a whole number from low to high."""
+    if text.isdecimal() and low <= int(text) <= high:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from {low} to {high}")
 
 
 def column_names(text):
@@ -609,10 +607,10 @@ def add_shared_options(add):
         help="folder with ml-100k and ml-1m, downloaded if missing; LFG_DATA sets the default")
     add("--columns", type=column_names, metavar="user=A,item=B,rating=C", help="names in your CSV")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    add("--jobs", type=int_range(1, 1000), default=cores or 1,
+    add("--jobs", type=whole, default=cores or 1,
         help="processes that train at once; without it as many as there are cores")
-    add("--seed", type=int_range(0, 2 ** 63), default=0, help="seed of all random numbers")
-    add("--seeds", type=int_range(1, 1000), help="item networks that LFG-dual and LFG-rank "
+    add("--seed", type=partial(whole, low=0), default=0, help="seed of all random numbers")
+    add("--seeds", type=whole, help="item networks that LFG-dual and LFG-rank "
         "join; if not given, 5 and 3 on ML-100k, 4 and 2 on ML-1m; 1 with --generator item")
     add("--quiet", action="store_true", help="no progress on stderr")
 
@@ -629,7 +627,7 @@ def parse(argv):
     for run in (recommend, similar, score, export):
         parsers[run].add_argument("--model", required=True, metavar="FILE", help="a saved model")
     for run, what in (recommend, "items"), (similar, "items"), (score, "items per user"):
-        parsers[run].add_argument("-n", type=int_range(1), default=10, help=what)
+        parsers[run].add_argument("-n", type=whole, default=10, help=what)
     for run in (recommend, similar):
         parsers[run].add_argument("--json", action="store_true", help="print JSON")
     parsers[similar].add_argument("item", metavar="ITEM", help="its title or id")
@@ -648,16 +646,16 @@ def parse(argv):
     add("--generator", default="dual", choices=["user", "item", "dual"],
         help="what is generated: users, as in the paper, items, or both (default)")
     add("--half", action="store_true", help="store float16: half the size")
-    add("--epochs", type=int_range(1), help="training epochs of each network")
-    add("--factors", type=int_range(1), help="number of latent factors of each network")
-    add("--sample", type=int_range(1, 10 ** 9), metavar="N",
+    add("--epochs", type=whole, help="training epochs of each network")
+    add("--factors", type=whole, help="number of latent factors of each network")
+    add("--sample", type=whole, metavar="N",
         help="train on N random users; the model still serves any user")
 
     add = parsers[recommend].add_argument
     add("--rate", action="append", default=[], metavar="TITLE=RATING",
         help='"Heat=2" or "id:54=5"; once for each item')
     add("--ratings", metavar="FILE", help="a CSV of titles or ids and ratings; - is standard input")
-    add("--age", type=int_range(0, 150), help="in years")
+    add("--age", type=partial(whole, low=0), help="in years")
     add("--gender", help="F or M in MovieLens")
     add("--occupation", help="one of those in the training data")
 
