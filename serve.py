@@ -624,45 +624,42 @@ def parse(argv):
     for run in (train, recommend, similar, score, export):
         parsers[run] = choices.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
         parsers[run].set_defaults(run=run)
-    for run in (recommend, similar, score, export):
-        parsers[run].add_argument("--model", required=True, metavar="FILE", help="a saved model")
-    for run, what in (recommend, "items"), (similar, "items"), (score, "items per user"):
-        parsers[run].add_argument("-n", type=whole, default=10, help=what)
-    for run in (recommend, similar):
-        parsers[run].add_argument("--json", action="store_true", help="print JSON")
-    parsers[similar].add_argument("item", metavar="ITEM", help="its title or id")
-    for run in (recommend, score):
-        add = parsers[run].add_argument
-        add("--by", default="rank", choices=["rank", "rating"],
-            help="the order: what the user is likeliest to like (default), or the predicted rating")
-        add("--genre", help="only items of this genre")
-        add("--years", metavar="1980-1999", help="only items of these years")
-    for run, what in [(train, "an .npz file; replaced if present"), (export, "an empty folder"),
-                      (score, "a CSV user,item,rating; replaced if present")]:
-        parsers[run].add_argument("--out", required=True, metavar="PATH", help=what)
 
-    add = parsers[train].add_argument
-    add_shared_options(add)
-    add("--generator", default="dual", choices=["user", "item", "dual"],
-        help="what is generated: users, as in the paper, items, or both (default)")
-    add("--half", action="store_true", help="store float16: half the size")
-    add("--epochs", type=whole, help="training epochs of each network")
-    add("--factors", type=whole, help="number of latent factors of each network")
-    add("--sample", type=whole, metavar="N",
-        help="train on N random users; the model still serves any user")
+    def add(name, *runs, **settings):
+        """Add an option to some of the commands."""
+        for run in runs:
+            parsers[run].add_argument(name, **settings)
 
-    add = parsers[recommend].add_argument
-    add("--rate", action="append", default=[], metavar="TITLE=RATING",
+    add("--model", recommend, similar, score, export, required=True, metavar="FILE",
+        help="a saved model")
+    add("--out", train, score, export, required=True, metavar="PATH",
+        help="a file, replaced if present; of export, an empty folder")
+    add("item", similar, metavar="ITEM", help="its title or id")
+    add("--rate", recommend, action="append", default=[], metavar="TITLE=RATING",
         help='"Heat=2" or "id:54=5"; once for each item')
-    add("--ratings", metavar="FILE", help="a CSV of titles or ids and ratings; - is standard input")
-    add("--age", type=partial(whole, low=0), help="in years")
-    add("--gender", help="F or M in MovieLens")
-    add("--occupation", help="one of those in the training data")
-
-    add = parsers[score].add_argument
-    add("--ratings", required=True, metavar="FILE",
+    add("--ratings", recommend, metavar="FILE",
+        help="a CSV of titles or ids and ratings; - is standard input")
+    add("--ratings", score, required=True, metavar="FILE",
         help="a CSV whose first line names user, item and rating; - is standard input")
-    add("--columns", type=column_names, metavar="user=A,item=B,rating=C", help="names in your CSV")
+    add("--columns", score, type=column_names, metavar="user=A,item=B,rating=C",
+        help="names in your CSV")
+    add("--age", recommend, type=partial(whole, low=0), help="in years")
+    add("--gender", recommend, help="F or M in MovieLens")
+    add("--occupation", recommend, help="one of those in the training data")
+    add("-n", recommend, similar, score, type=whole, default=10, help="length of the list")
+    add("--by", recommend, score, default="rank", choices=["rank", "rating"],
+        help="the order: what the user is likeliest to like (default), or the predicted rating")
+    add("--genre", recommend, score, help="only items of this genre")
+    add("--years", recommend, score, metavar="1980-1999", help="only items of these years")
+    add("--json", recommend, similar, action="store_true", help="print JSON")
+    add_shared_options(parsers[train].add_argument)
+    add("--generator", train, default="dual", choices=["user", "item", "dual"],
+        help="what is generated: users, as in the paper, items, or both (default)")
+    add("--half", train, action="store_true", help="store float16: half the size")
+    add("--epochs", train, type=whole, help="training epochs of each network")
+    add("--factors", train, type=whole, help="number of latent factors of each network")
+    add("--sample", train, type=whole, metavar="N",
+        help="train on N random users; the model still serves any user")
     return parser.parse_args(argv)
 
 
