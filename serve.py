@@ -46,9 +46,8 @@ class Recommender:
         self.rated = arrays["rated"]                       # (items,): rated by anyone in training
         self.E_names = arrays["E_names"].tolist()          # columns of a profile, "gender=F"
         self.E_mean = self.arrays["E_mean"]
-        rank = {name[5:]: a for name, a in self.arrays.items() if name.startswith("rank_")}
-        self.models = {"rank": LFGRank.from_arrays(rank),
-                       "rating": LFGDual.from_arrays(self.arrays)}
+        own = {name[5:]: a for name, a in self.arrays.items() if name.startswith("rank_")}
+        self.models = {"rank": LFGRank.from_arrays(own), "rating": LFGDual.from_arrays(self.arrays)}
         self.low, self.high = arrays["scale"].tolist()
         self.index_of_id = {str(name): n for n, name in enumerate(self.item_ids.tolist())}
         self.found_by = {}                                 # {plain title: indices}, for find
@@ -94,8 +93,7 @@ class Recommender:
         return cls({**{name: np.asarray(a, np.float32) for name, a in numbers.items()},
                     "format": np.array(FORMAT), "item_ids": data.item_ids, "years": data.years,
                     "titles": np.array(data.titles), "genres": np.array(data.genres),
-                    "E_names": np.array(data.E_names, str),
-                    "rated": np.bincount(R.items, minlength=R.shape[1]) > 0})
+                    "E_names": np.array(data.E_names, str), "rated": R.T.counts > 0})
 
     def recommend(self, ratings, n=10, profile=None, by="rank", genre=None, years=None,
                   as_frame=True):
