@@ -529,10 +529,8 @@ def export(options):
         "type": "float32, little-endian, last index fastest", "arrays": layout,
         "layers": len([name for name in a if re.fullmatch("W[0-9]+", name)]),
         "rank_layers": len([name for name in a if re.fullmatch("rank_W[0-9]+", name)]),
-        "slope": 0.01,
-        "E_names": model.E_names,
-        "items": [dict(zip(("id", "title", "genres", "year", "rated"), row))
-                  for row in zip(*columns)]}
+        "slope": 0.01, "E_names": model.E_names,
+        "items": frame(zip(*columns), ["id", "title", "genres", "year", "rated"], as_frame=False)}
 
     def write(folder):
         """Write the three files."""
