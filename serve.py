@@ -536,17 +536,16 @@ def export(options):
         """Write the three files."""
         folder.mkdir()
         (folder / "weights.bin").write_bytes(weights)
-        for name, content in [("manifest", manifest), ("vectors", vectors(model))]:
+        for name, content in [("manifest", manifest), ("vectors", [*vectors(model)])]:
             text = json.dumps(content, indent=1, ensure_ascii=False, default=np.ndarray.tolist)
             (folder / f"{name}.json").write_text(text, encoding="utf-8")
     write_whole(options.out, write, "a new or empty folder")
 
 
 def vectors(model):
-    """Inputs of 20 made-up users, with no ratings to many, and the results of inference."""
+    """Yield inputs of 20 made-up users, with no ratings to many, and the results of inference."""
     rng = np.random.default_rng(0)
     n_items = len(model.item_ids)
-    found = []
     for size in [0, 1, 2] + rng.integers(3, max(4, min(300, n_items)), 17).tolist():
         items = rng.choice(n_items, min(size, n_items), replace=False)
         values = rng.choice(np.linspace(model.low, model.high, 41, dtype=np.float32), len(items))
@@ -563,8 +562,7 @@ def vectors(model):
             one[shares] = part.shares(items, values, asked, parts)
             if by == "rating":
                 one["spreads"] = model.spreads(items, values, rows, asked)
-        found.append(one)
-    return found
+        yield one
 
 
 class Parser(argparse.ArgumentParser):
