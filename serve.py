@@ -619,41 +619,37 @@ def parse(argv):
         parsers[run] = choices.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
         parsers[run].set_defaults(run=run)
 
-    def add(name, *runs, **settings):
-        """Add an option to some of the commands."""
+    def add(name, text, *runs, **settings):
+        """Add an option, and the help about it, to some of the commands."""
         for run in runs:
-            parsers[run].add_argument(name, **settings)
+            parsers[run].add_argument(name, help=text, **settings)
 
-    add("--model", recommend, similar, score, export, required=True, metavar="FILE",
-        help="a saved model")
-    add("--out", train, score, export, required=True, metavar="PATH",
-        help="a file, replaced if present; of export, an empty folder")
-    add("item", similar, metavar="ITEM", help="its title or id")
-    add("--rate", recommend, action="append", default=[], metavar="TITLE=RATING",
-        help='"Heat=2" or "id:54=5"; once for each item')
-    add("--ratings", recommend, metavar="FILE",
-        help="a CSV of titles or ids and ratings; - is standard input")
-    add("--ratings", score, required=True, metavar="FILE",
-        help="a CSV whose first line names user, item and rating; - is standard input")
-    add("--columns", score, type=column_names, metavar="user=A,item=B,rating=C",
-        help="names in your CSV")
-    add("--age", recommend, type=partial(whole, low=0), help="in years")
-    add("--gender", recommend, help="F or M in MovieLens")
-    add("--occupation", recommend, help="one of those in the training data")
-    add("-n", recommend, similar, score, type=whole, default=10, help="length of the list")
-    add("--by", recommend, score, default="rank", choices=["rank", "rating"],
-        help="the order: what the user is likeliest to like (default), or the predicted rating")
-    add("--genre", recommend, score, help="only items of this genre")
-    add("--years", recommend, score, metavar="1980-1999", help="only items of these years")
-    add("--json", recommend, similar, action="store_true", help="print JSON")
+    add("--model", "model to use", recommend, similar, score, export, required=True, metavar="FILE")
+    add("--out", "a file, replaced if present; of export, an empty folder", train, score, export,
+        required=True, metavar="PATH")
+    add("item", "its title or id", similar, metavar="ITEM")
+    add("--rate", '"Heat=2" or "id:54=5"; once for each item', recommend, action="append",
+        default=[], metavar="TITLE=RATING")
+    add("--ratings", "a CSV of titles or ids and ratings; - is stdin", recommend, metavar="FILE")
+    add("--ratings", "a CSV whose first line names user, item and rating; - is stdin", score,
+        required=True, metavar="FILE")
+    add("--columns", "names in the CSV", score, type=column_names, metavar="user=A,item=B,rating=C")
+    add("--age", "in years", recommend, type=partial(whole, low=0))
+    add("--gender", "F or M in MovieLens", recommend)
+    add("--occupation", "one of those in the training data", recommend)
+    add("-n", "length of the list", recommend, similar, score, type=whole, default=10)
+    add("--by", "the order: what the user is likeliest to like (default), or the predicted rating",
+        recommend, score, default="rank", choices=["rank", "rating"])
+    add("--genre", "only items of this genre", recommend, score)
+    add("--years", "only items of these years", recommend, score, metavar="1980-1999")
+    add("--json", "print JSON", recommend, similar, action="store_true")
     add_shared_options(parsers[train].add_argument)
-    add("--generator", train, default="dual", choices=["user", "item", "dual"],
-        help="what is generated: users, as in the paper, items, or both (default)")
-    add("--half", train, action="store_true", help="store float16: half the size")
-    add("--epochs", train, type=whole, help="training epochs of each network")
-    add("--factors", train, type=whole, help="number of latent factors of each network")
-    add("--sample", train, type=whole, metavar="N",
-        help="train on N random users; the model still serves any user")
+    add("--generator", "what is generated: users, as in the paper, items, or both (default)", train,
+        default="dual", choices=["user", "item", "dual"])
+    add("--half", "store float16: half the size", train, action="store_true")
+    add("--epochs", "training epochs of each network", train, type=whole)
+    add("--factors", "number of latent factors of each network", train, type=whole)
+    add("--sample", "train on N random users, serve any user", train, type=whole, metavar="N")
     return parser.parse_args(argv)
 
 
