@@ -295,8 +295,7 @@ class Recommender:
         found = [n for n in self.found_by.get(wanted, []) if year in self.titles[n]]
         if wanted not in self.found_by and not wanted.isdecimal():       # perhaps words of a title
             words = re.compile(rf"(?<!\w){re.escape(wanted)}(?!\w)")
-            found = [n for name, indices in self.found_by.items() if words.search(name)
-                     for n in indices
+            found = [n for name, rows in self.found_by.items() if words.search(name) for n in rows
                      if year in self.titles[n] and self.titles[n] != str(self.item_ids[n])]
         found = [n for n in found if self.titles[n].strip() == text.strip()] or found    # exact
         if len(set(found)) == 1:
