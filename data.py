@@ -433,9 +433,9 @@ def read_ratings(path, columns=None):
 
 
 def csv_records(path):
-    """(line number, fields) of each line of a CSV file that is not blank; "-" is standard input."""
+    """[(where, fields)] of the lines of a CSV file that are not blank; "-" is standard input."""
     reader = csv.reader(io.StringIO(_read_bytes(Path(path)).decode()))
-    return ((reader.line_num, fields) for fields in reader if "".join(fields).strip())
+    return [(f"{path}, line {reader.line_num}", row) for row in reader if "".join(row).strip()]
 
 
 def _load_files(path, name, columns=None):

@@ -466,8 +466,7 @@ def print_rows(rows, as_json, header, line):
 
 def rated_rows(rates, path):
     """Rows (where, title or id, rating) of texts TITLE=RATING and of the lines of a CSV, if any."""
-    records = [] if path is None else csv_records(path)
-    lines = [(f"{path}, line {line}", row) for line, row in records]
+    lines = [] if path is None else csv_records(path)
     if not (path is None or lines):                        # perhaps of a pipe that failed
         raise DataError(f"{path}: no ratings; write a title or id and a rating on each line")
     if lines and lines[0][1][-1].strip().lower() == "rating":
