@@ -393,8 +393,7 @@ def train_model(data, generator, epochs, factors, seeds, seed, quiet, jobs, samp
     list(fit_all([models], jobs, quiet))
     if not quiet:
         some = sample_users(data, 10_000, seed)
-        rmse = rmse_of(model, [some.ratings] * 3, some.E)
-        print(f"training RMSE {rmse:.4f}", file=sys.stderr)
+        print(f"training RMSE {rmse_of(model, [some.ratings] * 3, some.E):.4f}", file=sys.stderr)
     return Recommender.from_model(model, rank, data, data.ratings, noise.sigma2, scale)
 
 
