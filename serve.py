@@ -7,7 +7,6 @@ import os
 import re
 import sys
 import unicodedata
-from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
@@ -571,7 +570,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {' '.join(message.split())}; see --help\n")
 
 
-def whole(text, low=1, high=10 ** 9):
+def whole(text, low=1, high=2 ** 32 - 1):
     """A type for argparse: a whole number from low to high."""
     if text.isdecimal() and low <= int(text) <= high:
         return int(text)
@@ -597,9 +596,8 @@ def add_shared_options(add):
         help="folder with ml-100k and ml-1m, downloaded if missing; LFG_DATA sets the default")
     add("--columns", type=column_names, metavar="user=A,item=B,rating=C", help="names in your CSV")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    add("--jobs", type=whole, default=cores or 1,
-        help="processes that train at once; without it as many as there are cores")
-    add("--seed", type=partial(whole, low=0), default=0, help="seed of all random numbers")
+    add("--jobs", type=whole, default=cores or 1, help="training processes; default: all cores")
+    add("--seed", type=lambda text: whole(text, 0), default=0, help="seed of all random numbers")
     add("--seeds", type=whole, help="item networks that LFG-dual and LFG-rank "
         "join; if not given, 5 and 3 on ML-100k, 4 and 2 on ML-1m; 1 with --generator item")
     add("--quiet", action="store_true", help="no progress on stderr")
@@ -630,7 +628,7 @@ def parse(argv):
     add("--ratings", "a CSV whose first line names user, item and rating; - is stdin", score,
         required=True, metavar="FILE")
     add("--columns", "names in the CSV", score, type=column_names, metavar="user=A,item=B,rating=C")
-    add("--age", "in years", recommend, type=partial(whole, low=0))
+    add("--age", "in years", recommend, type=lambda text: whole(text, 0))
     add("--gender", "F or M in MovieLens", recommend)
     add("--occupation", "one of those in the training data", recommend)
     add("-n", "length of the list", recommend, similar, score, type=whole, default=10)
