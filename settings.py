@@ -141,33 +141,27 @@ for test, other in [("published", "basic"), ("realtime", "basic"), ("coldstart",
     for name in SIZES:                                     # what a test does not name is as there
         SETTINGS[name, test] = {**SETTINGS[name, other], **SETTINGS.get((name, test), {})}
 
+TWO, THREE, ROOT = (0.5, 2), (0.3, 3), (0.7, 1.4)          # factors; ROOT: about the root of 2
 GRID = {                                                   # multiplies one value at a time
-    "SVD": {"n_factors": (0.5, 2), "l2": (0.8, 1.25), "start": (0.3, 3), "epochs": (0.5, 2),
-            "rate": (0.5, 2)},
-    **dict.fromkeys(("BiasSVD", "SVD++"), {
-        "n_factors": (0.5, 2), "l2": (0.8, 1.25), "l2_bias": (0.5, 2), "epochs": (0.5, 2),
-        "rate": (0.5, 2)}),
-    "LFG (paper)": dict.fromkeys(("n_factors", "hidden", "epochs", "rate", "batch"), (0.5, 2)),
-    "LFG": {"n_factors": (0.5, 2), "l2": (0.5, 2), "l2_M": (0.7, 1.4), "mask": (0.7, 1.4),
-            "rate": (0.6, 1.6)},
-    "LFG-item": {"l2": (0.5, 2), "l2_M": (0.7, 1.4), "mask": (0.7, 1.4), "shown_weight": (0.5, 2),
-                 "rate": (0.6, 1.6)},
-    **dict.fromkeys(("BiasSVD fold-in", "LFG fold-in", "LFG-item fold-in"), {
-        "l2": (0.5, 2), "l2_bias": (0.3, 3), "l2_item": (0.5, 2), "strength": (0.3, 3)}),
-    "SVD++ fold-in": {"l2": (0.5, 2), "l2_bias": (0.3, 3)},
-    "LFG-dual": {"kept": (0.7, 2), "user_weight": (0, 0.5, 2), "empty_weight": (0.5, 1.5)},
-    "EASE": {"l2": (0.25, 0.5, 2, 4)},
-    "EASE, rated": {"l2": (0.5, 2), "rated": (0.5, 1.5)},
-    "Mult-VAE": {"l2": (0.3, 3), "beta": (0.5, 2), "dropout": (0.7, 1.4), "epochs": (0.5, 2),
-                 "rate": (0.5, 2)},
-    "LFG-rank user": {"l2": (0.3, 3), "l2_M": (0.3, 3), "mask": (0.7, 1.4), "epochs": (0.7, 1.4),
-                      "rate": (0.6, 1.6), "rated": (0, 0.6, 1.6)},
-    "LFG-rank item": {"l2": (0.3, 3), "l2_M": (0.3, 3), "mask": (0.7, 1.4), "a0": (0.5, 2),
-                      "epochs": (0.7, 1.4), "rate": (0.6, 1.6), "rated": (0, 0.6, 1.6)},
-    "LFG-rank item fold-in": {"l2": (0.7, 1.4), "few": (0.3, 3), "strength": (0.3, 3),
-                              "known": (0.3, 2)},
-    "LFG-rank": {"kept": (0.5, 2), "user_weight": (0, 0.7, 1.3), "empty_weight": (0, 0.5)},
-}
+    "SVD": dict(n_factors=TWO, l2=(0.8, 1.25), start=THREE, epochs=TWO, rate=TWO),
+    "BiasSVD": dict(n_factors=TWO, l2=(0.8, 1.25), l2_bias=TWO, epochs=TWO, rate=TWO),
+    "SVD++": dict(n_factors=TWO, l2=(0.8, 1.25), l2_bias=TWO, epochs=TWO, rate=TWO),
+    "LFG (paper)": dict(n_factors=TWO, hidden=TWO, epochs=TWO, rate=TWO, batch=TWO),
+    "LFG": dict(n_factors=TWO, l2=TWO, l2_M=ROOT, mask=ROOT, rate=(0.6, 1.6)),
+    "LFG-item": dict(l2=TWO, l2_M=ROOT, mask=ROOT, shown_weight=TWO, rate=(0.6, 1.6)),
+    **dict.fromkeys(["BiasSVD fold-in", "LFG fold-in", "LFG-item fold-in"],
+                    dict(l2=TWO, l2_bias=THREE, l2_item=TWO, strength=THREE)),
+    "SVD++ fold-in": dict(l2=TWO, l2_bias=THREE),
+    "LFG-dual": dict(kept=(0.7, 2), user_weight=(0, 0.5, 2), empty_weight=(0.5, 1.5)),
+    "EASE": dict(l2=(0.25, 0.5, 2, 4)),
+    "EASE, rated": dict(l2=TWO, rated=(0.5, 1.5)),
+    "Mult-VAE": dict(l2=THREE, beta=TWO, dropout=ROOT, epochs=TWO, rate=TWO),
+    "LFG-rank user": dict(l2=THREE, l2_M=THREE, mask=ROOT, epochs=ROOT, rate=(0.6, 1.6),
+                          rated=(0, 0.6, 1.6)),
+    "LFG-rank item": dict(l2=THREE, l2_M=THREE, mask=ROOT, a0=TWO, epochs=ROOT, rate=(0.6, 1.6),
+                          rated=(0, 0.6, 1.6)),
+    "LFG-rank item fold-in": dict(l2=ROOT, few=THREE, strength=THREE, known=(0.3, 2)),
+    "LFG-rank": dict(kept=TWO, user_weight=(0, 0.7, 1.3), empty_weight=(0, 0.5))}
 
 
 def settings_for(n_ratings, test, seeds=None):
@@ -216,8 +210,7 @@ def neighbours(column, used):
         values += [f"{prefix}{key} = {value}" for key, value in used[group].items()]
         for key, factors in GRID[group].items():
             value = used[group].get(key, getattr(CLASSES.get(group, FoldIn), key, None))
-            for factor in factors if value else ():
-                other = scaled(value, factor)
+            for other in [scaled(value, factor) for factor in factors if value]:
                 changed = {**used, group: {**used[group], key: other}}
                 plan[f"{prefix}{key} = {other}"] = column, changed
     return values, plan
