@@ -47,10 +47,11 @@ COLUMNS = {                                                # rows that each of -
              "popularity": ["Popularity"], "ease": ["EASE", "EASE, rated"],
              "mult-vae": ["Mult-VAE"], "lfg-rank": ["LFG-rank user", "LFG-rank item", "LFG-rank"]},
     "coldstart topn": {"popularity": ["Popularity"], "ease": ["EASE"], "lfg-rank": ["LFG-rank"]}}
-PLANS = {                                                  # settings and rows, whatever --models
-    "calibration": {"realtime": ["LFG-dual"]}, "taste": {"coldstart topn": ["LFG-rank"]},
-    "sample": {"realtime": ["LFG-dual"], "topn": ["LFG-rank"]},
-    "speed": {"coldstart": ["BiasSVD fold-in", "SVD", "LFG-dual"], "coldstart topn": ["LFG-rank"]}}
+PLANS = {                                                  # rows: their settings; no --models
+    "calibration": {"LFG-dual": "realtime"}, "taste": {"LFG-rank": "coldstart topn"},
+    "sample": {"LFG-dual": "realtime", "LFG-rank": "topn"},
+    "speed": {**dict.fromkeys(["BiasSVD fold-in", "SVD", "LFG-dual"], "coldstart"),
+              "LFG-rank": "coldstart topn"}}
 TASTES = {"Horror": 5, "Children's": 5, "Sci-Fi": 5, "Romance": 5, "War": 3}       # of ten
 TITLES = {                                                 # without {...}: RMSE; tune has its own
     "basic": "LFG Rating Prediction", "realtime": "LFG Real-Time Rating Prediction",
@@ -229,14 +230,12 @@ def cross_validate(data, test, options):
 
 def plan_of(data, test, options):
     """The plan in PLANS, or of --models; beside LFG-dual, SVD++ is also averaged over seeds."""
-    asked = [column for model in options.models for column in COLUMNS.get(test, {}).get(model, [])]
-    plan = {}
-    for of, columns in PLANS.get(test, {test: asked}).items():
-        settings = settings_for(len(data.ratings), of, options.seeds)
-        plan.update({column: (column, settings) for column in columns})
-    for column in [row for row in plan if row.startswith("SVD++") and "LFG-dual" in plan]:
-        n = settings["LFG-dual"]["seeds"]
-        plan[f"{column}, mean over {n} seed{'s' * (n > 1)}"] = f"{column} mean", settings
+    asked = [row for model in options.models for row in COLUMNS.get(test, {}).get(model, [])]
+    plan = {row: (row, settings_for(len(data.ratings), of, options.seeds))
+            for row, of in PLANS.get(test, dict.fromkeys(asked, test)).items()}
+    for row in [row for row in plan if row.startswith("SVD++") and "LFG-dual" in plan]:
+        n = plan[row][1]["LFG-dual"]["seeds"]
+        plan[f"{row}, mean over {n} seed{'s' * (n > 1)}"] = f"{row} mean", plan[row][1]
     return plan
 
 
