@@ -101,6 +101,8 @@ def run(argv):
     tables = []
     for test in options.tests:
         for data in loaded:
+            if test == "newitem":                          # users and items exchanged
+                data = replace(data, ratings=data.ratings.T, E=data.F, F=data.E)
             for more, *texts in own.get(options.test, cross_validate)(data, test, options):
                 table = {"table": None, "dataset": data.name, "test": test, "seed": options.seed,
                          **more}
@@ -111,15 +113,10 @@ def run(argv):
                     write_whole(options.json, json.dumps(tables, indent=1))
 
 
-def turned(data, test):
-    """The Dataset, transposed if the test is newitem: users and items exchanged."""
-    return replace(data, ratings=data.ratings.T, E=data.F, F=data.E) if test == "newitem" else data
-
-
 class Fold(Models):
     """The models of a plan, {row: (column, settings)}, for one fold.
 
-    data: from turned; in newitem, LFG and LFG-item exchange their roles. given: as in cases_of.
+    In newitem, users and items of data are exchanged, as are LFG and LFG-item. given: see cases_of.
     """
 
     def __init__(self, data, test, number, plan, seed, given=None):
@@ -212,7 +209,6 @@ def cross_validate(data, test, options):
     plans = {of: plan_of(data, of, options) for of in several.get(test, [test])}
     if test == "ablation":
         plans = {of: choices(plan["LFG-dual"][1]) for of, plan in plans.items()}
-    data = turned(data, test)
     drawn = test == "published" and data.folder is None
     numbers = options.drawn_folds if drawn else options.folds
     folds = [Fold(data, of, n, plan, options.seed, official(data, n) if of == "published" else None)
@@ -331,7 +327,6 @@ def tune(data, test, options):
     measure = "NDCG@100" if test.endswith("topn") else "RMSE"
     # lists of few users are noisy: of small data, several validation parts
     inner = (1, 2, 3) if test.endswith("topn") and len(data.ratings) < 500_000 else (1,)
-    data = turned(data, test)
     training = replace(data, ratings=cases_of(data.ratings, test, 1, options.seed)[0].train)
     for column in [row for row in plan if row in GRID]:    # the others have nothing to tune
         values, around = neighbours(column, plan[column][1])

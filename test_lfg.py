@@ -1362,11 +1362,11 @@ def folds(monkeypatch):
     return folds
 
 
-def run_recorded(folds, test, column, d, tune=False):
+def run_recorded(cli, folds, test, column, d, tune=False):
     """Figures, fitted models and predictions, or scores, of fold 1 of one column, of seed 7."""
     folds.clear()
-    options = experiments.parse(["--folds", "1", "--seed", "7", "--quiet"])
-    (table, *_), = (experiments.tune if tune else experiments.cross_validate)(d, test, options)
+    cli.data = d
+    _, (table,) = printed(cli, *["tune", "--of", test] if tune else [test.split()[0], "--folds", 1])
     found = [row.get("rmse", row) for row in table["grid"]] if tune else np.ravel(
         table["average"][column]).tolist()
     found = [one["NDCG@100"] for one in found] if "topn" in test else found
@@ -1404,7 +1404,7 @@ def check_parts(model, test, column):
 def test_no_test_rating_leaks_into_training(cli, monkeypatch, folds, small, test, column, tune):
     only = {of: {"x": [column] * (of == test)} for of in COLUMNS}
     monkeypatch.setattr(experiments, "COLUMNS", only)
-    run = partial(run_recorded, folds, test, column, tune=tune)
+    run = partial(run_recorded, cli, folds, test, column, tune=tune)
     outer = parts_of(small, test, 1)
     scored = split(outer.train, "basic" if test == "basic" else "realtime", 1, 7) if tune else outer
     rmse, models, predicted = run(small)
