@@ -32,7 +32,7 @@ from data import DataError, Ratings, Split, load, official, output_path, sample_
 from data import write_whole
 from lfg import LFGDual
 from serve import Parser, Recommender, add_shared_options, rmse_of, run_command
-from settings import COUNTS, GRID, SHARES, Models, choices, fit_all, neighbours, settings_for
+from settings import COUNTS, GRID, SHARES, Models, choices, fit, fit_all, neighbours, settings_for
 from svd import Popularity, like_threshold, likes_of
 
 NETWORKS = {"lfg": ["LFG"], "lfg-item": ["LFG-item"], "lfg-dual": ["LFG-dual"]}
@@ -209,8 +209,7 @@ def cross_validate(data, test, options):
     plans = {of: plan_of(data, of, options) for of in several.get(test, [test])}
     if test == "ablation":
         plans = {of: choices(plan["LFG-dual"][1]) for of, plan in plans.items()}
-    drawn = test == "published" and data.folder is None
-    numbers = options.drawn_folds if drawn else options.folds
+    numbers = options.drawn_folds if test == "published" and not data.folder else options.folds
     folds = [Fold(data, of, n, plan, options.seed, official(data, n) if of == "published" else None)
              for n in numbers for of, plan in plans.items() if plan]
     found = {fold.test: [] for fold in folds}
@@ -453,11 +452,9 @@ def speed(data, test, options):
              **{what: timed(answer, users) for what, answer in answers.items()}}
     rater = data.ratings.users                             # again, with the ratings of one new user
     more = [data.ratings.where((R.counts[rater] > 0) | (rater == u)) for u in new[:3]]
-    plan = {name: (name, fold.plan["SVD"][1]) for name in ("BiasSVD", "SVD")}
-    again = [Fold(data, test, 1, plan, options.seed, Split(one, one, one)) for one in more]
-    again = list(fit_all(again, 1, options.quiet))
-    for name in plan:
-        times[f"Retraining {name}"] = [one.models[name].seconds for one in again]
+    bias, svd, *_ = fold.models.values()
+    for name, one in ("BiasSVD", bias.model), ("SVD", svd):
+        times[f"Retraining {name}"] = [fit(replace(one), (R, None, None)).seconds for R in more]
     rows = [{"what": what, "calls": len(took), "median": np.median(took),
              "p99": np.percentile(took, 99, method="higher"),           # of an actual call
              "times_dense": np.median(took) / np.median(dense)} for what, took in times.items()]

@@ -1849,6 +1849,7 @@ def test_ctrl_c_prints_complete_folds_and_no_process_is_left_even_after_a_kill(h
 
 def test_speed_is_a_row_per_way_to_answer(cli, monkeypatch, folds):
     timed = record(experiments, "timed", monkeypatch.setattr)
+    fits = record(experiments, "fit", monkeypatch.setattr)
     cli.data = replace(cli.data, ratings=cli.data.ratings.with_values(cli.data.ratings.values / 9))
     monkeypatch.setattr(settings, "ProcessPoolExecutor", None)           # one, whatever --jobs
     out, (table,) = printed(cli, "speed", "--jobs", 2)
@@ -1864,8 +1865,9 @@ def test_speed_is_a_row_per_way_to_answer(cli, monkeypatch, folds):
     assert all(t["seconds_an_epoch"] == t["seconds"] / 2 > 0 for t in training)
     assert [row[0] for row in rows_of(out) if row[0][0] != "-"] == [
         "What", *(r["what"] for r in rows), "Model", *(t["model"] for t in training)]
-    first, *more = [len(fold.cases[0].train) for fold in folds]
-    assert len(more) == 3 and min(more) > first             # retrained with a new user's ratings
+    assert [type(one) for (one, _), _ in fits] == [BiasSVD] * 3 + [SVD] * 3
+    first = len(folds[0].cases[0].train)
+    assert all(len(R) > first for (_, (R, *_)), _ in fits)  # retrained with a new user's ratings
     # what is measured answers as the models of the tables do
     bias, _, dual, rank = folds[0].models.values()
     models = {"LFG, dense forward pass": dual.forward, "LFG": dual.forward,
