@@ -264,6 +264,7 @@ class Models:
             key = name, str(settings[name]), one
             parts.append(self.trained.setdefault(key, CLASSES[name](**settings[name])))
             parts[-1].seed = one
+            parts[-1].turned = name in self.solvers        # it reads R.T, and F in place of E
         Solved = FoldIn if "fold-in" in column else self.solvers.get(column)
         if not Solved:
             return parts[0]
@@ -282,10 +283,6 @@ class Models:
             del spare.models[1:]
         return self.trained.setdefault(("noise",), Noise(spare))
 
-    def tasks(self):
-        """What there is to train, the longest first: (model, columns and rows of R exchanged)."""
-        return [(model, key[0] in self.solvers) for key, model in reversed(self.trained.items())]
-
     def solve(self):
         """Fit the models in `built`; their seconds include those of their parts."""
         for (_, *parts), model in self.built.items():
@@ -303,8 +300,8 @@ def fit_all(folds, jobs, quiet):
     with progress_bar(sum(epochs), folds[0].name, quiet) as bar:
         if jobs == 1:
             while folds:
-                for model, transposed in folds[0].tasks():
-                    fit(model, folds[0].inputs, transposed, lambda *_: bar.update())
+                for model in folds[0].trained.values():
+                    fit(model, folds[0].inputs, lambda *_: bar.update())
                 folds[0].solve()
                 yield folds.pop(0)
             return
@@ -314,7 +311,8 @@ def fit_all(folds, jobs, quiet):
         pool = ProcessPoolExecutor(min(jobs, len(epochs), 61),           # 61: Windows' limit
                                    initializer=start_process, initargs=given)
         try:
-            waiting = [{pool.submit(fit_there, n, *task): task[0] for task in fold.tasks()}
+            waiting = [{pool.submit(fit_there, n, model): model
+                        for model in reversed(fold.trained.values())}    # the longest first
                        for n, fold in enumerate(folds)]
             for left in waiting:
                 while left:
@@ -346,17 +344,18 @@ def start_process(inputs, ended, ours, theirs):
     Thread(target=leave, daemon=True).start()
 
 
-def fit_there(n, model, transposed):
+def fit_there(n, model):
     """The model, fitted to the inputs of number n in a process that start_process made ready."""
     inputs, ended = fit_there.given
-    return fit(model, inputs[n], transposed, lambda *_: ended.release())
+    return fit(model, inputs[n], lambda *_: ended.release())
 
 
-def fit(model, inputs, transposed=False, progress=None):
-    """Fit a model to inputs R, E, F or, if transposed, R.T, F, E; set its seconds; return it."""
+def fit(model, inputs, progress=None):
+    """Fit a model to inputs R, E, F or, if it is turned, R.T, F, E; set its seconds; return it."""
     R, E, F = inputs
+    inputs = (R.T, F, E) if getattr(model, "turned", False) else (R, E, F)
     began = time.process_time()
-    model.fit(*((R.T, F, E) if transposed else (R, E, F)), progress=progress)
+    model.fit(*inputs, progress=progress)
     model.seconds = time.process_time() - began
     return model
 

@@ -1492,13 +1492,14 @@ def test_settings_are_the_nearest_in_size_and_larger_data_have_fewer_epochs(smal
             used = SETTINGS[name, test]
             assert settings.settings_for(n, test) == used != settings.settings_for(n, test, 9)
             assert settings.settings_for(n, test, 9)["LFG-dual"] == {**used["LFG-dual"], "seeds": 9}
-    made = record(settings.Models, "tasks", monkeypatch.setattr)
+    made = record(serve, "Models", monkeypatch.setattr)
     monkeypatch.setattr(settings, "fit", stop(KeyError))   # before anything is trained
     for n, items, users in (1000, 40, 30), (450, 20, 15), (9, 10, 8):
         monkeypatch.setitem(settings.SIZES, "ml-1m", n)    # small has 900
         with pytest.raises(KeyError):
             serve.train_model(small, "dual", None, 3, 1, 0, True, 1, None)
-        assert [one.epochs for one, _ in made[-1][1]] == [items, items, users, items, users]
+        epochs = [one.epochs for one in made[-1][1].trained.values()]
+        assert epochs == [users, items, users, items, items]
 
 
 def test_cold_start_shows_so_many_ratings_of_the_same_users():
