@@ -114,17 +114,18 @@ def run(argv):
 
 
 class Fold(Models):
-    """The models of a plan, {row: (column, settings)}, for one fold.
+    """The models of a plan, {row: (column, settings)}, by default that of plan_of, for one fold.
 
     In newitem, users and items of data are exchanged, as are LFG and LFG-item. given: see cases_of.
     """
 
-    def __init__(self, data, test, number, plan, seed, given=None):
-        self.data, self.test, self.number, self.plan = data, test, number, plan
-        self.cases = cases_of(data.ratings, test, number, seed, given)
+    def __init__(self, data, test, number, options, given=None, plan=None):
+        self.data, self.test, self.number = data, test, number
+        self.plan = plan or plan_of(data, test, options)
+        self.cases = cases_of(data.ratings, test, number, options.seed, given)
         super().__init__(self.cases[0].train, data, "LFG" if test == "newitem" else "LFG-item")
         self.name += f" {test}"
-        self.models = {row: self.add(*used, seed) for row, used in plan.items()}
+        self.models = {row: self.add(*used, options.seed) for row, used in self.plan.items()}
         if test == "calibration":
             self.add_noise(self.models["LFG-dual"])
 
@@ -210,7 +211,7 @@ def cross_validate(data, test, options):
     if test == "ablation":
         plans = {of: choices(plan["LFG-dual"][1]) for of, plan in plans.items()}
     numbers = options.drawn_folds if test == "published" and not data.folder else options.folds
-    folds = [Fold(data, of, n, plan, options.seed, official(data, n) if of == "published" else None)
+    folds = [Fold(data, of, n, options, official(data, n) if of == "published" else None, plan)
              for n in numbers for of, plan in plans.items() if plan]
     found = {fold.test: [] for fold in folds}
     try:
@@ -329,7 +330,7 @@ def tune(data, test, options):
     training = replace(data, ratings=cases_of(data.ratings, test, 1, options.seed)[0].train)
     for column in [row for row in plan if row in GRID]:    # the others have nothing to tune
         values, around = neighbours(column, plan[column][1])
-        folds = [Fold(training, test, n, around, options.seed) for n in inner]
+        folds = [Fold(training, test, n, options, None, around) for n in inner]
         mean = mean_of([measured(fold) for fold in fit_all(folds, options.jobs, options.quiet)])
         found = mean.get("rmse") or {row: [one[measure] for one in np.ravel(cases)]
                                      for row, cases in mean["metrics"].items()}
@@ -346,8 +347,7 @@ def taste(data, test, options):
     Each of 50 fans has given the highest rating to four of the genre's 20 most rated items.
     """
     R = data.ratings
-    folds = [Fold(data, test, None, plan_of(data, test, options), options.seed, Split(R, R, R))]
-    fold, = fit_all(folds, options.jobs, options.quiet)
+    fold, = fit_all([Fold(data, test, None, options, Split(R, R, R))], options.jobs, options.quiet)
     rng = np.random.default_rng(options.seed)
     n_rated = np.bincount(R.items, minlength=R.shape[1])
     users = np.repeat(np.arange(50), 4)
@@ -384,8 +384,7 @@ def sample(data, test, options):
         for share in SHARES:
             part = sample_users(replace(data, ratings=train_part),
                                 max(1, n_users * share // 100), options.seed)
-            folds.append(Fold(part, "realtime", n, plan_of(part, test, options), options.seed,
-                              Split(part.ratings, *shown)))
+            folds.append(Fold(part, test, n, options, Split(part.ratings, *shown)))
     found = []
     for fold in fit_all(folds, options.jobs, options.quiet):
         case, = fold.cases
@@ -441,8 +440,7 @@ def calibration_of(error, variance, constant):
 
 def speed(data, test, options):
     """Yield what a new user of fold 1 costs, and training, with the settings of a saved model."""
-    folds = [Fold(data, test, 1, plan_of(data, test, options), options.seed)]
-    fold, = fit_all(folds, 1, options.quiet)               # in this process, whatever --jobs
+    fold, = fit_all([Fold(data, test, 1, options)], 1, options.quiet)     # 1: whatever --jobs
     R, profile, target = fold.cases[0]
     new = np.flatnonzero(target.counts)
     users = [(*profile.of(u), data.E[u]) for u in new]
