@@ -24,6 +24,7 @@ if __name__ == "__main__":                                 # BLAS reads these wh
 import argparse
 import json
 from dataclasses import replace
+from itertools import product
 from timeit import timeit
 
 import numpy as np
@@ -99,18 +100,16 @@ def run(argv):
               for name in names]
     own = {"tune": tune, "speed": speed, "taste": taste, "sample": sample}
     tables = []
-    for test in options.tests:
-        for data in loaded:
-            if test == "newitem":                          # users and items exchanged
-                data = replace(data, ratings=data.ratings.T, E=data.F, F=data.E)
-            for more, *texts in own.get(options.test, cross_validate)(data, test, options):
-                table = {"table": None, "dataset": data.name, "test": test, "seed": options.seed,
-                         **more}
-                tables.append(table)
-                if texts:                                  # some may be empty, as may the title
-                    print(*filter(None, [title(table), *texts]), sep="\n\n", end="\n\n", flush=True)
-                if options.json:
-                    write_whole(options.json, json.dumps(tables, indent=1))
+    for test, data in product(options.tests, loaded):
+        if test == "newitem":                              # users and items exchanged
+            data = replace(data, ratings=data.ratings.T, E=data.F, F=data.E)
+        for more, *texts in own.get(options.test, cross_validate)(data, test, options):
+            table = {"table": None, "dataset": data.name, "test": test, "seed": options.seed} | more
+            tables.append(table)
+            if texts:                                      # some may be empty, as may the title
+                print(*filter(None, [title(table), *texts]), sep="\n\n", end="\n\n", flush=True)
+            if options.json:
+                write_whole(options.json, json.dumps(tables, indent=1))
 
 
 class Fold(Models):
