@@ -26,9 +26,7 @@ CLASSES = {"SVD": SVD, "BiasSVD": BiasSVD, "SVD++": SVDpp, "LFG": LFG, "LFG-item
            "LFG (paper)": PaperLFG, "Popularity": Popularity, "EASE": EASE, "EASE, rated": EASE,
            "Mult-VAE": MultVAE, "LFG-rank user": RankLFG, "LFG-rank item": CellsLFG}
 JOINED = {"LFG-dual": (LFGDual, "LFG", "LFG-item"),
-          "LFG-rank": (LFGRank, "LFG-rank user", "LFG-rank item"),
-          "SVD++ mean": (LFGDual, None, "SVD++"),          # of as many seeds as LFG-dual has
-          "SVD++ fold-in mean": (LFGDual, None, "SVD++ fold-in")}
+          "LFG-rank": (LFGRank, "LFG-rank user", "LFG-rank item")}
 COUNTS = (0, 1, 2, 5, 10, 20, 50)                          # ratings shown in the test coldstart
 SHARES = (5, 10, 25, 50, 100)                              # % of the users, in the test sample
 SIZES = {"ml-100k": 100_000, "ml-1m": 1_000_209}           # ratings of each data set
@@ -245,8 +243,8 @@ class Models:
         A network that generates the rows of R is the model itself; LFGItem joins `seeds` of those
         that generate the columns of R. generator: which half of a joined model to make, or "dual".
         """
-        if column in JOINED:
-            Joined, user, item = JOINED[column]
+        if column in JOINED or column.endswith(" mean"):   # of as many seeds as LFG-dual has
+            Joined, user, item = JOINED.get(column, (LFGDual, None, column.replace(" mean", "")))
             setting = settings.get(column, settings["LFG-dual"])
             weights = setting["user_weight"], setting.get("empty_weight", setting["user_weight"])
             users = [self.add(user, settings, seed)] if user and generator != "item" else []
