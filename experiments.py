@@ -267,11 +267,10 @@ def tables_of(name, test, found):
             columns.update({"Average": average, **({" Paper": paper} if paper else {})})
             table.update(table=number, paper=paper)
         if not test.startswith("coldstart"):
-            table["differences"] = differences(folds)
+            table["differences"] = compared = differences(folds)
             texts.append("\n".join(
                 "- {model} minus {baseline}: {measure} {mean:+.4f}, 95 % interval "
-                "{interval[0]:+.4f} to {interval[1]:+.4f}".format(**one)
-                for one in table["differences"]))
+                "{interval[0]:+.4f} to {interval[1]:+.4f}".format(**one) for one in compared))
         if test == "published" and name in OTHERS:
             texts += [f"RMSE that others report on {OTHERS[name][0]}; ours read no dates:",
                       "\n".join(f"- {report}" for report in OTHERS[name][1])]
