@@ -30,17 +30,16 @@ def truncated_svd(R, k, seed=0):
     """
     n_users, n_items = R.shape
     Q = np.random.default_rng(seed).standard_normal((n_items, min(k + 10, n_items)), np.float32)
-    few = few_columns(R, 128)
-    size = 128 if few else 512
+    blocks = (128, True) if few_columns(R, 128) else (512, False)        # arguments of R.blocks
     powers = []
     for _ in range(8):
         product = np.zeros_like(Q)
-        for block, columns in R.blocks(size, few):
+        for block, columns in R.blocks(*blocks):
             product[columns] += block.T @ (block @ Q[columns])
         Q = orthonormal(product)
         powers.append(Q)
     Q = orthonormal(np.hstack(powers))                     # (items, 8 (k + 10)) or (items, items)
-    RQ = np.vstack([block @ Q[columns] for block, columns in R.blocks(size, few)])
+    RQ = np.vstack([block @ Q[columns] for block, columns in R.blocks(*blocks)])
     # R ~ (R Q) Qt, and (R Q)t (R Q) = W S^2 Wt gives S and V = Q W
     S2, W = np.linalg.eigh(RQ.T.astype(np.float64) @ RQ)
     S2 = S2[::-1][:k]
