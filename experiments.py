@@ -411,7 +411,7 @@ def calibrated(fold):
     """How far off predictions of LFG-dual for new users are, compared with their spreads.
 
     Coverage: the share of ratings within each interval; NLL: mean negative log likelihood under a
-    normal distribution with that spread, or with lfg.Noise's for all; RMSE: by fifth of spreads.
+    normal distribution with that spread, or with Noise's for all; RMSE: by fifth of spreads.
     """
     R, profile, target = fold.cases[0]
     if len(target) < 5:                                    # a fifth would be empty

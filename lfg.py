@@ -32,7 +32,7 @@ import numpy as np
 from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Rows, Sequential, Tanh
 from nn import batches, cosine, even_slices, masked_mse, multinomial
 from svd import FactorModel, FoldIn, ensure_fitted, few_columns, fold_in, like_threshold, likes_of
-from svd import random_part, random_sizes, side_of, truncated_svd, unit_of, with_ones
+from svd import random_part, side_of, truncated_svd, unit_of, with_ones
 
 
 @dataclass(eq=False)
@@ -543,46 +543,6 @@ class LFGDual:
             return np.zeros((len(asked), len(items)), self.parts[0].q1.dtype)
         weight = self.part_weights(len(items))[-1] / self.scaled(scores[-1])[1]
         return weight * self.solved[-1].shares(items, values, asked)
-
-
-class Noise:
-    """How far off a model's predicted ratings are for users not seen in training.
-
-    fit trains `spare`, a model not fitted yet, without a tenth of the users, because residuals of
-    training ratings are too small. Shown a part of these users' ratings, it predicts the rest.
-    Parts of random size, from none to all, give sigma2, as in variance_terms; parts of four fifths
-    give constant, the mean squared error. With under 20 users, or no errors, both are R's variance.
-    """
-
-    def __init__(self, spare):
-        self.spare = spare
-        self.epochs = getattr(spare, "models", [spare])[0].epochs
-
-    def fit(self, R, E=None, F=None, progress=None):
-        """Train the spare model and measure."""
-        users = np.flatnonzero(R.counts)
-        self.sigma2 = self.constant = float(R.values.var()) or 1.0
-        if len(users) < 20:
-            return self
-        rng = np.random.default_rng(0)
-        held = np.isin(R.users, rng.permutation(users)[:len(users) // 10])
-        self.spare.fit(R.where(~held), E, F, progress)
-        known = R.where(held)
-        rank = known.ranks(rng)
-        found = []
-        for sizes in (0.8 * known.counts, random_sizes(known, rng)):
-            shown = rank < sizes[known.users]
-            target = known.where(~shown)
-            pairs = target.users, target.items, known.where(shown), E
-            found.append((target.values - self.spare.predict(*pairs)).astype(np.float64) ** 2)
-        constant, squares = found
-        if constant.any() and squares.any():
-            a, b = self.spare.variance_terms(*pairs)
-            sigma2 = squares.mean()
-            for _ in range(200):                           # then errors are as large as foreseen
-                sigma2 *= np.mean(squares / (a * sigma2 + b))
-            self.sigma2, self.constant = float(sigma2), float(constant.mean())
-        return self
 
 
 class LFGRank(LFGDual):

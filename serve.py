@@ -84,7 +84,7 @@ class Recommender:
     def from_model(cls, model, rank, data, R, sigma2=1.0, scale=None):
         """The Recommender for an LFGDual and an LFGRank, fitted on R, ratings of a Dataset.
 
-        sigma2: as lfg.Noise finds it. scale: lowest and highest rating, if not those of R.
+        sigma2: as settings.Noise finds it. scale: lowest and highest rating, if not those of R.
         """
         numbers = {"E_mean": data.E[R.counts > 0].mean(0), **model.serving_arrays(),
                    "sigma2": sigma2, "scale": scale or [R.values.min(), R.values.max()]}

@@ -19,8 +19,8 @@ from threading import Thread
 import numpy as np
 
 from data import DataError
-from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, Noise, PaperLFG, RankLFG
-from svd import EASE, SVD, BiasSVD, FoldIn, MultVAE, Popularity, SVDpp
+from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, PaperLFG, RankLFG
+from svd import EASE, SVD, BiasSVD, FoldIn, MultVAE, Popularity, SVDpp, random_sizes
 
 CLASSES = {"SVD": SVD, "BiasSVD": BiasSVD, "SVD++": SVDpp, "LFG": LFG, "LFG-item": LFG,
            "LFG (paper)": PaperLFG, "Popularity": Popularity, "EASE": EASE, "EASE, rated": EASE,
@@ -222,6 +222,46 @@ def scaled(value, factor):
     return max(1, round(value * factor)) if isinstance(value, int) else round(value * factor, 6)
 
 
+class Noise:
+    """How far off a model's predicted ratings are for users not seen in training.
+
+    fit trains `spare`, a model not fitted yet, without a tenth of the users, because residuals of
+    training ratings are too small. Shown a part of these users' ratings, it predicts the rest.
+    Parts of random size, from none to all, give sigma2, as in variance_terms; parts of four fifths
+    give constant, the mean squared error. With under 20 users, or no errors, both are R's variance.
+    """
+
+    def __init__(self, spare):
+        self.spare = spare
+        self.epochs = getattr(spare, "models", [spare])[0].epochs
+
+    def fit(self, R, E=None, F=None, progress=None):
+        """Train the spare model and measure."""
+        users = np.flatnonzero(R.counts)
+        self.sigma2 = self.constant = float(R.values.var()) or 1.0
+        if len(users) < 20:
+            return self
+        rng = np.random.default_rng(0)
+        held = np.isin(R.users, rng.permutation(users)[:len(users) // 10])
+        self.spare.fit(R.where(~held), E, F, progress)
+        known = R.where(held)
+        rank = known.ranks(rng)
+        found = []
+        for sizes in (0.8 * known.counts, random_sizes(known, rng)):
+            shown = rank < sizes[known.users]
+            target = known.where(~shown)
+            pairs = target.users, target.items, known.where(shown), E
+            found.append((target.values - self.spare.predict(*pairs)).astype(np.float64) ** 2)
+        constant, squares = found
+        if constant.any() and squares.any():
+            a, b = self.spare.variance_terms(*pairs)
+            sigma2 = squares.mean()
+            for _ in range(200):                           # then errors are as large as foreseen
+                sigma2 *= np.mean(squares / (a * sigma2 + b))
+            self.sigma2, self.constant = float(sigma2), float(constant.mean())
+        return self
+
+
 class Models:
     """Models of the same training ratings that share their parts: each is trained once.
 
@@ -275,7 +315,7 @@ class Models:
         return self.built.setdefault((str(setting), *parts), Solved(around, **setting))
 
     def add_noise(self, joined):
-        """The lfg.Noise of an LFGDual, measured with one network that is trained for it alone."""
+        """The Noise of an LFGDual, measured with one network that is trained for it alone."""
         spare = deepcopy(joined.parts[-1])
         if joined.solved:
             del spare.models[1:]

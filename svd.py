@@ -86,7 +86,7 @@ class FactorModel:
         return self.base + self.user_factors(users, shown, E) @ self.q1.T
 
     def variance(self, items, values, x, asked):
-        """a and b (m,) of the variance a sigma^2 + b of ratings (see lfg.Noise), here 1 and 0."""
+        """a and b (m,) of the variance a sigma^2 + b of ratings (see Noise), here 1 and 0."""
         return np.ones_like(self.base[asked]), np.zeros_like(self.base[asked])
 
     def variance_terms(self, users, items, shown, E=None):

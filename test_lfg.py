@@ -34,10 +34,10 @@ import settings
 from data import DataError, Ratings, load, official, output_path, read_ratings
 from data import sample_users, split, synthetic, to_dataset, write_whole
 from experiments import COLUMNS, cases_of, differences
-from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, Noise, PaperLFG, RankLFG
+from lfg import LFG, CellsLFG, LFGDual, LFGItem, LFGRank, LFGRankItem, PaperLFG, RankLFG
 from nn import Adam, BatchNorm, Dropout, LeakyReLU, Linear, Sequential, Tanh, cosine, multinomial
 from serve import Recommender
-from settings import COUNTS, GRID, SETTINGS, choices
+from settings import COUNTS, GRID, SETTINGS, Noise, choices
 from svd import EASE, SVD, BiasSVD, FoldIn, MultVAE, Popularity, SVDpp, few_columns, fold_in
 from svd import like_threshold, likes_of, orthonormal, random_part, truncated_svd
 
