@@ -224,22 +224,19 @@ class Adam:
         root = ((1 - self.b2) / (1 - self.b2 ** self.t)) ** 0.5
         # a NumPy float64 would make g *= rate work in float64: a step of 5.6 ms instead of 3.7
         rate = float(rate) * (1 - self.b1) / (1 - self.b1 ** self.t) / root
-        for n, arrays in enumerate(zip(self.params, grads, self.m, self.v)):
+        for n, arrays in enumerate(zip(self.params, self.m, self.v, grads)):
             if rows and rows[n] is not None:
                 self._step_rows(n, *arrays, rows[n], rate, self.eps / root)
                 continue
             flat = [a.reshape(-1) for a in arrays]
             for start in range(0, flat[0].size, self.chunk):
-                p, g, m, v = (a[start:start + self.chunk] for a in flat)
-                if self.l2[n]:
-                    g += (2 * self.l2[n]) * p
-                self._move(m, v, g, self.b1, self.b2, self.eps / root)
-                np.divide(m, g, out=g)
-                g *= rate
-                p -= g
+                chunk = (a[start:start + self.chunk] for a in flat)
+                self._move(*chunk, 2 * self.l2[n], self.eps / root, self.b1, self.b2, rate)
 
-    def _move(self, m, v, g, b1, b2, eps):
-        """m and v of the next step, in place; g becomes sqrt(v) + eps."""
+    def _move(self, p, m, v, g, l2, eps, b1, b2, rate, late=None):
+        """The step of p, m and v, in place; g is used up. late: l2 * rate of steps left out."""
+        if l2:
+            g += l2 * p
         m *= b1
         m += g
         g *= g
@@ -247,8 +244,15 @@ class Adam:
         v += g
         np.sqrt(v, out=g)
         g += eps
+        if l2 and late is not None:                        # p / (1 + late / g)
+            p *= g
+            g += late
+            p /= g
+        np.divide(m, g, out=g)
+        g *= rate
+        p -= g
 
-    def _step_rows(self, n, p, g, m, v, rows, rate, eps):
+    def _step_rows(self, n, p, m, v, g, rows, rate, eps):
         """Update some rows of parameter n; the others wait until they are touched.
 
         After s steps in which a row was left out, its m and v decay by b1^s and b2^s as well. Adam
@@ -265,23 +269,12 @@ class Adam:
         factors = [factor.astype(p.dtype) for factor in (
             self.b1 ** steps, self.b2 ** steps, rate * (1 - fade ** steps) / (1 - fade),
             l2 * rate / (1 - self.b1) * wait)]
-        size = max(1, self.chunk // max(1, p[0].size))
-        for start in range(0, len(rows), size):
-            part = slice(start, start + size)
-            root = g[0][:, part].T @ g[1] if isinstance(g, tuple) else g[part]
+        for part in even_slices(len(rows), max(1, self.chunk // max(1, p[0].size))):
             at = rows[part]
-            new, m_new, v_new = (a.take(at, 0) for a in (p, m, v))
-            b1, b2, ahead, more = (factor[part] for factor in factors)
-            if l2:
-                root += l2 * new
-            self._move(m_new, v_new, root, b1, b2, eps)
-            # new = (new - ahead * m_new / root) / (1 + more / root), with one division
-            new *= root
-            new -= ahead * m_new
-            if l2:
-                root += more
-            new /= root
-            p[at], m[at], v[at] = new, m_new, v_new
+            moved = [a.take(at, 0) for a in (p, m, v)]
+            grad = g[0][:, part].T @ g[1] if isinstance(g, tuple) else g[part]
+            self._move(*moved, grad, l2, eps, *(factor[part] for factor in factors))
+            p[at], m[at], v[at] = moved
 
 
 def batches(model, rows, size, rng, R, params, progress):
