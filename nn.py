@@ -234,7 +234,7 @@ class Adam:
                 self._move(*chunk, 2 * self.l2[n], self.eps / root, self.b1, self.b2, rate)
 
     def _move(self, p, m, v, g, l2, eps, b1, b2, rate, late=None):
-        """The step of p, m and v, in place; g is used up. late: l2 * rate of steps left out."""
+        """The step of p, m and v, in place; g is used up. late: l2 * rate of the idle steps."""
         if l2:
             g += l2 * p
         m *= b1
@@ -244,7 +244,7 @@ class Adam:
         v += g
         np.sqrt(v, out=g)
         g += eps
-        if l2 and late is not None:                        # p / (1 + late / g)
+        if l2 and late is not None:                        # (p - rate m / g) / (1 + late / g)
             p *= g
             g += late
             p /= g
