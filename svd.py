@@ -375,8 +375,11 @@ class FoldIn(FactorModel):
     @np.errstate(invalid="ignore")                         # as fold_in
     def shares(self, items, values, asked):
         """What each rating adds to the rating predicted for items asked, (m, n)."""
-        A, weight, inverse = inverted(items, self.q1, self.ridge, self.noise)
-        return self.q1[asked] @ inverse @ A.T * weight * (values - self.base[items])
+        A, weight, G, scaled = equations(items, self.q1, self.ridge, self.noise)
+        # A G^-1 Qt, from the m items asked: they are fewer than the ratings or columns of A
+        Qt = self.q1[asked].T                              # (k + 1, m)
+        AGQ = A @ np.linalg.solve(G, Qt) if scaled is None else np.linalg.solve(G, scaled @ Qt)
+        return AGQ.T * weight * (values - self.base[items])
 
     @np.errstate(invalid="ignore")                         # as fold_in
     def variance(self, items, values, x, asked):
@@ -386,10 +389,16 @@ class FoldIn(FactorModel):
         user's ratings, and over eight more of size sigma^2.
         x: the user's row, solved from values (n,) of items (n,). asked may be a slice.
         """
-        A, _, inverse = inverted(items, self.q1, self.ridge, self.noise)
+        A, _, G, scaled = equations(items, self.q1, self.ridge, self.noise)
         Q = self.q1[asked]                                 # (m, k + 1)
-        leverage = row_dot(A @ inverse, A)                 # (n,): the diagonal of A G^-1 At
-        own = row_dot(Q @ inverse, Q)                      # (m,): that of Q G^-1 Qt
+        root = np.linalg.inv(np.linalg.cholesky(G)).T      # G^-1 = root roott
+        # leverage: diagonal of A G^-1 At, (n,); own: that of Q G^-1 Qt, (m,)
+        if scaled is None:
+            leverage, own = row_dot(A @ root), row_dot(Q @ root)
+        else:
+            # A G^-1 At = I - (A D^-1 At + I)^-1, G^-1 = D^-1 - D^-1 At (A D^-1 At + I)^-1 A D^-1
+            leverage = 1 - row_dot(root)
+            own = Q ** 2 @ (1 / self.ridge) - row_dot(Q @ (scaled.T @ root))
         residual = values - self.base[items] - self.q1[items] @ x
         squares = residual ** 2 / (1 - leverage) / self.noise[items]
         relative = (self.noise[asked] + own) / (8 + len(items))
@@ -435,15 +444,6 @@ def equations(items, q1, ridge, noise):
         return A, weight, A.T @ A + np.diag(ridge), None
     scaled = A / ridge
     return A, weight, scaled @ A.T + np.eye(len(A), dtype=A.dtype), scaled
-
-
-def inverted(items, q1, ridge, noise):
-    """A and weights as in equations, and G^-1 (k + 1, k + 1), G = At A + D."""
-    A, weight, G, scaled = equations(items, q1, ridge, noise)
-    if scaled is None:
-        return A, weight, np.linalg.inv(G)
-    # (At A + D)^-1 = D^-1 - D^-1 At (A D^-1 At + I)^-1 A D^-1
-    return A, weight, np.diag(1 / ridge) - scaled.T @ np.linalg.solve(G, scaled)
 
 
 def random_part(R, rng):
@@ -627,6 +627,6 @@ def paired_dot(p, q, users, items):
     return result
 
 
-def row_dot(a, b):
-    """The products a[i] . b[i] of rows: (n, k), (n, k) -> (n,)."""
-    return np.einsum("nk,nk->n", a, b)
+def row_dot(a, b=None):
+    """The products a[i] . b[i] of rows, or a[i] . a[i]: (n, k), (n, k) -> (n,)."""
+    return np.einsum("nk,nk->n", a, a if b is None else b)
