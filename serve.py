@@ -613,12 +613,12 @@ def parse(argv):
         parsers[run] = choices.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
         parsers[run].set_defaults(run=run)
 
-    def add(name, text, *runs, **settings):
-        """Add an option, and the help about it, to some of the commands."""
+    def add(name, text, *runs, **more):
+        """Add an option, with a text for --help, to some of the commands."""
         for run in runs:
-            parsers[run].add_argument(name, help=text, **settings)
+            parsers[run].add_argument(name, help=text, **more)
 
-    add("--model", "model to use", recommend, similar, score, export, required=True, metavar="FILE")
+    add("--model", "saved model", recommend, similar, score, export, required=True, metavar="FILE")
     add("--out", "a file, replaced if present; of export, an empty folder", train, score, export,
         required=True, metavar="PATH")
     add("item", "its title or id", similar, metavar="ITEM")

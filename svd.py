@@ -316,10 +316,10 @@ class FoldIn(FactorModel):
 
     def prior_features(self, items, values, profile):
         """z: [1, profile, sum of q1 / (n + 5), the same of likes if `like` is set, log(1 + n)]."""
-        q, n = self.q1, len(items)
+        n = len(items)
         summed = [np.ones(n)] if self.like is None else [np.ones(n), values >= self.like]
-        sums = np.array(summed, q.dtype) @ q[items] / (n + 5)            # (1 or 2, k)
-        return np.concatenate([[1], profile, sums.ravel(), [np.log1p(n)]]).astype(q.dtype)
+        sums = np.array(summed, self.q1.dtype) @ self.q1[items] / (n + 5)          # (1 or 2, k)
+        return np.concatenate([[1], profile, sums.ravel(), [np.log1p(n)]]).astype(sums.dtype)
 
     def average_row(self, x, R):
         """The row (k + 1,) of the average user, who gives all ratings, each minus its rater's bias.
