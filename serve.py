@@ -619,8 +619,9 @@ def parse(argv):
             parsers[run].add_argument(name, help=text, **more)
 
     add("--model", "saved model", recommend, similar, score, export, required=True, metavar="FILE")
-    add("--out", "a file, replaced if present; of export, an empty folder", train, score, export,
-        required=True, metavar="PATH")
+    add("--out", "an .npz file, replaced if present", train, required=True, metavar="PATH")
+    add("--out", "a CSV file, replaced if present", score, required=True, metavar="PATH")
+    add("--out", "an empty folder", export, required=True, metavar="PATH")
     add("item", "its title or id", similar, metavar="ITEM")
     add("--rate", '"Heat=2" or "id:54=5"; once for each item', recommend, action="append",
         default=[], metavar="TITLE=RATING")
