@@ -311,7 +311,7 @@ class Recommender:
     def save(self, path, half=False):
         """Write the model to an .npz file; half keeps matrices as float16. Raises DataError."""
         halves = {name: a.astype(np.float16) for name, a in self.arrays.items()
-                  if half and a.ndim == 2 and np.abs(a).max(initial=0) < 65504}          # its end
+                  if half and a.ndim == 2 and np.abs(a).max(initial=0) < 65504}  # float16's end
         write_whole(output_path(path), lambda part: np.savez(part, **{**self.arrays, **halves}))
 
     @classmethod
