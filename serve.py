@@ -45,8 +45,9 @@ class Recommender:
         self.rated = arrays["rated"]                       # (items,): rated by anyone in training
         self.E_names = arrays["E_names"].tolist()          # columns of a profile, "gender=F"
         self.E_mean = self.arrays["E_mean"]
-        own = {name[5:]: a for name, a in self.arrays.items() if name.startswith("rank_")}
-        self.models = {"rank": LFGRank.from_arrays(own), "rating": LFGDual.from_arrays(self.arrays)}
+        rank = {name[5:]: a for name, a in self.arrays.items() if name.startswith("rank_")}
+        self.models = {"rank": LFGRank.from_arrays(rank),
+                       "rating": LFGDual.from_arrays(self.arrays)}
         self.low, self.high = arrays["scale"].tolist()
         self.index_of_id = {str(name): n for n, name in enumerate(self.item_ids.tolist())}
         self.found_by = {}                                 # {plain title: indices}, for find
@@ -92,7 +93,8 @@ class Recommender:
         return cls({**{name: np.asarray(a, np.float32) for name, a in numbers.items()},
                     "format": np.array(FORMAT), "item_ids": data.item_ids, "years": data.years,
                     "titles": np.array(data.titles), "genres": np.array(data.genres),
-                    "E_names": np.array(data.E_names, str), "rated": R.T.counts > 0})
+                    "E_names": np.array(data.E_names, str),
+                    "rated": np.bincount(R.items, minlength=R.shape[1]) > 0})
 
     def recommend(self, ratings, n=10, profile=None, by="rank", genre=None, years=None,
                   as_frame=True):
@@ -570,7 +572,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {' '.join(message.split())}; see --help\n")
 
 
-def whole(text, low=1, high=2 ** 32 - 1):
+def integer(text, low=1, high=2 ** 32 - 1):
     """A type for argparse: a whole number from low to high."""
     if text.isdecimal() and low <= int(text) <= high:
         return int(text)
@@ -596,9 +598,9 @@ def add_shared_options(add):
         help="folder with ml-100k and ml-1m, downloaded if missing; LFG_DATA sets the default")
     add("--columns", type=column_names, metavar="user=A,item=B,rating=C", help="names in your CSV")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    add("--jobs", type=whole, default=cores or 1, help="training processes; default: all cores")
-    add("--seed", type=lambda text: whole(text, 0), default=0, help="seed of all random numbers")
-    add("--seeds", type=whole, help="item networks that LFG-dual and LFG-rank "
+    add("--jobs", type=integer, default=cores or 1, help="training processes; default: all cores")
+    add("--seed", type=lambda text: integer(text, 0), default=0, help="seed of random numbers")
+    add("--seeds", type=integer, help="item networks that LFG-dual and LFG-rank "
         "join; if not given, 5 and 3 on ML-100k, 4 and 2 on ML-1m; 1 with --generator item")
     add("--quiet", action="store_true", help="no progress on stderr")
 
@@ -629,10 +631,10 @@ def parse(argv):
     add("--ratings", "a CSV whose first line names user, item and rating; - is stdin", score,
         required=True, metavar="FILE")
     add("--columns", "names in the CSV", score, type=column_names, metavar="user=A,item=B,rating=C")
-    add("--age", "in years", recommend, type=lambda text: whole(text, 0))
+    add("--age", "in years", recommend, type=lambda text: integer(text, 0))
     add("--gender", "F or M in MovieLens", recommend)
     add("--occupation", "one of those in the training data", recommend)
-    add("-n", "length of the list", recommend, similar, score, type=whole, default=10)
+    add("-n", "length of the list", recommend, similar, score, type=integer, default=10)
     add("--by", "the order: what the user is likeliest to like (default), or the predicted rating",
         recommend, score, default="rank", choices=["rank", "rating"])
     add("--genre", "only items of this genre", recommend, score)
@@ -642,9 +644,9 @@ def parse(argv):
     add("--generator", "what is generated: users, as in the paper, items, or both (default)", train,
         default="dual", choices=["user", "item", "dual"])
     add("--half", "store float16: half the size", train, action="store_true")
-    add("--epochs", "training epochs of each network", train, type=whole)
-    add("--factors", "number of latent factors of each network", train, type=whole)
-    add("--sample", "train on N random users, serve any user", train, type=whole, metavar="N")
+    add("--epochs", "training epochs of each network", train, type=integer)
+    add("--factors", "number of latent factors of each network", train, type=integer)
+    add("--sample", "train on N random users, serve any user", train, type=integer, metavar="N")
     return parser.parse_args(argv)
 
 

@@ -2234,13 +2234,13 @@ def test_train_takes_any_csv_and_its_options_and_gives_the_same_bits_whatever_jo
     rows = [f"{2 * v:g},{u},{i}\n" for u, i, v in zip(R.users, R.items, R.values)]
     write(tmp_path, {"x.csv": "stars,customer,film\n" + "".join(rows), "1": "old",
                      "movies.csv": "item,title,genres\n0,Film (1995),War\n"})
-    found = []
+    found, names = [], "user=customer,item=film, rating=stars"
     for jobs in ("1", "2"):
         path = tmp_path / jobs
-        options = f"--half --generator {kind} --seeds 3 --seed 7 --epochs 1 --factors 3 --columns"
-        code, out, err = lfg_py("train", "--dataset", tmp_path / "x.csv", "--out", path, "--jobs",
-                                jobs, *options.split(), "user=customer,item=film, rating=stars")
-        told = ("training on 60 of 60 users, 900 ratings from 2 to 10, 53.3% likes\nknown about "
+        options = f"train --half --generator {kind} --seeds 3 --seed 7 --epochs 1 --factors 3"
+        code, out, err = lfg_py(*options.split(), f"--jobs={jobs}", f"--out={path}", "--sample=50",
+                                f"--dataset={tmp_path}/x.csv", f"--columns={names}")
+        told = ("training on 50 of 60 users, 763 ratings from 2 to 10, 55.2% likes\nknown about "
                 "users: nothing; about items: genre, decade\ntraining RMSE [0-4]\\.[0-9]{4}\n")
         assert re.fullmatch(told + f"{path}: {path.stat().st_size / 1e6:.1f} MB\n", err)
         assert (code, out, len(pools)) == (0, "", jobs == "2")
@@ -2258,7 +2258,7 @@ def test_train_takes_any_csv_and_its_options_and_gives_the_same_bits_whatever_jo
     assert all((one.l2, one.few, {*one.known}, one.kept) == (140, 200, {0, 20}, 200)
                for one in rank.solved)
     (((own, told, *_), _),) = noise                        # from a network trained for it alone
-    assert type(own.spare) is (LFG if kind == "user" else LFGItem) and len(told) == 900
+    assert type(own.spare) is (LFG if kind == "user" else LFGItem) and len(told) == 763
     assert a["sigma2"] == np.float32(own.sigma2)
 
 

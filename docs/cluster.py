@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from data import RATED, DataError, output_path, write_whole                         # noqa: E402
-from serve import Parser, Recommender, run_command, score_users, whole              # noqa: E402
+from serve import Parser, Recommender, integer, run_command, score_users            # noqa: E402
 
 MODULES = [str(ROOT / f"{name}.py") for name in ("data", "lfg", "nn", "serve", "settings", "svd")]
 PACKAGES = {"dask": "dask[dataframe,distributed]", "spark": "pyspark[sql]"}
@@ -106,6 +106,6 @@ if __name__ == "__main__":
     add("--ratings", required=True, metavar="FILE",
         help="a CSV whose first line names user, item and rating, or a pattern of several")
     add("--out", required=True, metavar="PATH", help="a CSV; replaced if present")
-    add("-n", type=whole, default=10, help="items per user")
+    add("-n", type=integer, default=10, help="items per user")
     add("--scheduler", metavar="ADDRESS", help="of Dask; the default is one on this machine")
     run_command("cluster.py", run, parser.parse_args(), "interrupted; no output file was changed")
