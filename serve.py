@@ -254,7 +254,7 @@ class Recommender:
         except ValueError as error:
             raise DataError(f"rating {rating!r:.100} is not a number") from error
         if not self.low <= np.float32(min(max(value, -1e10), 1e10)) <= self.high:
-            raise DataError(f"rating {value:g} must be between {self.low:g} and {self.high:g}")
+            raise DataError(f"rating {value:.12g} must be between {self.low:g} and {self.high:g}")
         return value
 
     def profile_row(self, profile):

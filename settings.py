@@ -356,6 +356,8 @@ def fit_all(folds, jobs, quiet):
                 while left:
                     for future in wait(left, 0.2, FIRST_EXCEPTION).done:
                         vars(left.pop(future)).update(vars(future.result()))  # or its error
+                    if any(process.exitcode for process in pool._processes.values()):
+                        raise BrokenExecutor               # perhaps while it sent a model
                     while ended.acquire(block=False):
                         bar.update()
                 folds[0].solve()

@@ -1814,7 +1814,7 @@ def test_what_goes_wrong_in_another_process_is_one_line(cli, monkeypatch):
     assert "training diverged in epoch 1" in one_line(cli("--test=basic", "--jobs=2"), "exp")
     signal.signal(signal.SIGINT, signal.default_int_handler)             # a shell may ignore it
     half = "os.write(sys._getframe(4).f_locals['result_queue']._writer.fileno(), b'\\1' * 9)"
-    for error, *codes in ((DataError, "os._exit(1)"),
+    for error, *codes in ((DataError, f"{half}; os._exit(1)"),
                           (ZeroDivisionError, "1 / 0", "import signal; signal.pause()"),
                           (KeyboardInterrupt, f"{half}; os.kill({os.getpid()}, 2)")):
         models = settings.Models(None, synthetic(3, 3, 5))
@@ -2487,7 +2487,7 @@ lfg.py recommend --model none | none: No such file or directory; lfg.py train ma
 lfg.py recommend --model m --rate "Heat (1995)" | --rate Heat (1995): must be TITLE=RATING
 lfg.py recommend --model m --ratings folder/x | folder/x: no ratings; write a title or id and a
 lfg.py recommend --model m --ratings= | .: Is a directory; choose another file
-lfg.py recommend --model m --ratings bad.csv | bad.csv, line 4: rating 9 must be between
+lfg.py recommend --model m --ratings bad.csv | bad.csv, line 4: rating 5.000001 must be
 lfg.py score --model m --ratings few.csv --out m | m: would overwrite an input
 lfg.py score --model m --ratings few.csv --out o | few.csv, line 2: '1' is not the id or title
 lfg.py export --model m --out no/such/x | no/such/x: No such file or directory
@@ -2501,7 +2501,7 @@ experiments.py --of basic | --of basic: only for --test tune
 experiments.py --folds 1 --test taste | --folds: not for --test taste; leave it out
 """
 FILES = {"few.csv": "user,item,rating\n1,1,1\n", "folder/x": "", "u.data": "1\t1\t1\t1\n",
-         "bad.csv": 'title,rating\nHeat (1995),4\n\nToy Story,9\n"' + 140_000 * "x"}   # not closed
+         "bad.csv": 'title,rating\nHeat (1995),4\n\n54,5.000001\n"' + 140_000 * "x"}   # no end
 
 
 @pytest.mark.parametrize("line", COMMAND_MISTAKES.strip().splitlines())
