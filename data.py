@@ -141,7 +141,7 @@ class Dataset:
     titles: list
     genres: list               # "A|B" or ""
     years: np.ndarray          # (items,) int32, 0 if unknown
-    folder: object = None      # of ML-100k: a Path or zipfile.Path, for u1.base and so on
+    folder: object = None      # of ML-100k: a Path or zipfile.Path, for u1.test and so on
 
 
 # Ratings to train on, to show to the model (profile, not E), and to predict; all of one shape
@@ -210,29 +210,25 @@ def split(ratings, test, fold, seed):
 
 
 def official(data, fold):
-    """The Split that u1.base and u1.test make (fold 2: u2...), like basic; None if not ML-100k.
+    """The Split whose target is u1.test (fold 2: u2.test...); all else, u1.base, is as in basic.
 
-    Raises DataError if a file is missing, or has a row that is not in data or is there twice.
+    None if the data are not ML-100k. Raises DataError if the file is missing, or a row not in data.
     """
     if data.folder is None:
         return None
+    path = data.folder / f"u{fold}.test"
+    if not path.exists():
+        raise DataError(f"{path}: no such file; take it from ml-100k.zip of grouplens.org/"
+                        "datasets/movielens, or make it as docs/results.md says")
+    table = _read_table(path, *LAYOUTS["u.data"][0][1:], RATED)
     R = data.ratings
     pairs = zip(data.user_ids[R.users].tolist(), data.item_ids[R.items].tolist())
-    left = {pair: n for n, pair in enumerate(pairs)}
-    parts = []
-    for path in (data.folder / f"u{fold}.base", data.folder / f"u{fold}.test"):
-        if not path.exists():
-            raise DataError(f"{path}: no such file; take it from ml-100k.zip of grouplens.org/"
-                            "datasets/movielens, or make it as docs/results.md says")
-        table = _read_table(path, *LAYOUTS["u.data"][0][1:], RATED)
-        at = np.array([left.pop(pair, -1) for pair in zip(table["user"], table["item"])])
-        check_rows(table, "", at < 0, "the rating of item {item!r} by user {user!r} is not in "
-                   f"the data set, or is twice in u{fold}.base and u{fold}.test")
-        parts.append(R.where(at))
-    if left:
-        raise DataError(f"{path}: {len(left)} ratings of the data set are neither in it nor in "
-                        f"u{fold}.base; replace both files")
-    return Split(parts[0], *parts)                             # base is train and profile
+    index = {pair: n for n, pair in enumerate(pairs)}
+    at = np.array([index.get(pair, -1) for pair in zip(table["user"], table["item"])])
+    check_rows(table, "", at < 0, "the data have no rating of item {item!r} by user {user!r}")
+    target = np.isin(np.arange(len(R)), at)
+    train = R.where(~target)
+    return Split(train, train, R.where(target))
 
 
 def sample_users(data, n, seed):

@@ -830,8 +830,7 @@ ML_1M = {
     "users.dat": "".join(f"{n}::{'FM'[n % 2]}::{age}::{n}::48067\n" for n, age in enumerate(
         (1, 17, 18, 24, 25, 34, 35, 44, 45, 49, 50, 55, 56, 99), 1)),      # ends of brackets
     "movies.dat": "7::Star Wars: Épisode IV (1977)::Action|Sci-Fi\n8::Heat (1995)::Crime\n"}
-OFFICIAL = {"u2.base": "1\t9\t5\t882\n2\t10\t3\t881\n", "u2.test": "10\t9\t1\t883\n"}
-WHOLE = {**ML_100K, **OFFICIAL}
+OFFICIAL = {**ML_100K, "u2.test": "10\t9\t1\t883\n"}
 CSV = {"ratings.csv": "userId,movieId,rating,timestamp\n2,10,3.5,1\n1,9,.5,2\n",
        "movies.csv": 'movieId,title,genres\n9,"Été, ""L\' (1988)",Drama|War\n10,Babe,Comedy\n'}
 
@@ -930,7 +929,7 @@ def test_ml_100k_in_each_form(tmp_path, kind):
     train, shown, target = official(d, 2)
     assert train.shape == target.shape == (4, 3) and shown is train       # as in the whole
     assert pairs(train) == {(0, 0, 5), (1, 1, 3)} and pairs(target) == {(3, 0, 1)}
-    assert "u1.base: no such file; take it from ml-100k.zip of" in fail(d, 1, call=official)
+    assert "u1.test: no such file; take it from ml-100k.zip of" in fail(d, 1, call=official)
 
 
 def test_ml_1m(tmp_path):
@@ -996,9 +995,8 @@ def test_ratings_with_other_names_from_a_file_or_standard_input(tmp_path, monkey
     (CSV, "ratings.csv", "1,9", '1,"' + "9" * 140_000, "ratings.csv, line 3: 2 fields instead"),
     (CSV, "ratings.csv", "5,2", '5,"2', "ratings.csv: EOF inside string starting at row 2"),
     (CSV, "ratings.csv", CSV["ratings.csv"], "a;b\n1;2,5\n", "ratings.csv: no column user or"),
-    (WHOLE, "u2.base", "2\t10", "2\t77", "u2.base, line 2: the rating of item '77' by user '2' is"),
-    (WHOLE, "u2.test", "10\t9", "2\t10", "u2.test, line 1: the rating of item '10' by user '2' is"),
-    (WHOLE, "u2.base", "2\t10\t3\t881\n", "", "u2.test: 1 ratings of the data")], ids=count())
+    (OFFICIAL, "u2.test", "\t9", "\t7", "u2.test, line 1: the data have no rating of item '7' by")],
+    ids=count())
 def test_mistakes_name_file_and_line(tmp_path, files, name, old, new, message):
     raw, old, new = (encoded(name, text) for text in (files[name], old, new))
     assert old in raw
@@ -1588,7 +1586,7 @@ def test_a_table_is_markdown_and_json_holds_the_same(cli, dataset, test, title, 
 def test_published_are_the_official_splits_or_a_tenth_of_all(cli, tmp_path, monkeypatch, folds):
     plain, cli.data = cli.data, replace(cli.data, folder=tmp_path)
     command = [cli, "published", "--models", "svd"]
-    assert "u1.base: no such file" in one_line(cli("--test", "published"), "experiments.py")
+    assert "u1.test: no such file" in one_line(cli("--test", "published"), "experiments.py")
     assert folds == []                                      # told before anything is trained
     official_splits = [split(plain.ratings, "basic", n, 1) for n in range(1, 6)]
     monkeypatch.setattr(experiments, "official", lambda d, n: d.folder and official_splits[n - 1])
