@@ -17,9 +17,8 @@ import sys
 from importlib.util import find_spec
 
 if __name__ == "__main__":                                 # BLAS reads these when NumPy is loaded
-    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS",
-                     "VECLIB_MAXIMUM_THREADS"):
-        os.environ.setdefault(variable, "1")
+    for library in ("OPENBLAS_NUM", "OMP_NUM", "MKL_NUM", "VECLIB_MAXIMUM"):
+        os.environ.setdefault(f"{library}_THREADS", "1")
     if find_spec("numpy") is None:
         print("lfg.py: numpy is missing; pip install -r requirements.txt", file=sys.stderr)
         sys.exit(2)
