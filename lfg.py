@@ -52,7 +52,7 @@ class LFG(FactorModel):
     dropout: float = 0.5                                   # after each hidden layer; 0 in the paper
     svd_rows: int = 50                                     # rows of M that start at the SVD
     start: float = 0.3                                     # times this
-    shown_weight: float = 1.0                              # in the loss; what is masked weighs 1
+    shown_weight: float = 1.0                              # in the loss of ratings; masked: 1
     epochs: int = 40
     rate: float = 3e-3                                     # learning rate
     batch: int = 128                                       # users per step
@@ -514,7 +514,7 @@ class LFGDual:
         """a and b (n,) as those of the solved model, if there is one."""
         return self.parts[-1].variance_terms(users, items, shown, E)
 
-    # Serving: one user, given as in FoldIn.row, by parts that have a row
+    # Serving: one user, given as in FoldIn.row, by at most one part of each kind
 
     def serving_arrays(self):
         """The arrays of all parts, by name."""

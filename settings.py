@@ -256,7 +256,7 @@ class Noise:
         if constant.any() and squares.any():
             a, b = self.spare.variance_terms(*pairs)
             sigma2 = squares.mean()
-            for _ in range(200):                           # then errors are as large as foreseen
+            for _ in range(200):                           # until errors are as large as foreseen
                 sigma2 *= np.mean(squares / (a * sigma2 + b))
             self.sigma2, self.constant = float(sigma2), float(constant.mean())
         return self

@@ -8,7 +8,8 @@ R and `shown` are data.Ratings (users, items); read that class first:
     model.scores(users, shown, E)            (len(users), items): the same for every item
 
 `shown` holds what each user has rated: for known users the training ratings, for new users the
-ratings they give. progress(epoch, mse) is called after each epoch; FloatingPointError is raised if
+ratings they give. A model that holds others fits only those that are not fitted: make new ones for
+other data. progress(epoch, mse) is called after each epoch; FloatingPointError is raised if
 training diverges. Memory grows with ratings + factors + one block of users (EASE: items x items).
 """
 
@@ -322,7 +323,7 @@ class FoldIn(FactorModel):
         return np.concatenate([[1], profile, sums.ravel(), [np.log1p(n)]]).astype(sums.dtype)
 
     def average_row(self, x, R):
-        """The row (k + 1,) of the average user, who gives all ratings, each minus its rater's bias.
+        """The row (k + 1,) of an average user: all ratings, as if by raters of average bias.
 
         People rate what suits them, so this row, and not the mean of the rows x, predicts how an
         unknown user rates what they choose to rate. The n ratings of a user weigh sqrt(n) in total.
