@@ -321,7 +321,7 @@ def to_dataset(name, ratings, users=None, items=None, columns=None):
     titles = items["title"]
     genres = items["genres"].str.replace(r"\s*\|\s*", "|", regex=True).str.strip().tolist()
     dated = titles.str.extract(r"(?s).*\(([0-9]{4})\)", expand=False)       # "Heat (1995)"
-    years = items["year"].str.extract("([0-9]{4})", expand=False)
+    years = items["year"].str.extract("(1[5-9][0-9]{2}|20[0-9]{2})", expand=False)
     titles = titles.mask((titles != "") & years.notna() & dated.isna(), titles + " (" + years + ")")
     titles = titles.where(titles != "", item_ids.astype(str)).tolist()
     years = years.fillna(dated).fillna("0").astype(np.int32).to_numpy()
@@ -355,18 +355,19 @@ def _match_ids(kind, ratings, table, labels):
 
 
 def factorize(table, name, kind):
-    """Index of each row's id; distinct ids, integers or text. Raises DataError if one is empty."""
+    """Index of each row's id; the ids, integers or text. Raises DataError if one is empty."""
     codes, ids = table[kind].infer_objects().factorize()
     ids = ids.astype(object)                                   # few: objects are slow
-    check_rows(table, name, np.append(ids == "", True)[codes], f"{kind} id is empty")   # -1: NaN
     if ids.inferred_type == "floating" and (ids % 1 == 0).all():           # pandas: one was missing
         ids = ids.map(int).astype(object)
-    return codes, ids if ids.inferred_type in ("integer", "string") else ids.map(id_text)
+    ids = ids if ids.inferred_type == "integer" else ids.map(id_text).astype(object)
+    check_rows(table, name, np.append(ids == "", True)[codes], f"{kind} id is empty")   # -1: NaN
+    return codes, ids
 
 
 def id_text(item):
     """An id or a category as text, "" if missing; pandas may read 7 as 7.0: that is "7", too."""
-    text = str(item)
+    text = str(item).strip()
     return text if isinstance(item, str) else re.sub(r"^(None|nan|NaT|<NA>)$|\.0$", "", text)
 
 
@@ -409,7 +410,7 @@ def _one_hot(columns):
     for column, texts in columns.items():
         if column == "age":
             brackets = np.array(AGES)[np.searchsorted(AGES[1:], texts, side="right")].astype(str)
-            texts = np.where(np.isnan(texts), "", brackets)
+            texts = np.where((texts >= 0) & (texts < 1000), brackets, "")      # no year of birth
         rows = [text.split("|") if column == "genre" else [text] for text in texts]
         values = sorted(set().union(*rows) - {""})
         if len(values) > MOST_VALUES:
@@ -448,7 +449,7 @@ def _load_files(path, name, columns=None):
     needed = name in SOURCES or layout == "u.data"             # ML-10M has no users.dat
     rated, users, items = (
         _read_table(path, sep, fields, kept, columns if kept is RATED else None)
-        if fields and needed or path.is_file() else None
+        if fields and needed or path.is_file() and (kept is RATED or path != ratings) else None
         for path, (_, sep, fields), kept in zip(paths, LAYOUTS[layout], kept_labels))
     if layout == "ratings.dat" and users is not None:
         jobs = {str(code): job for code, job in enumerate(OCCUPATIONS)}

@@ -287,7 +287,7 @@ class Recommender:
         out if only one item fits. Raises DataError, with the titles that fit or are nearest.
         """
         text = id_text(item)
-        for name in (text, text.strip().removeprefix("id:").strip()):
+        for name in (text, text.removeprefix("id:").strip()):
             if name in self.index_of_id:
                 return self.index_of_id[name]
         wanted, year = plain_title(text)
@@ -298,7 +298,7 @@ class Recommender:
             words = re.compile(rf"(?<!\w){re.escape(wanted)}(?!\w)")
             found = [n for name, rows in self.found_by.items() if words.search(name) for n in rows
                      if year in self.titles[n] and self.titles[n] != str(self.item_ids[n])]
-        found = [n for n in found if self.titles[n].strip() == text.strip()] or found    # exact
+        found = [n for n in found if self.titles[n] == text] or found                    # exact
         if len(set(found)) == 1:
             return found[0]
         problem = "fits several items; add the year, or use the id: "
@@ -313,7 +313,7 @@ class Recommender:
     def save(self, path, half=False):
         """Write the model to an .npz file; half keeps matrices as float16. Raises DataError."""
         halves = {name: a.astype(np.float16) for name, a in self.arrays.items()
-                  if half and a.ndim == 2 and np.abs(a).max(initial=0) < 65504}  # float16's end
+                  if half and a.ndim == 2 and 1e-3 < np.abs(a).max(initial=0) < 65504}
         write_whole(output_path(path), lambda part: np.savez(part, **{**self.arrays, **halves}))
 
     @classmethod
@@ -500,9 +500,10 @@ def score_users(table, model, n=10, by="rank", among=None):
     """
     found = []
     table = labelled("ratings", table, RATED)
-    factorize(table, "ratings", "user")                    # for its check
+    codes, users = factorize(table, "ratings", "user")
+    table = table.assign(user=users[codes])
     table = table.sort_values("item", key=lambda item: item.astype(str))      # for the same sums
-    for user, rows in table.groupby("user", observed=True):
+    for user, rows in table.groupby("user"):
         rated = model.indices(zip(rows.index, rows["item"], rows["rating"]))
         best = model.best(*rated, model.E_mean, n, by, among)
         found += [(user, model.item_ids[i].item(), float(rating), float(score))
