@@ -325,6 +325,8 @@ class Recommender:
             model.check()
         except OSError as error:
             raise DataError(f"{path}: {error.strerror or error}; lfg.py train makes one") from error
+        except MemoryError:
+            raise
         except Exception as error:                         # whatever a wrong array leads to
             raise DataError(f"{path}: not a model file of format {FORMAT}, or damaged; train it "
                             "again") from error
@@ -452,7 +454,7 @@ def print_rows(rows, as_json, header, line):
     """Print rows as JSON, floats with three decimals, or as a table of these formats."""
     if as_json:
         rows = json.loads(json.dumps(rows), parse_float=lambda text: round(float(text), 3))
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        print(json.dumps(rows, indent=1))
         return
     if not rows:
         print("no item is left to list", file=sys.stderr)
@@ -654,6 +656,7 @@ def parse(argv):
 def run_command(name, run, argv, interrupted):
     """Run a command, exit: 0, 1 if nobody reads the output, 2 after a mistake, 130 after Ctrl-C."""
     code = 2
+    sys.stderr = sys.stderr or open(os.devnull, "w")       # None where it is closed
     try:
         if sys.stdout:                                     # None where it is closed
             sys.stdout.reconfigure(errors="replace")       # a terminal without Greek shows "?"
@@ -664,7 +667,7 @@ def run_command(name, run, argv, interrupted):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (DataError, FloatingPointError, MemoryError, OSError) as error:
-        problem = error
+        problem = str(error) or "memory ran out"
     except ModuleNotFoundError as error:
         problem = f"{error.name} is missing; pip install -r requirements.txt"
     except KeyboardInterrupt:

@@ -13,7 +13,7 @@ import signal
 import time
 from concurrent.futures import FIRST_EXCEPTION, BrokenExecutor, ProcessPoolExecutor, wait
 from copy import deepcopy
-from multiprocessing import Pipe, Semaphore, connection
+from multiprocessing import Semaphore, parent_process
 from threading import Thread
 
 import numpy as np
@@ -344,8 +344,7 @@ def fit_all(folds, jobs, quiet):
                 yield folds.pop(0)
             return
         ended = Semaphore(0)                               # released after each epoch
-        ours, theirs = Pipe()
-        given = [fold.inputs for fold in folds], ended, ours, theirs
+        given = [fold.inputs for fold in folds], ended
         pool = ProcessPoolExecutor(min(jobs, len(epochs), 61),           # 61: Windows' limit
                                    initializer=start_process, initargs=given)
         try:
@@ -356,7 +355,7 @@ def fit_all(folds, jobs, quiet):
                 while left:
                     for future in wait(left, 0.2, FIRST_EXCEPTION).done:
                         vars(left.pop(future)).update(vars(future.result()))  # or its error
-                    if any(process.exitcode for process in pool._processes.values()):
+                    if not all(process.is_alive() for process in pool._processes.values()):
                         raise BrokenExecutor               # perhaps while it sent a model
                     while ended.acquire(block=False):
                         bar.update()
@@ -366,20 +365,22 @@ def fit_all(folds, jobs, quiet):
             raise DataError("a training process died; if memory ran out, use fewer jobs; in a "
                             'script, train under if __name__ == "__main__":') from error
         finally:                                           # after Ctrl-C, too
-            ours.close()                                   # ends the processes
+            for process in pool._processes.values():
+                process.kill()
             # one may have sent a part of a model: this ends the wait for the rest
             pool._result_queue._writer.close()
             pool.shutdown(cancel_futures=True)
 
 
-def start_process(inputs, ended, ours, theirs):
-    """Make a process ready for fit_there: it ends when the other end of a pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)           # after Ctrl-C, too
-    ours.close()                                           # each process has a copy of it
+def start_process(inputs, ended):
+    """Make a process ready for fit_there: Ctrl-C is ignored, and it ends with the main process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     fit_there.given = inputs, ended
+    main, its_id = parent_process(), os.getppid()
 
     def leave():
-        connection.wait([theirs])
+        while main.is_alive() and os.getppid() == its_id:  # on Windows the id stays
+            time.sleep(0.5)
         os._exit(1)
     Thread(target=leave, daemon=True).start()
 

@@ -825,11 +825,10 @@ ATOMIC = {"x.inter": f"user_id:token\titem_id:token\trating:float\ttime:float\n{
           + ML_100K["u.user"].replace("|", "\t"),
           "x.item": "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
           "9\tÉté\t1988\tDrama War\n10\tBabe\t1995\tComedy\n11\tunknown\tunkonwn\tunknown\n"}
-ML_1M = {
-    "ratings.dat": "1::7::5::0\n2::7::3::0\n2::8::1::0\n",
-    "users.dat": "".join(f"{n}::{'FM'[n % 2]}::{age}::{n}::48067\n" for n, age in enumerate(
-        (1, 17, 18, 24, 25, 34, 35, 44, 45, 49, 50, 55, 56, 99), 1)),      # ends of brackets
-    "movies.dat": "7::Star Wars: Épisode IV (1977)::Action|Sci-Fi\n8::Heat (1995)::Crime\n"}
+ML_1M = {"ratings.dat": "1::7::5::0\n2::7::3::0\n2::8::1::0\n",
+         "users.dat": "".join(f"{n}::{'FM'[n % 2]}::{age}::{n}::48067\n" for n, age in enumerate(
+             (1, 17, 18, 24, 25, 34, 35, 44, 45, 49, 50, 55, 56, 99), 1)),     # ends of brackets
+         "movies.dat": "7::Star Wars: Épisode IV (1977)::Action|Sci-Fi\n8::Heat (1995)::Crime\n"}
 OFFICIAL = {**ML_100K, "u2.test": "10\t9\t1\t883\n"}
 CSV = {"ratings.csv": "userId,movieId,rating,timestamp\n2,10,3.5,1\n1,9,.5,2\n",
        "movies.csv": 'movieId,title,genres\n9,"Été, ""L\' (1988)",Drama|War\n10,Babe,Comedy\n'}
@@ -1823,7 +1822,8 @@ def test_what_goes_wrong_in_another_process_is_one_line(cli, monkeypatch):
 
 
 @pytest.mark.parametrize("how,code,folds", [
-    ("os.killpg(0, signal.SIGINT)", 130, 1), ("os.kill(os.getpid(), signal.SIGKILL)", -9, 0)])
+    ("os.killpg(0, signal.SIGINT)", 130, 1), ("os.fork() and os.kill(os.getpid(), 9) or ["
+     "os.closerange(0, 3), signal.alarm(70), signal.pause()]", -9, 0)])  # a fork holds what is open
 def test_ctrl_c_prints_complete_folds_and_no_process_is_left_even_after_a_kill(how, code, folds):
     done = python(f"""if True:
         import os, signal, sys
@@ -2270,7 +2270,7 @@ TRAIN = "train --quiet --dataset synthetic:60x40x900 --out model"
 
 @pytest.mark.parametrize("command,broken,error,code,message", [
     (TRAIN, "lfg.LFG.fit", KeyboardInterrupt, 130, "interrupted; no output file was changed"),
-    (TRAIN, "lfg.LFG.fit", MemoryError("no memory"), 2, "no memory"),
+    ("recommend --model m", "numpy.load", MemoryError(), 2, "memory ran out"),
     (TRAIN, "serve.load", OSError(36, "too long"), 2, "[Errno 36] too long"),
     (TRAIN, "lfg.LFG.fit", FloatingPointError("training diverged"), 2, "training diverged"),
     ("export --model m --out new", "pathlib.Path.write_text", OSError(28, "No space"), 2,
@@ -2306,7 +2306,7 @@ def as_printed(rows):
 def test_a_list_is_that_of_python_as_a_table_or_json(lfg_py, kept, model, command, ask):
     command = [*command.split(), "--model", kept]
     code, out, err = lfg_py(*command, "--json")
-    assert (code, json.loads(out), err) == (0, as_printed(ask(model)), "")
+    assert (code, json.loads(out.encode("ascii")), err) == (0, as_printed(ask(model)), "")
     _, out, err = lfg_py(*command)
     lines = out.splitlines()
     assert err == "no item is left to list\n" * (len(lines) == 1)
@@ -2348,12 +2348,11 @@ def test_score_gives_each_user_what_recommend_gives_in_any_order(lfg_py, served,
                           for n in np.sort(rng.permutation(40)[:25])], columns=data.RATED)
     parts, expected = [], [["user", "item", "rating", "score"]]
     for user, rows in table.groupby("user"):
-        parts.append(serve.score_users(rows.sample(frac=1, random_state=0), model))     # a cluster
+        parts.append(serve.score_users(rows.assign(user=f"{user} ")[::-1], model))      # a cluster
         best = model.recommend(dict(zip(rows["item"], rows["rating"])), n, **more)
         expected += [[user, str(item), f"{rating:.4f}", f"{score:.4f}"]
                      for item, _, score, rating, *_ in best.itertuples(index=False)]
-    spaced = table.rename(columns={"item": "movieId"}).assign(user=table["user"] + [" ", ""] * 50)
-    whole = serve.score_users(spaced, model)
+    whole = serve.score_users(table.rename(columns={"item": "movieId"}), model)
     pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), whole, check_exact=True)
     out = tmp_path / "out.csv"
     options = [f"--{name}={value}" for name, value in more.items()]
@@ -2518,8 +2517,9 @@ def test_mistakes_end_in_one_line_and_code_2(cli, lfg_py, kept, tmp_path, monkey
 def test_a_terminal_without_greek_shows_question_marks_and_a_bug_its_traceback(monkeypatch):
     for out in (None, io.TextIOWrapper(io.BytesIO(), "ascii")):          # None: closed
         monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", out and io.StringIO())
         with pytest.raises(SystemExit, match="^0$"):
-            serve.run_command("x", lambda argv: print("μ + bi"), [], "")
+            serve.run_command("x", lambda argv: print("μ + bi") or sys.stderr.close(), [], "")
     assert out.buffer.getvalue() == b"? + bi\n"
     with pytest.raises(ValueError, match="a bug"):          # keeps its traceback
         serve.run_command("x", stop(ValueError("a bug")), [], "")
