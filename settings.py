@@ -41,8 +41,7 @@ SETTINGS["ml-100k", "basic"] = {
     "LFG-item": dict(n_factors=200, l2=0.05, l2_M=0.15, mask=0.5, shown_weight=0.2,
                      svd_rows=30, rate=5e-3),
     "LFG-item fold-in": dict(l2=512.0, l2_bias=3.0),
-    "LFG-dual": dict(seeds=5, user_weight=0.15),
-}
+    "LFG-dual": dict(seeds=5, user_weight=0.15)}
 SETTINGS["ml-1m", "basic"] = {
     "SVD": dict(n_factors=20, l2=1.1, start=0.3, epochs=40),
     "BiasSVD": dict(n_factors=50, l2=1.2, l2_bias=0.6, epochs=20, rate=0.02),
@@ -51,8 +50,7 @@ SETTINGS["ml-1m", "basic"] = {
     "LFG": dict(n_factors=200, hidden=(500,), l2=0.02, l2_M=0.2, mask=0.3, epochs=30),
     "LFG-item": dict(n_factors=200, hidden=(500,), l2=0.02, l2_M=0.06, mask=0.5, shown_weight=0.2),
     "LFG-item fold-in": dict(l2=512.0, l2_bias=3.0, l2_item=2.0),
-    "LFG-dual": dict(seeds=4, user_weight=0.2),
-}
+    "LFG-dual": dict(seeds=4, user_weight=0.2)}
 SETTINGS["ml-100k", "realtime"] = {
     "BiasSVD": dict(n_factors=50, l2=1.1, l2_bias=0.3, epochs=20, rate=0.02),
     "BiasSVD fold-in": dict(l2=7.0, l2_bias=3.0, l2_item=300.0),
@@ -62,8 +60,7 @@ SETTINGS["ml-100k", "realtime"] = {
     "LFG": dict(n_factors=200, l2=0.3, l2_M=0.6, mask=0.3, epochs=40, rate=5e-3),
     "LFG-item": dict(n_factors=200, l2=0.05, l2_M=0.15, mask=0.5, shown_weight=0.2,
                      svd_rows=30, batch=256),
-    "LFG-item fold-in": dict(l2=200.0, l2_bias=3.0),
-}
+    "LFG-item fold-in": dict(l2=200.0, l2_bias=3.0)}
 SETTINGS["ml-1m", "realtime"] = {
     "BiasSVD": dict(n_factors=50, l2=1.2, l2_bias=0.3, epochs=20, rate=0.02),
     "BiasSVD fold-in": dict(l2=10.0, l2_bias=3.0, l2_item=300.0, strength=10.0),
@@ -71,8 +68,7 @@ SETTINGS["ml-1m", "realtime"] = {
     "SVD++ fold-in": dict(l2=5.0, l2_bias=3.0),
     "LFG (paper)": dict(n_factors=15, hidden=(128, 128, 64, 64), rate=8e-3, batch=128, epochs=12),
     "LFG-item fold-in": dict(l2=350.0, l2_bias=3.0, l2_item=2.0),
-    "LFG-dual": dict(seeds=4, user_weight=0.15),
-}
+    "LFG-dual": dict(seeds=4, user_weight=0.15)}
 SETTINGS["ml-100k", "newitem"] = {
     "BiasSVD": dict(n_factors=50, l2=1.2, l2_bias=0.6, epochs=20, rate=0.02),
     "BiasSVD fold-in": dict(l2=7.0, l2_bias=1.0, l2_item=300.0, strength=0.3),
@@ -80,28 +76,24 @@ SETTINGS["ml-100k", "newitem"] = {
     "LFG fold-in": dict(l2=400.0, l2_bias=3.0, l2_item=1.0, strength=10.0),
     "LFG-item": dict(n_factors=200, l2=0.05, l2_M=0.15, mask=0.3, shown_weight=0.5,
                      svd_rows=30, batch=64),
-    "LFG-dual": dict(seeds=5, user_weight=0.5),
-}
+    "LFG-dual": dict(seeds=5, user_weight=0.5)}
 SETTINGS["ml-1m", "newitem"] = {
     "BiasSVD": dict(n_factors=100, l2=1.5, l2_bias=0.3, epochs=20, rate=0.01),
     "BiasSVD fold-in": dict(l2=8.0, l2_bias=2.0, l2_item=300.0, strength=1.0),
     "LFG": SETTINGS["ml-1m", "basic"]["LFG"],
     "LFG fold-in": dict(l2=600.0, l2_bias=1.0, l2_item=0.5, strength=30.0),
     "LFG-item": dict(n_factors=200, l2=0.04, l2_M=0.06, mask=0.3, shown_weight=0.5, epochs=60),
-    "LFG-dual": dict(seeds=2, user_weight=0.5),
-}
+    "LFG-dual": dict(seeds=2, user_weight=0.5)}
 SETTINGS["ml-100k", "coldstart"] = {
     "BiasSVD fold-in": dict(l2=5.0, l2_bias=6.0, l2_item=300.0),
     "LFG": dict(n_factors=200, l2=0.6, l2_M=0.6, mask=(0.3, 1.0), epochs=40, rate=5e-3),
     "LFG-item fold-in": dict(l2=300.0, l2_bias=6.0),
-    "LFG-dual": dict(seeds=5, kept=150, user_weight=0.15, empty_weight=0.3),
-}
+    "LFG-dual": dict(seeds=5, kept=150, user_weight=0.15, empty_weight=0.3)}
 SETTINGS["ml-1m", "coldstart"] = {
     "BiasSVD fold-in": dict(l2=5.0, l2_bias=3.0, l2_item=300.0),
     "LFG": dict(n_factors=100, hidden=(500,), l2=0.02, l2_M=0.2, mask=(0.3, 1.0), epochs=30),
     "LFG-item fold-in": dict(l2=350.0, l2_bias=6.0, l2_item=2.0),
-    "LFG-dual": dict(seeds=4, kept=100, user_weight=0.15, empty_weight=0.4),
-}
+    "LFG-dual": dict(seeds=4, kept=100, user_weight=0.15, empty_weight=0.4)}
 SETTINGS["ml-100k", "topn"] = {
     "Popularity": {},
     "EASE": dict(l2=200.0),
@@ -110,8 +102,7 @@ SETTINGS["ml-100k", "topn"] = {
     "LFG-rank user": dict(l2=0.2, mask=0.35, epochs=40),
     "LFG-rank item": dict(mask=0.2, rate=5e-3),
     "LFG-rank item fold-in": dict(l2=70.0, few=50.0, strength=100.0, known=20.0),
-    "LFG-rank": dict(seeds=3, kept=200, user_weight=0.6, empty_weight=0.0),
-}
+    "LFG-rank": dict(seeds=3, kept=200, user_weight=0.6, empty_weight=0.0)}
 SETTINGS["ml-1m", "topn"] = {
     "LFG-dual": dict(seeds=2, user_weight=0.15),
     "Popularity": {},
@@ -121,19 +112,16 @@ SETTINGS["ml-1m", "topn"] = {
     "LFG-rank user": dict(hidden=(500,), l2=0.03, l2_M=0.03),
     "LFG-rank item": dict(hidden=(500,), epochs=40),
     "LFG-rank item fold-in": dict(l2=200.0, few=200.0, strength=100.0, known=12.0),
-    "LFG-rank": dict(seeds=2, kept=200, user_weight=0.75, empty_weight=0.0),
-}
+    "LFG-rank": dict(seeds=2, kept=200, user_weight=0.75, empty_weight=0.0)}
 SETTINGS["ml-100k", "coldstart topn"] = {
     "EASE": dict(l2=4_000.0),
     "LFG-rank user": dict(l2=0.4, mask=(0.3, 1.0), epochs=40),
     "LFG-rank item fold-in": dict(l2=140.0, few=200.0, strength=100.0, known=20.0),
-    "LFG-rank": dict(seeds=3, kept=200, user_weight=0.7, empty_weight=0.3),
-}
+    "LFG-rank": dict(seeds=3, kept=200, user_weight=0.7, empty_weight=0.3)}
 SETTINGS["ml-1m", "coldstart topn"] = {
     "EASE": dict(l2=10_000.0),
     "LFG-rank user": dict(n_factors=100, hidden=(500,), l2=0.03, l2_M=0.03, mask=(0.3, 1.0)),
-    "LFG-rank": dict(seeds=2, kept=100, user_weight=0.75, empty_weight=1.0),
-}
+    "LFG-rank": dict(seeds=2, kept=100, user_weight=0.75, empty_weight=1.0)}
 for test, other in [("published", "basic"), ("realtime", "basic"), ("coldstart", "realtime"),
                     ("topn", "realtime"), ("coldstart topn", "topn")]:
     for name in SIZES:                                     # what a test does not name is as there
