@@ -22,6 +22,7 @@ if __name__ == "__main__":                                 # BLAS reads these wh
 
 import argparse
 import json
+import re
 from dataclasses import replace
 from itertools import product
 from timeit import timeit
@@ -351,7 +352,7 @@ def taste(data, test, options):
     profiles = np.tile(data.E.mean(0), (50, 1))
     rows = []
     for genre, least in TASTES.items():
-        of_genre = np.array([genre in genres.split("|") for genres in data.genres])
+        of_genre = np.array([genre in genres.split("|") for genres in data.genres]) & (n_rated > 0)
         if of_genre.sum() < 20:
             continue
         famous = np.argsort(-n_rated * of_genre, kind="stable")[:20]
@@ -364,7 +365,7 @@ def taste(data, test, options):
         rows.append({"genre": genre, "mean": float(found.mean()), "least": least,
                      "share": float((found >= least).mean())})
     if not rows:
-        raise DataError(f"no 20 items have one of the genres {', '.join(TASTES)}; use ml-100k")
+        raise DataError(f"no 20 rated items have a genre of {', '.join(TASTES)}; use ml-100k")
     yield {"rows": rows, "seconds": fold.models["LFG-rank"].seconds}, markdown(
         ["Genre".ljust(11), "Of ten", "At least", "Share of draws"], map(dict.values, rows))
 
@@ -508,7 +509,7 @@ def title(table):
     text = TITLES[table["test"]]
     if text and "{" not in text:
         text += " {results}\n(RMSE, lower is better)"
-    name = table["dataset"].replace("ml-", "MovieLens-")
+    name = re.sub("^ml-", "MovieLens-", table["dataset"])
     folds = [str(fold["fold"]) for fold in table.get("folds", [])]
     results = f"5-Fold Cross-Validation Results on {name}"
     if len(folds) < 5 or table["test"] == "published":
@@ -562,4 +563,4 @@ def parse(argv):
 
 
 if __name__ == "__main__":
-    run_command("experiments.py", run, None, "interrupted; complete folds have been printed")
+    run_command("experiments.py", run, None, "interrupted")
