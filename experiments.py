@@ -166,12 +166,13 @@ def ranking_of(model, case, E):
     scores = model.scores(users, profile, E).astype(np.float64)
     scores[profile.rows(users)[:2]] = -np.inf              # (row, item) of what they have shown
     top = order[np.argsort(-scores[:, order], axis=1, kind="stable")[:, :100]]
+    top[np.take_along_axis(scores, top, axis=1) == -np.inf] = -1         # no candidate is left
     return measures(top, relevant, users, len(order))
 
 
 def measures(top, relevant, users, n_candidates):
-    """NDCG, recall and coverage of lists top (len(users), their length), best first."""
-    is_relevant = np.zeros((len(users), relevant.shape[1]), bool)
+    """NDCG, recall and coverage of lists top (len(users), length), best first; -1: no item."""
+    is_relevant = np.zeros((len(users), relevant.shape[1] + 1), bool)    # the last column: -1
     is_relevant[relevant.rows(users)[:2]] = True
     hit = np.take_along_axis(is_relevant, top, axis=1)     # as top
     n = relevant.counts[users]
@@ -180,7 +181,7 @@ def measures(top, relevant, users, n_candidates):
     ndcg = {f"NDCG@{k}": (hit[:, :k] @ gain[:k] / ideal[np.minimum(n, len(gain[:k])) - 1]).mean()
             for k in (10, 100)}
     return {**ndcg, "Recall@20": (hit[:, :20].sum(1) / np.minimum(20, n)).mean(),
-            "Coverage": len(np.unique(top[:, :10])) / n_candidates}
+            "Coverage": len({*np.ravel(top[:, :10])} - {-1}) / n_candidates}
 
 
 def measured(fold):

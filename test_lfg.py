@@ -1656,7 +1656,7 @@ def test_tables_with_a_column_per_count_or_measure(cli, test, title, measure, he
 
 def test_measures_of_lists_by_hand():
     # ranks of what is relevant: 1, 2 and 26; 1; 6 to 30; of 30 items
-    lists = np.array([np.arange(30), np.arange(30)[::-1], np.arange(30)])
+    lists = np.array([np.arange(30), [*range(29, 0, -1), -1], np.arange(30)])
     relevant = Ratings(np.repeat([2, 4, 5], [3, 1, 25]), [0, 1, 25, 29, *range(5, 30)],
                        np.ones(29), (6, 30))
     gain = 1 / np.log2(np.arange(2, 32))                   # 1 / log2(rank + 1)
@@ -1684,8 +1684,8 @@ def test_candidates_are_rated_and_not_shown_and_ties_go_by_popularity(monkeypatc
     found = experiments.ranking_of(model, (train, profile, target), "E")
     (top, relevant, users, n_candidates), result = measured[0]
     assert users.tolist() == [4, 6] and asked[0][1:] == (profile, "E") and found == result
-    assert top[:, :4].tolist() == [[1, 4, 0, 2], [2, 3, 1, 4]] and n_candidates == 5
-    assert pairs(relevant) == {(4, 1, 1), (6, 4, 1)}
+    assert top.tolist() == [[1, 4, 0, 2, -1], [2, 3, 1, 4, -1]] and n_candidates == 5
+    assert pairs(relevant) == {(4, 1, 1), (6, 4, 1)} and found["Coverage"] == 1
 
 
 def test_taste_counts_the_genre_in_the_first_ten_of_its_fans(cli, monkeypatch):
