@@ -95,7 +95,6 @@ SETTINGS["ml-1m", "coldstart"] = {
     "LFG-item fold-in": dict(l2=350.0, l2_bias=6.0, l2_item=2.0),
     "LFG-dual": dict(seeds=4, kept=100, user_weight=0.15, empty_weight=0.4)}
 SETTINGS["ml-100k", "topn"] = {
-    "Popularity": {},
     "EASE": dict(l2=200.0),
     "EASE, rated": dict(l2=200.0, rated=0.5),              # reads all ratings, as LFG-rank does
     "Mult-VAE": dict(l2=0.001, dropout=0.7, epochs=50, rate=8e-3),
@@ -105,7 +104,6 @@ SETTINGS["ml-100k", "topn"] = {
     "LFG-rank": dict(seeds=3, kept=200, user_weight=0.6, empty_weight=0.0)}
 SETTINGS["ml-1m", "topn"] = {
     "LFG-dual": dict(seeds=2, user_weight=0.15),
-    "Popularity": {},
     "EASE": dict(l2=600.0),
     "EASE, rated": dict(l2=600.0, rated=0.5),
     "Mult-VAE": dict(l2=0.001, dropout=0.7, rate=8e-3),
@@ -285,10 +283,11 @@ class Models:
                 joined = Joined(items, users, [1 - weight for weight in weights])
             return self.built.setdefault((str(setting), *joined.parts), joined)
         name = "BiasSVD" if column.startswith("μ") else column.replace(" fold-in", "")
+        setting = settings.get(name, {})                   # Popularity has none
         parts = []
         for one in range(seed, seed + seeds):
-            key = name, str(settings[name]), one
-            parts.append(self.trained.setdefault(key, CLASSES[name](**settings[name])))
+            key = name, str(setting), one
+            parts.append(self.trained.setdefault(key, CLASSES[name](**setting)))
             parts[-1].seed = one
             parts[-1].turned = name in self.solvers        # it reads R.T, and F in place of E
         Solved = FoldIn if "fold-in" in column else self.solvers.get(column)
