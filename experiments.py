@@ -451,7 +451,7 @@ def speed(data, test, options):
     more = [data.ratings.where((R.counts[rater] > 0) | (rater == u)) for u in new[:3]]
     bias, svd, *_ = fold.models.values()
     for name, one in ("BiasSVD", bias.model), ("SVD", svd):
-        times[f"Retraining {name}"] = [fit(replace(one), (R, None, None)).seconds for R in more]
+        times[f"Retraining {name}"] = [fit(replace(one), R, None, None).seconds for R in more]
     rows = [{"what": what, "calls": len(took), "median": np.median(took),
              "p99": np.percentile(took, 99, method="higher"),           # of an actual call
              "times_dense": np.median(took) / np.median(dense)} for what, took in times.items()]

@@ -311,7 +311,7 @@ class Models:
     def solve(self):
         """Fit the models in `built`; their seconds include those of their parts."""
         for (_, *parts), model in self.built.items():
-            fit(model, self.inputs)
+            fit(model, *self.inputs)
             model.seconds += sum(part.seconds for part in parts)
 
 
@@ -326,7 +326,7 @@ def fit_all(folds, jobs, quiet):
         if jobs == 1:
             while folds:
                 for model in folds[0].trained.values():
-                    fit(model, folds[0].inputs, lambda *_: bar.update())
+                    fit(model, *folds[0].inputs, lambda *_: bar.update())
                 folds[0].solve()
                 yield folds.pop(0)
             return
@@ -375,12 +375,11 @@ def start_process(inputs, ended):
 def fit_there(n, model):
     """The model, fitted to the inputs of number n in a process that start_process made ready."""
     inputs, ended = fit_there.given
-    return fit(model, inputs[n], lambda *_: ended.release())
+    return fit(model, *inputs[n], lambda *_: ended.release())
 
 
-def fit(model, inputs, progress=None):
-    """Fit a model to inputs R, E, F or, if it is turned, R.T, F, E; set its seconds; return it."""
-    R, E, F = inputs
+def fit(model, R, E, F, progress=None):
+    """Fit a model to R, E, F or, if it is turned, to R.T, F, E; set its seconds; return it."""
     inputs = (R.T, F, E) if getattr(model, "turned", False) else (R, E, F)
     began = time.process_time()
     model.fit(*inputs, progress=progress)

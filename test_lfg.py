@@ -1858,7 +1858,7 @@ def test_speed_is_a_row_per_way_to_answer(cli, monkeypatch, folds):
     assert all(t["seconds_an_epoch"] == t["seconds"] / 2 > 0 for t in training)
     assert [row[0] for row in rows_of(out) if row[0][0] != "-"] == [
         "What", *(r["what"] for r in rows), "Model", *(t["model"] for t in training)]
-    more = [(type(one), len(R) > len(folds[0].cases[0].train)) for (one, (R, *_)), _ in fits]
+    more = [(type(one), len(R) > len(folds[0].cases[0].train)) for (one, R, *_), _ in fits]
     assert more == [(BiasSVD, True)] * 3 + [(SVD, True)] * 3      # with a new user's ratings
     # what is measured answers as the models of the tables do
     bias, _, dual, rank = folds[0].models.values()
