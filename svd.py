@@ -139,7 +139,7 @@ class BiasSVD(FactorModel):
         params = [p, bu, *items]
         for (at,), done, errors in batches(self, range(len(blocks)), 1, rng, R, params, progress):
             b = blocks[at]
-            part, ratings, rows = self.part(R.rows(users[b]))
+            part, ratings, rows = self.part(*R.rows(users[b]))
             error, grads = part.gradients(ratings, p[b], bu[b], len(users[b]) / len(users))
             rate = self.rate * cosine(done)
             user_adams[at].step(grads[:2], 20 * rate)      # a user steps once per epoch,
@@ -160,11 +160,10 @@ class BiasSVD(FactorModel):
         self.bi = np.zeros(R.shape[1], np.float32)
         self.root_n = np.sqrt(np.bincount(R.items, minlength=R.shape[1])).astype(np.float32)
 
-    def part(self, ratings):
+    def part(self, row, item, value):
         """A model of only the items that a block rates, the ratings renumbered, rows for Adam."""
         if not self.sparse:
-            return self, ratings, None
-        row, item, value = ratings
+            return self, (row, item, value), None
         columns, item = np.unique(item, return_inverse=True)
         part = copy(self)
         for name in ("root_n", *self.of_items):
@@ -177,7 +176,7 @@ class BiasSVD(FactorModel):
         ratings: as Ratings.rows gives them; p (B, k) and bu (B,) are those of the block. share: the
         part of the penalty on items that falls to this block.
         """
-        error, grads = self.error_gradients(ratings, p, bu)
+        error, grads = self.error_gradients(*ratings, p, bu)
         n_rated = np.bincount(ratings[0], minlength=len(p))
         weights = np.sqrt(n_rated).astype(p.dtype), self.root_n * p.dtype.type(share)
         items = [getattr(self, name) for name in self.of_items]
@@ -187,9 +186,8 @@ class BiasSVD(FactorModel):
             grad += l2 * param
         return error, grads
 
-    def error_gradients(self, ratings, p, bu):
+    def error_gradients(self, row, item, value, p, bu):
         """Squared error of a block, and the gradients of that / B, without penalties."""
-        row, item, value = ratings
         target = value - self.mu - bu[row] - self.bi[item]
         mse, d = masked_mse(p @ self.q.T, row, item, target)             # d: (B, items)
         return mse * len(p), [d @ self.q, d.sum(1), d.T @ p, d.sum(0)]
@@ -228,12 +226,11 @@ class SVDpp(BiasSVD):
             self.p[u] += self.implicit_row(R.of(u)[0])[:-1] / self.unit
         return self
 
-    def error_gradients(self, ratings, p, bu):
+    def error_gradients(self, row, item, value, p, bu):
         """Like BiasSVD's, with p + z in place of p, and last the gradient with respect to y."""
-        row, item, _ = ratings
         N = np.zeros((len(p), len(self.y)), p.dtype)
         N[row, item] = 1 / np.sqrt(np.bincount(row)[row])
-        error, grads = super().error_gradients(ratings, p + N @ self.y, bu)
+        error, grads = super().error_gradients(row, item, value, p + N @ self.y, bu)
         return error, [*grads, N.T @ grads[0]]
 
     def implicit_row(self, items):
