@@ -367,20 +367,19 @@ class LFGItem(FoldIn):
 
     def fit(self, R, E=None, F=None, progress=None):
         """Fit the generators on the transpose, unless they are fitted, and generate all items."""
-        q, bias = self.generate(R, F, progress)
+        q, bias = self.generate(R.T, F, progress)
         unit, mu = self.models[0].unit, self.models[0].mu
         return self.solve_into(with_ones(q / unit), unit * mu + bias, unit, R, E)
 
-    def generate(self, R, F, progress):
+    def generate(self, Rt, F, progress):
         """Factors (items, k) and biases (items,) of all items, times the unit.
 
         Factors of several networks stand side by side, divided by the root of their number: q_i q_j
         is then the mean over the networks. With `kept`, only that many leading directions remain.
         """
-        Rt = R.T
         for model in self.models:
             ensure_fitted(model, Rt, F, None, progress)
-        G = [model.user_factors(np.arange(R.shape[1]), Rt, F) for model in self.models]
+        G = [model.user_factors(np.arange(Rt.shape[0]), Rt, F) for model in self.models]
         q = np.hstack([g[:, :-1] for g in G]) / np.sqrt(len(G), dtype=G[0].dtype)
         if self.kept and len(G) > 1:
             V = np.linalg.eigh(q.T.astype(np.float64) @ q)[1]            # the leading ones last
@@ -421,7 +420,7 @@ class LFGRankItem(LFGItem):
     def fit(self, R, E=None, F=None, progress=None):
         """Fit the generators unless they are fitted, generate all items, and find the prior."""
         E = side_of(R, E)
-        q, _ = self.generate(R, F, progress)
+        q, _ = self.generate(R.T, F, progress)
         F = side_of(R.T, F)
         rarity = np.sqrt(np.log(len(F) / np.maximum(1, F.sum(0))))       # (columns,)
         Q = np.hstack([q, (np.multiply(self.known, rarity) * F).astype(q.dtype)])

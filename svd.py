@@ -286,7 +286,7 @@ class FoldIn(FactorModel):
             self.W = self.regress(x, R, E)
             # 2. solve them with both, fold in the items among them, and find W again
             x = self.user_factors(np.arange(len(E)), R, E)
-            self.fold_in_items(R, x, unit)
+            self.fold_in_items(R.T, x, unit)
             self.W = self.regress(x, R, E)
         return self
 
@@ -336,10 +336,9 @@ class FoldIn(FactorModel):
         q1, centre = self.q1.astype(float), raters.mean(0)
         return fold_in(rated, mean, q1, self.base, self.ridge, centre, noise).astype(x.dtype)
 
-    def fold_in_items(self, R, x, unit):
+    def fold_in_items(self, Rt, x, unit):
         """Solve [q_i, base_i] of each item from its ratings, shrunk towards what it was."""
-        Rt = R.T                                           # ratings are bu + [p, 1] . [q, base]
-        rows = with_ones(x[:, :-1])                        # [p, 1] (users, k + 1)
+        rows = with_ones(x[:, :-1])                        # ratings are bu + [p, 1] . [q, base]
         ridge = np.full(x.shape[1], self.l2_item * unit ** 2, x.dtype)
         ridge[-1] = 10                                     # flat: 3 to 30 do as well
         own = np.hstack([self.q1[:, :-1], self.base[:, None]])           # (items, k + 1)

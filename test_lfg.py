@@ -532,14 +532,14 @@ def test_networks_are_joined_by_the_mean_of_their_products(small):
     R = small.ratings
     networks = [lfg(seed=seed, dtype=np.float64).fit(R.T, small.F) for seed in (0, 1, 2)]
     G = [one.user_factors(np.arange(40), R.T, small.F) for one in networks]
-    q, bias = LFGItem(networks, 4.0, 2.0).generate(R, small.F, None)
+    q, bias = LFGItem(networks, 4.0, 2.0).generate(R.T, small.F, None)
     products = np.mean([g[:, :-1] @ g[:, :-1].T for g in G], 0)
     assert q @ q.T == pytest.approx(products) and bias == pytest.approx(np.mean(G, 0)[:, -1])
     values, vectors = np.linalg.eigh(products)
-    q = LFGItem(networks, 4.0, 2.0, kept=2).generate(R, small.F, None)[0]  # the best of two columns
+    q = LFGItem(networks, 4.0, 2.0, kept=2).generate(R.T, small.F, None)[0]  # the best two columns
     assert q.shape == (40, 2)
     assert q @ q.T == pytest.approx(vectors[:, -2:] * values[-2:] @ vectors[:, -2:].T)
-    one = LFGItem(networks[:1], 4.0, 2.0, kept=2).generate(R, small.F, None)       # as it is
+    one = LFGItem(networks[:1], 4.0, 2.0, kept=2).generate(R.T, small.F, None)       # as it is
     assert np.array_equal(one[0], G[0][:, :-1]) and np.array_equal(one[1], G[0][:, -1])
 
 
