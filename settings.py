@@ -362,7 +362,7 @@ def fit_all(folds, jobs, quiet):
 def start_process(inputs, ended):
     """Make a process ready for fit_there: Ctrl-C is ignored, and it ends with the main process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    fit_there.given = inputs, ended
+    fit_there.inputs, fit_there.ended = inputs, ended
     main, its_id = parent_process(), os.getppid()
 
     def leave():
@@ -374,8 +374,7 @@ def start_process(inputs, ended):
 
 def fit_there(n, model):
     """The model, fitted to the inputs of number n in a process that start_process made ready."""
-    inputs, ended = fit_there.given
-    return fit(model, *inputs[n], lambda *_: ended.release())
+    return fit(model, *fit_there.inputs[n], lambda *_: fit_there.ended.release())
 
 
 def fit(model, R, E, F, progress=None):
