@@ -210,7 +210,7 @@ def split(ratings, test, fold, seed):
 
 
 def official(data, fold):
-    """The Split whose target is u1.test (fold 2: u2.test...); all else, u1.base, is as in basic.
+    """The Split with u1.test as target (fold 2: u2.test...); all other ratings are for training.
 
     None if the data are not ML-100k. Raises DataError if the file is missing, or a row not in data.
     """

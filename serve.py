@@ -311,7 +311,7 @@ class Recommender:
         raise DataError(f"{text[:100]!r} {problem}{', '.join(shown)}")
 
     def save(self, path, half=False):
-        """Write the model to an .npz file; half keeps matrices as float16. Raises DataError."""
+        """Write the model to an .npz file; half: matrices that float16 suits, as float16."""
         halves = {name: a.astype(np.float16) for name, a in self.arrays.items()
                   if half and a.ndim == 2 and 1e-3 < np.abs(a).max(initial=0) < 65504}
         write_whole(output_path(path), lambda part: np.savez(part, **{**self.arrays, **halves}))
