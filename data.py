@@ -319,7 +319,7 @@ def to_dataset(name, ratings, users=None, items=None, columns=None):
     E[~listed] = E[listed].mean(0)
     items = items.reindex(columns=["title", "genres", "year"], fill_value="")
     titles = items["title"]
-    genres = items["genres"].str.replace(r"\s*\|\s*", "|", regex=True).str.strip().tolist()
+    genres = items["genres"].str.replace(r"\s*\|\s*", "|", regex=True).tolist()
     dated = titles.str.extract(r"(?s).*\(([0-9]{4})\)", expand=False)       # "Heat (1995)"
     years = items["year"].str.extract("(1[5-9][0-9]{2}|20[0-9]{2})", expand=False)
     titles = titles.mask((titles != "") & years.notna() & dated.isna(), titles + " (" + years + ")")

@@ -829,7 +829,7 @@ ML_1M = {"ratings.dat": "1::7::5::0\n2::7::3::0\n2::8::1::0\n",
          "users.dat": "".join(f"{n}::{'FM'[n % 2]}::{age}::{n}::48067\n" for n, age in enumerate(
              (1, 17, 18, 24, 25, 34, 35, 44, 45, 49, 50, 55, 56, 99), 1)),     # ends of brackets
          "movies.dat": "7::Star Wars: Épisode IV (1977)::Action|Sci-Fi\n8::Heat (1995)::Crime\n"}
-OFFICIAL = {**ML_100K, "u2.test": "10\t9\t1\t883\n"}
+OFFICIAL = {"u2.test": "10\t9\t1\t883\n"}
 CSV = {"ratings.csv": "userId,movieId,rating,timestamp\n2,10,3.5,1\n1,9,.5,2\n",
        "movies.csv": 'movieId,title,genres\n9,"Été, ""L\' (1988)",Drama|War\n10,Babe,Comedy\n'}
 
@@ -994,8 +994,8 @@ def test_ratings_with_other_names_from_a_file_or_standard_input(tmp_path, monkey
     (CSV, "ratings.csv", "1,9", '1,"' + "9" * 140_000, "ratings.csv, line 3: 2 fields instead"),
     (CSV, "ratings.csv", "5,2", '5,"2', "ratings.csv: EOF inside string starting at row 2"),
     (CSV, "ratings.csv", CSV["ratings.csv"], "a;b\n1;2,5\n", "ratings.csv: no column user or"),
-    (OFFICIAL, "u2.test", "\t9", "\t7", "u2.test, line 1: the data have no rating of item '7' by")],
-    ids=count())
+    ({**ML_100K, **OFFICIAL}, "u2.test", "\t9", "\t7",
+     "u2.test, line 1: the data have no rating of item '7' by user '10'")], ids=count())
 def test_mistakes_name_file_and_line(tmp_path, files, name, old, new, message):
     raw, old, new = (encoded(name, text) for text in (files[name], old, new))
     assert old in raw
