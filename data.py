@@ -355,7 +355,7 @@ def _match_ids(kind, ratings, table, labels):
 
 
 def factorize(table, name, kind):
-    """Index of each row's id; the ids, integers or text. Raises DataError if one is empty."""
+    """Index of each row's id; ids, integers or stripped text. Raises DataError if one is empty."""
     codes, ids = table[kind].infer_objects().factorize()
     ids = ids.astype(object)                                   # few: objects are slow
     if ids.inferred_type == "floating" and (ids % 1 == 0).all():           # pandas: one was missing

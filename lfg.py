@@ -52,7 +52,7 @@ class LFG(FactorModel):
     dropout: float = 0.5                                   # after each hidden layer; 0 in the paper
     svd_rows: int = 50                                     # rows of M that start at the SVD
     start: float = 0.3                                     # times this
-    shown_weight: float = 1.0                              # in the loss of ratings; masked: 1
+    shown_weight: float = 1.0                              # in the loss, not of lists; masked: 1
     epochs: int = 40
     rate: float = 3e-3                                     # learning rate
     batch: int = 128                                       # users per step
@@ -420,8 +420,9 @@ class LFGRankItem(LFGItem):
     def fit(self, R, E=None, F=None, progress=None):
         """Fit the generators unless they are fitted, generate all items, and find the prior."""
         E = side_of(R, E)
-        q, _ = self.generate(R.T, F, progress)
-        F = side_of(R.T, F)
+        Rt = R.T
+        q, _ = self.generate(Rt, F, progress)
+        F = side_of(Rt, F)
         rarity = np.sqrt(np.log(len(F) / np.maximum(1, F.sum(0))))       # (columns,)
         Q = np.hstack([q, (np.multiply(self.known, rarity) * F).astype(q.dtype)])
         generator = self.models[0]

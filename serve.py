@@ -311,9 +311,9 @@ class Recommender:
         raise DataError(f"{text[:100]!r} {problem}{', '.join(shown)}")
 
     def save(self, path, half=False):
-        """Write the model to an .npz file; half: matrices that float16 suits, as float16."""
+        """Write the model to an .npz file; half: as float16 where it suits. Raises DataError."""
         halves = {name: a.astype(np.float16) for name, a in self.arrays.items()
-                  if half and a.ndim == 2 and 1e-3 < np.abs(a).max(initial=0) < 65504}
+                  if half and a.ndim == 2 and 1e-3 < np.abs(a).max(initial=0) < 65504}  # its range
         write_whole(output_path(path), lambda part: np.savez(part, **{**self.arrays, **halves}))
 
     @classmethod
@@ -658,7 +658,7 @@ def run_command(name, run, argv, interrupted):
     code = 2
     sys.stderr = sys.stderr or open(os.devnull, "w")       # None where it is closed
     try:
-        if sys.stdout:                                     # None where it is closed
+        if sys.stdout:                                     # None, too
             sys.stdout.reconfigure(errors="replace")       # a terminal without Greek shows "?"
         run(argv)
         print(end="", flush=True)

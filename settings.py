@@ -95,6 +95,7 @@ SETTINGS["ml-1m", "coldstart"] = {
     "LFG-item fold-in": dict(l2=350.0, l2_bias=6.0, l2_item=2.0),
     "LFG-dual": dict(seeds=4, kept=100, user_weight=0.15, empty_weight=0.4)}
 SETTINGS["ml-100k", "topn"] = {
+    "Popularity": {},
     "EASE": dict(l2=200.0),
     "EASE, rated": dict(l2=200.0, rated=0.5),              # reads all ratings, as LFG-rank does
     "Mult-VAE": dict(l2=0.001, dropout=0.7, epochs=50, rate=8e-3),
@@ -104,6 +105,7 @@ SETTINGS["ml-100k", "topn"] = {
     "LFG-rank": dict(seeds=3, kept=200, user_weight=0.6, empty_weight=0.0)}
 SETTINGS["ml-1m", "topn"] = {
     "LFG-dual": dict(seeds=2, user_weight=0.15),
+    "Popularity": {},
     "EASE": dict(l2=600.0),
     "EASE, rated": dict(l2=600.0, rated=0.5),
     "Mult-VAE": dict(l2=0.001, dropout=0.7, rate=8e-3),
@@ -283,11 +285,10 @@ class Models:
                 joined = Joined(items, users, [1 - weight for weight in weights])
             return self.built.setdefault((str(setting), *joined.parts), joined)
         name = "BiasSVD" if column.startswith("μ") else column.replace(" fold-in", "")
-        setting = settings.get(name, {})                   # Popularity has none
         parts = []
         for one in range(seed, seed + seeds):
-            key = name, str(setting), one
-            parts.append(self.trained.setdefault(key, CLASSES[name](**setting)))
+            key = name, str(settings[name]), one
+            parts.append(self.trained.setdefault(key, CLASSES[name](**settings[name])))
             parts[-1].seed = one
             parts[-1].turned = name in self.solvers        # it reads R.T, and F in place of E
         Solved = FoldIn if "fold-in" in column else self.solvers.get(column)
@@ -363,10 +364,11 @@ def start_process(inputs, ended):
     """Make a process ready for fit_there: Ctrl-C is ignored, and it ends with the main process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     fit_there.inputs, fit_there.ended = inputs, ended
-    main, its_id = parent_process(), os.getppid()
+    main, parent_id = parent_process(), os.getppid()
 
     def leave():
-        while main.is_alive() and os.getppid() == its_id:  # on Windows the id stays
+        """End this process once the main one is gone; on Windows, getppid does not change."""
+        while main.is_alive() and os.getppid() == parent_id:
             time.sleep(0.5)
         os._exit(1)
     Thread(target=leave, daemon=True).start()

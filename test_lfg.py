@@ -1389,7 +1389,7 @@ def check_parts(model, test, column):
               "LFG" if test == "newitem" else "LFG-item": LFGItem}
     Solved = FoldIn if "fold-in" in column else solved.get(column, type(part))
     assert (type(part), type(model), part.seed) == (settings.CLASSES[name], Solved, 7)
-    assert used.get(name, {}).items() <= vars(part).items()
+    assert used[name].items() <= vars(part).items()
     if model is not part:
         ridge = {"centre": getattr(part, "implicit_row", None), **used[f"{name} fold-in"]}
         assert {key: ridge[key] for key in ridge if key != "known"}.items() <= vars(model).items()
