@@ -2183,7 +2183,7 @@ model.recommend({54: 4, "ete": 4}) | ratings['ete']: Été, L' (1987) is rated t
 model.recommend({54: 1e39}) | ratings[54]: rating 1e+39 must be between 1 and 5
 model.recommend({54: "good"}) | rating 'good' is not a number
 model.recommend({54: True}) | rating True is not a number
-model.recommend([(54, 5)]) | ratings must be a dict
+model.recommend(pd.DataFrame([(54, 5)])) | ratings must be a dict
 model.recommend({}, n=True) | n is True; it must
 model.recommend({}, profile=[25]) | profile must be a dict such as {"age": 25}
 model.recommend({}, profile={"age": 1985}) | age=1985: not in the profiles
