@@ -232,7 +232,7 @@ class Recommender:
 
         Or of an iterator of rows (where, id or title, rating); errors begin with the row's where.
         """
-        if hasattr(ratings, "items") and getattr(ratings, "ndim", 1) == 1:     # 2: a DataFrame
+        if hasattr(ratings, "items") and getattr(ratings, "ndim", 1) == 1:     # no DataFrame
             ratings = [(f"ratings[{item!r:.100}]", item, value) for item, value in ratings.items()]
         elif not hasattr(ratings, "__next__"):             # rows come from an iterator
             raise DataError("ratings must be a dict {id or title: rating}")

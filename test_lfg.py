@@ -1317,9 +1317,8 @@ def rows_of(out):
 def check_layout(out, title, measure="RMSE, lower is better"):
     """A title that names the measure once, and a narrow Markdown table; its header and rows."""
     assert all(len(line) <= 100 for line in out.splitlines()) and out.count(measure) == 1
-    heading, _, body = out.partition("\n\n")
+    heading, table, *_ = out.split("\n\n")
     assert " ".join(heading.split()) == f"{title} ({measure})"
-    table = body.split("\n\n")[0]
     lines = table.splitlines()
     assert re.fullmatch(r"\|-+\|(-+:\|)+", lines[1])
     assert len({tuple(n for n, c in enumerate(line) if c == "|") for line in lines}) == 1
@@ -2183,6 +2182,7 @@ model.recommend({54: 4, "ete": 4}) | ratings['ete']: Été, L' (1987) is rated t
 model.recommend({54: 1e39}) | ratings[54]: rating 1e+39 must be between 1 and 5
 model.recommend({54: "good"}) | rating 'good' is not a number
 model.recommend({54: True}) | rating True is not a number
+model.recommend([(54, 5)]) | ratings must be a dict
 model.recommend(pd.DataFrame([(54, 5)])) | ratings must be a dict
 model.recommend({}, n=True) | n is True; it must
 model.recommend({}, profile=[25]) | profile must be a dict such as {"age": 25}
